@@ -1,0 +1,52 @@
+# Everything a contributor runs. Nothing is written outside this folder and the system's temporary one.
+
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$name; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DATA ?= .up
+NODES ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench up down status clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python" >&2; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@echo "installing into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir -e '.[embedded,demo,dev]'
+	@touch $@
+
+setup: $(STAMP) ## create .venv with all that the other targets need
+
+demo: $(STAMP) ## start a cluster, load flights, show what Orochi does; KEEP=1 leaves it running
+	@exec $(BIN)/orochi demo $(if $(KEEP),--keep)
+
+test: $(STAMP) ## run the tests (ARGS are pytest's)
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP) ## measure two workloads (ARGS are the benchmark's)
+	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+up: $(STAMP) ## start a cluster of NODES nodes in DATA and leave it running
+	@exec $(BIN)/orochi up --data-dir $(DATA) --nodes $(NODES) --detach
+
+down: $(STAMP) ## stop it; its data stays
+	@exec $(BIN)/orochi down --data-dir $(DATA)
+
+status: $(STAMP) ## show its processes
+	@exec $(BIN)/orochi status --data-dir $(DATA)
+
+clean: ## remove .venv, caches and build output (not the data of `make up`)
+	rm -rf $(VENV) build dist ./*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find orochi workers tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,186 @@
+r"""The functions that only the gateway can run: one table of signatures, two functions from each.
+
+`orochi.<name>` has the real signature and refuses, so that parse analysis, `\df` and error messages
+are PostgreSQL's; its twin `orochi._call_<name>` has the same signature and returns the call as
+JSON. The gateway puts the twin in the place of the function, runs the statement on the client's
+session, where PostgreSQL resolves names, defaults and casts, and executes the calls it gets back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Function:
+    """One overload.
+
+    Attributes:
+        arguments: (name, type, default as SQL or None).
+        returns: as after RETURNS; a TABLE(...) or SETOF type may give several rows for one call.
+    """
+
+    name: str
+    arguments: tuple[tuple[str, str, str | None], ...]
+    returns: str = "void"
+
+
+_BOOL_FALSE = ("boolean", "false")
+_BOOL_TRUE = ("boolean", "true")
+_TIME = "orochi.time_value"
+_COMMANDS = "TABLE ({} bigint, success boolean, result text)"
+
+
+def _on_chunk(name: str, flag: str) -> Iterator[Function]:
+    for chunk_type in ("text", "bigint"):
+        yield Function(name, (("chunk", chunk_type, None), (flag, *_BOOL_TRUE)), "text")
+
+
+def _overloads() -> Iterator[Function]:
+    yield Function(
+        "create_distributed_table",
+        (
+            ("table_name", "regclass", None),
+            ("distribution_column", "text", None),
+            ("shard_count", "integer", "NULL"),
+            ("colocate_with", "text", "NULL"),
+        ),
+    )
+    yield Function(
+        "create_distributed_table",
+        (
+            ("table_name", "regclass", None),
+            ("distribution_column", "text", None),
+            ("distribution_type", "text", None),
+            ("colocate_with", "text", "NULL"),
+            ("shard_count", "integer", "NULL"),
+        ),
+    )
+    yield Function("create_reference_table", (("table_name", "regclass", None),))
+    yield Function("undistribute_table", (("table_name", "regclass", None),))
+    yield Function(
+        "create_hypertable",
+        (
+            ("relation", "regclass", None),
+            ("time_column_name", "name", None),
+            ("chunk_time_interval", _TIME, "NULL"),
+            ("if_not_exists", *_BOOL_FALSE),
+            ("migrate_data", *_BOOL_TRUE),
+            ("create_default_indexes", *_BOOL_TRUE),
+        ),
+        "TABLE (hypertable_id integer, schema_name name, table_name name, created boolean)",
+    )
+    yield Function(
+        "create_hypertable",
+        (
+            ("relation", "regclass", None),
+            ("dimension", "orochi.dimension_info", None),
+            ("create_default_indexes", *_BOOL_TRUE),
+            ("if_not_exists", *_BOOL_FALSE),
+            ("migrate_data", *_BOOL_TRUE),
+        ),
+        "TABLE (hypertable_id integer, created boolean)",
+    )
+    yield from _on_chunk("compress_chunk", "if_not_compressed")
+    yield from _on_chunk("decompress_chunk", "if_compressed")
+    yield from _on_chunk("recompress_chunk", "if_not_compressed")
+    yield Function(
+        "drop_chunks",
+        (("relation", "regclass", None), ("older_than", _TIME, "NULL"), ("newer_than", _TIME, "NULL")),
+        "SETOF text",
+    )
+    yield Function(
+        "set_chunk_time_interval", (("hypertable", "regclass", None), ("chunk_time_interval", _TIME, None))
+    )
+    yield Function(
+        "add_compression_policy",
+        (
+            ("hypertable", "regclass", None),
+            ("compress_after", _TIME, None),
+            ("if_not_exists", *_BOOL_FALSE),
+            ("schedule_interval", "interval", "NULL"),
+        ),
+        "integer",
+    )
+    yield Function(
+        "remove_compression_policy",
+        (("hypertable", "regclass", None), ("if_exists", *_BOOL_FALSE)),
+        "boolean",
+    )
+    for name in ("add_node", "citus_add_node"):
+        yield Function(
+            name,
+            (
+                ("hostname", "text", None),
+                ("port", "integer", "5432"),
+                ("dbname", "text", "current_database()"),
+            ),
+            "integer",
+        )
+    yield Function("remove_node", (("node_id", "integer", None),))
+    yield Function("run_maintenance", ())
+    yield Function("run_command_on_nodes", (("command", "text", None),), _COMMANDS.format("node_id"))
+    yield Function(
+        "run_command_on_shards",
+        (("table_name", "regclass", None), ("command", "text", None)),
+        _COMMANDS.format("shard_id"),
+    )
+
+
+FUNCTIONS: tuple[Function, ...] = tuple(_overloads())
+
+#: What the classifier looks for in a statement.
+NAMES: frozenset[str] = frozenset(function.name for function in FUNCTIONS)
+
+
+def result_columns(name: str, width: int | None = None) -> tuple[tuple[str, str], ...] | None:
+    """(name, type) of the columns of a function that returns TABLE; None if it returns a plain type.
+
+    Args:
+        name: the function.
+        width: how many columns, where overloads differ.
+    """
+    for function in FUNCTIONS:
+        if function.name == name and function.returns.startswith("TABLE ("):
+            parts = [part.strip().split(" ", 1) for part in function.returns[len("TABLE (") : -1].split(",")]
+            if width is None or len(parts) == width:
+                return tuple((part[0], part[1]) for part in parts)
+    return None
+
+
+def result_type(name: str) -> str:
+    """The type of a function that returns a plain type, SETOF left off."""
+    return next(function.returns for function in FUNCTIONS if function.name == name).removeprefix("SETOF ")
+
+
+def twin(name: str) -> str:
+    """The name of the function that describes a call of `name`."""
+    return f"_call_{name}"
+
+
+def install_sql() -> str:
+    """SQL that creates every function and its twin."""
+    return "\n".join(_render(function) for function in FUNCTIONS)
+
+
+def _render(function: Function) -> str:
+    arguments = ", ".join(
+        f'"{name}" {kind}' + (f" DEFAULT {default}" if default is not None else "")
+        for name, kind, default in function.arguments
+    )
+    pairs = ", ".join(
+        f"'{name}', orochi._argument({twin(function.name)}.\"{name}\")" for name, _, _ in function.arguments
+    )
+    return f"""
+CREATE OR REPLACE FUNCTION orochi.{function.name}({arguments}) RETURNS {function.returns}
+LANGUAGE plpgsql AS $body$
+BEGIN
+    RAISE EXCEPTION '{function.name}() must be called through the Orochi gateway'
+        USING ERRCODE = '0A000', HINT = 'Connect to the gateway, and call it in a SELECT of its own.';
+END $body$;
+CREATE OR REPLACE FUNCTION orochi.{twin(function.name)}({arguments}) RETURNS jsonb
+LANGUAGE sql AS $body$
+    SELECT jsonb_build_object('function', '{function.name}', 'arguments', jsonb_build_object({pairs}))
+$body$;
+"""

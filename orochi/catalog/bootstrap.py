@@ -1,0 +1,191 @@
+"""Makes a PostgreSQL database a coordinator or a node; running it again changes nothing.
+
+`migrate` brings the catalog to this version: tables by Alembic, then the functions, triggers and
+views of `catalog/sql`, which are replaced whenever their text changed. Two processes that start
+together wait for each other on an advisory lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pathlib
+from collections.abc import Iterator
+from importlib import metadata
+
+import psycopg
+import sqlalchemy as sa
+import structlog
+from alembic import command, config
+from psycopg import sql
+
+from orochi.catalog import api, twophase
+
+log = structlog.get_logger()
+
+_FOLDER = pathlib.Path(__file__).parent
+_SQL = _FOLDER / "sql"
+#: Key of the advisory lock that one migration at a time holds.
+_LOCK = 0x4F524F43
+
+
+def migrate(dsn: str) -> None:
+    """Install or upgrade the catalog in the coordinator database `dsn`.
+
+    Raises:
+        psycopg.Error: the server refused; nothing of the step that failed remains.
+    """
+    with psycopg.connect(dsn, autocommit=True) as connection, _exclusive(connection):
+        connection.execute("CREATE SCHEMA IF NOT EXISTS orochi")
+        _upgrade_tables(dsn)
+        _install_sql(connection)
+        _set_search_path(connection)
+
+
+def prepare_node(dsn: str) -> None:
+    """Give the database `dsn` what shards need: schemas, the delete vector, functions of fragments."""
+    with psycopg.connect(dsn, autocommit=True) as connection, _exclusive(connection):
+        with connection.transaction():
+            _execute(connection, node_sql())
+        _set_search_path(connection)
+
+
+def register_node(dsn: str, node_dsn: str, *, holds_shards: bool = True) -> int:
+    """Enter the database `node_dsn` into the catalog in `dsn`, or bring its entry up to date.
+
+    A node is known by its server's identity, not by its address: one that moved to another port
+    keeps its id and its shards. The coordinator's own DSN makes the coordinator a data node.
+
+    Returns:
+        The node's id.
+    """
+    with psycopg.connect(node_dsn, autocommit=True) as node:
+        identity = _identity(node)
+        host, port, dbname = node.info.host, node.info.port, node.info.dbname
+    with psycopg.connect(dsn, autocommit=True) as connection, _exclusive(connection):
+        role = "coordinator" if identity == _identity(connection) else "data"
+        values = {"host": host, "port": port, "dbname": dbname, "role": role, "identity": identity}
+        values["holds"] = holds_shards
+        connection.execute(
+            "UPDATE orochi.orochi_nodes SET last_heartbeat = now() WHERE identity = %(identity)s", values
+        )
+        connection.execute(
+            "UPDATE orochi.orochi_nodes SET hostname = %(host)s, port = %(port)s, dbname = %(dbname)s,"
+            " role = %(role)s, holds_shards = %(holds)s WHERE identity = %(identity)s"
+            " AND (hostname, port, dbname, role, holds_shards) IS DISTINCT FROM"
+            " (%(host)s, %(port)s, %(dbname)s, %(role)s, %(holds)s)",
+            values,
+        )
+        row = connection.execute(
+            "WITH added AS (INSERT INTO orochi.orochi_nodes"
+            " (hostname, port, dbname, role, holds_shards, identity, last_heartbeat)"
+            " SELECT %(host)s, %(port)s, %(dbname)s, %(role)s, %(holds)s, %(identity)s, now()"
+            " WHERE NOT EXISTS (SELECT FROM orochi.orochi_nodes WHERE identity = %(identity)s)"
+            " RETURNING node_id)"
+            " SELECT node_id FROM added UNION ALL"
+            " SELECT node_id FROM orochi.orochi_nodes WHERE identity = %(identity)s",
+            values,
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+def _identity(connection: psycopg.Connection[tuple[object, ...]]) -> str:
+    row = connection.execute(twophase.CLUSTER_ID_SQL).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def node_sql() -> str:
+    """The SQL that makes a database a node; safe to run again."""
+    return "\n".join(path.read_text() for path in sorted(_SQL.glob("node_*.sql")))
+
+
+@contextlib.contextmanager
+def _exclusive(connection: psycopg.Connection[tuple[object, ...]]) -> Iterator[None]:
+    connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
+
+
+def _execute(connection: psycopg.Connection[tuple[object, ...]], text: str) -> None:
+    connection.execute(text.encode())
+
+
+def _upgrade_tables(dsn: str) -> None:
+    settings = config.Config()
+    settings.set_main_option("script_location", str(_FOLDER / "migrations"))
+    engine = sa.create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(dsn), poolclass=sa.pool.NullPool
+    )
+    with engine.begin() as connection:
+        settings.attributes["connection"] = connection
+        command.upgrade(settings, "head")
+
+
+def _coordinator_sql() -> str:
+    version = _version()
+    scripts = [node_sql()]
+    for path in sorted(_SQL.glob("[0-9]*.sql")):
+        if path.name.startswith("90_"):
+            scripts.append(api.install_sql())  # before the grants, which cover everything
+        scripts.append(path.read_text().replace("@VERSION@", version))
+    return "\n".join(scripts)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("orochi")
+    except metadata.PackageNotFoundError:  # run from a source tree
+        return "from source"
+
+
+def _install_sql(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    text = _coordinator_sql()
+    triggers = (_SQL / "event_triggers.sql").read_text()
+    digest = hashlib.sha256((text + triggers).encode()).hexdigest()
+    row = connection.execute("SELECT digest FROM orochi.orochi_installed_sql").fetchone()
+    if row is not None and row[0] == digest:
+        return
+    with connection.transaction():
+        _execute(connection, "SET LOCAL check_function_bodies = off;" + text)
+        try:
+            with connection.transaction():
+                _execute(connection, triggers)
+        except psycopg.errors.InsufficientPrivilege as error:
+            # Without them a dropped shell is found by the statistics task, a little later.
+            log.warning("catalog.no_event_triggers", error=str(error))
+        connection.execute(
+            "INSERT INTO orochi.orochi_installed_sql (digest) VALUES (%s)"
+            " ON CONFLICT (singleton) DO UPDATE SET digest = excluded.digest",
+            (digest,),
+        )
+
+
+def _set_search_path(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Put schema `orochi` at the end of the database's search_path, keeping what is there.
+
+    For a role that is itself called orochi, `"$user"` would be that schema, and its tables would be
+    made among the catalog's: for it alone, the path starts without `"$user"`.
+    """
+    row = connection.execute(
+        "SELECT current_database(), (SELECT substr(item, 13) FROM pg_db_role_setting s,"
+        " unnest(setconfig) AS item WHERE s.setdatabase = d.oid AND setrole = 0 AND item LIKE 'search_path=%'),"
+        " EXISTS (SELECT FROM pg_roles WHERE rolname = 'orochi')"
+        " FROM pg_database d WHERE datname = current_database()"
+    ).fetchone()
+    assert row is not None
+    database, configured = sql.Identifier(str(row[0])), str(row[1] or '"$user", public')
+    parts = [part.strip() for part in configured.split(",")]
+    if "orochi" not in parts:
+        parts.append("orochi")
+        path = sql.SQL(", ".join(parts))
+        connection.execute(sql.SQL("ALTER DATABASE {} SET search_path = {}").format(database, path))
+    if row[2]:
+        path = sql.SQL(", ".join(part for part in parts if part != '"$user"'))
+        connection.execute(
+            sql.SQL("ALTER ROLE orochi IN DATABASE {} SET search_path = {}").format(database, path)
+        )

@@ -1,0 +1,3 @@
+"""Alembic migrations of the catalog's tables; functions, triggers and views are in `catalog/sql`."""
+
+from __future__ import annotations

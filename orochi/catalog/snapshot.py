@@ -1,0 +1,241 @@
+"""The catalog as one statement sees it: an immutable value, loaded whole, never half-updated.
+
+A plan is made from exactly one `Snapshot`. Relation names on nodes carry a layout number in
+their schema (`orochi_s<shard>_<layout>`); any change of what a shard's heap holds (a chunk
+compressed, dropped, moved) renames that schema in the same node transaction, so a plan made from
+an older snapshot cannot read a newer layout: PostgreSQL answers 3F000 or 42P01, and the
+statement is planned again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+
+from orochi import ids
+
+
+class TableKind(enum.StrEnum):
+    """How a table's rows are placed."""
+
+    DISTRIBUTED = "distributed"  # hash of the distribution column picks the shard
+    REFERENCE = "reference"  # one shard, a placement on every node
+    SINGLE = "single"  # one shard on one node: a hypertable that is not distributed
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the shell table, as pg_attribute tells it.
+
+    Attributes:
+        type_oid: OID on the coordinator; `base_oid` is the same with domains resolved.
+        type_name: `format_type(atttypid, atttypmod)`, e.g. `numeric(10,2)`.
+        collation: the collation's name if it is not the type's default, else None.
+        default_sql: `pg_get_expr` of the default or generation expression, else None.
+        default_is_volatile: the default must be computed once, on the coordinator (sequences,
+            now(), user functions), not by the node.
+        identity: '' | 'a' (always) | 'd' (by default); generated: '' | 's' | 'v'.
+    """
+
+    name: str
+    attnum: int
+    type_oid: int
+    base_oid: int
+    typmod: int
+    type_name: str
+    not_null: bool
+    collation: str | None = None
+    default_sql: str | None = None
+    default_is_volatile: bool = False
+    identity: str = ""
+    generated: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Node:
+    """A cluster member: a PostgreSQL database, a Celery queue and a directory of stripes."""
+
+    node_id: ids.NodeId
+    host: str
+    port: int
+    dbname: str
+    role: str  # 'coordinator' | 'data'
+    state: str  # 'active' | 'draining' | 'down'
+    holds_shards: bool
+
+    @property
+    def name(self) -> str:
+        """How EXPLAIN and logs call it."""
+        return f"n{self.node_id}"
+
+    @property
+    def queue(self) -> str:
+        """The Celery queue of its fragments."""
+        return f"node.{self.node_id}"
+
+    @property
+    def maintenance_queue(self) -> str:
+        """The Celery queue of its background work."""
+        return f"maintenance.{self.node_id}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stripe:
+    """An immutable columnar file. `path` is relative to the node's stripe directory."""
+
+    stripe_id: ids.StripeId
+    path: str
+    row_count: int
+    size_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Chunk:
+    """A time range of one shard of a hypertable; ranges are half-open, in raw units.
+
+    Raw units are the integers PostgreSQL stores: microseconds since 2000-01-01 for timestamps,
+    days since 2000-01-01 for dates, the value itself for integers.
+    """
+
+    chunk_id: ids.ChunkId
+    shard_id: ids.ShardId
+    range_start: int
+    range_end: int
+    generation: int
+    tier: str = "hot"
+    stripes: tuple[Stripe, ...] = ()
+
+    @property
+    def schema(self) -> str:
+        """The node schema holding this chunk's heap partition (named as the table)."""
+        return f"orochi_c{self.chunk_id}_{self.generation}"
+
+    @property
+    def name(self) -> str:
+        """What `show_chunks` and `orochi.chunks.chunk_name` print and `compress_chunk` takes."""
+        return f"orochi_chunks.chunk_{self.chunk_id}"
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether part of its rows lies in stripes."""
+        return bool(self.stripes)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shard:
+    """A hash range of a table, inclusive at both ends, and where it lives."""
+
+    shard_id: ids.ShardId
+    index: int
+    hash_min: int
+    hash_max: int
+    node_ids: tuple[ids.NodeId, ...]  # placements; the first is the primary
+    layout: int
+    chunks: tuple[Chunk, ...] = ()  # sorted by range_start; empty for tables without time
+
+    @property
+    def node_id(self) -> ids.NodeId:
+        """The primary placement's node."""
+        return self.node_ids[0]
+
+    @property
+    def schema(self) -> str:
+        """The node schema holding this shard's relation, which is named as the shell table."""
+        return f"orochi_s{self.shard_id}_{self.layout}"
+
+    @property
+    def has_stripes(self) -> bool:
+        """Whether any chunk of it lies in stripes."""
+        return any(chunk.stripes for chunk in self.chunks)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TimeDimension:
+    """A hypertable's time column; `interval` in raw units of the column's type."""
+
+    column: str
+    type_oid: int
+    interval: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Table:
+    """An Orochi table: its shell's shape and its shards (sorted by index)."""
+
+    oid: ids.TableId
+    schema: str
+    name: str
+    kind: TableKind
+    columns: tuple[Column, ...]
+    shards: tuple[Shard, ...]
+    colocation_id: ids.ColocationId | None
+    distribution_column: str | None = None
+    distribution_oid: int | None = None  # base type of the distribution column
+    dimension: TimeDimension | None = None
+    unique_keys: tuple[tuple[str, ...], ...] = ()
+    storage_type: str = "row"
+    owner: str = ""
+    segmentby: tuple[str, ...] = ()
+    orderby: tuple[str, ...] = ()
+    indexes: tuple[str, ...] = ()  # names of the shell's indexes, in the table's schema
+
+    def column(self, name: str) -> Column | None:
+        """The column of that name, or None."""
+        return next((column for column in self.columns if column.name == name), None)
+
+    def shard_for_hash(self, value: int) -> Shard:
+        """The shard whose range holds the int32 hash `value`."""
+        count = len(self.shards)
+        index = min((value + 2**31) * count >> 32, count - 1)
+        for candidate in (index, index - 1, index + 1):
+            if 0 <= candidate < count:
+                shard = self.shards[candidate]
+                if shard.hash_min <= value <= shard.hash_max:
+                    return shard
+        return next(s for s in self.shards if s.hash_min <= value <= s.hash_max)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class View:
+    """A view (or rule) whose definition reads an Orochi table, directly or through views.
+
+    `definition` is `pg_get_viewdef` with an empty search_path: every name qualified.
+    """
+
+    schema: str
+    name: str
+    definition: str
+    columns: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything planning needs to know of the catalog, at one version.
+
+    Attributes:
+        shadows: (schema, name) of relations that are not Orochi's but share the bare name of an
+            Orochi table or of one of `views`: they may come first on a search_path.
+    """
+
+    version: int
+    tables: Mapping[ids.TableId, Table]
+    names: Mapping[tuple[str, str], ids.TableId]  # (schema, name) → oid
+    nodes: Mapping[ids.NodeId, Node]
+    views: Mapping[tuple[str, str], View]
+    shadows: frozenset[tuple[str, str]] = frozenset()
+
+    def table(self, schema: str, name: str) -> Table | None:
+        """The Orochi table of that exact schema and name, or None."""
+        oid = self.names.get((schema, name))
+        return None if oid is None else self.tables[oid]
+
+    @property
+    def data_nodes(self) -> tuple[Node, ...]:
+        """Active nodes that hold shards, by id."""
+        return tuple(
+            node for _, node in sorted(self.nodes.items()) if node.holds_shards and node.state == "active"
+        )
+
+
+EMPTY = Snapshot(version=0, tables={}, names={}, nodes={}, views={})

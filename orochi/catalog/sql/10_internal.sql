@@ -1,0 +1,122 @@
+-- Helpers that the other files use. Everything here runs on the coordinator only.
+
+CREATE OR REPLACE VIEW orochi.orochi_catalog_version AS
+    SELECT coalesce(sum(weight), 0)::bigint AS version FROM orochi.orochi_catalog_changes;
+
+CREATE OR REPLACE FUNCTION orochi._bump() RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $$
+    INSERT INTO orochi.orochi_catalog_changes DEFAULT VALUES;
+    SELECT pg_catalog.pg_notify('orochi_catalog', '');
+$$;
+
+CREATE OR REPLACE FUNCTION orochi._base_type(type_oid oid) RETURNS oid
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = '' AS $$
+    WITH RECURSIVE step AS (
+        SELECT oid, typtype, typbasetype FROM pg_type WHERE oid = type_oid
+        UNION ALL
+        SELECT t.oid, t.typtype, t.typbasetype FROM step JOIN pg_type t ON t.oid = step.typbasetype
+        WHERE step.typtype = 'd'
+    )
+    SELECT oid FROM step WHERE typtype <> 'd'
+$$;
+
+-- How far an expression's value depends on when and where it is computed: 'i', 's' or 'v', as
+-- pg_proc says of the functions in its stored tree. Casts through text count as stable.
+CREATE OR REPLACE FUNCTION orochi._volatility(tree pg_node_tree) RETURNS "char"
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = '' AS $$
+    SELECT CASE WHEN tree IS NULL THEN 'i'::"char"
+        WHEN tree::text ~ '\{NEXTVALUEEXPR\M' OR 'v' = ANY(found.kinds) THEN 'v'::"char"
+        WHEN tree::text ~ '\{(SQLVALUEFUNCTION|COERCEVIAIO|CURRENTOFEXPR)\M' OR 's' = ANY(found.kinds) THEN 's'::"char"
+        ELSE 'i'::"char" END
+    FROM (SELECT array_agg(coalesce(p.provolatile, 'v')) AS kinds
+          FROM regexp_matches(tree::text, ':(?:func|opfunc)id (\d+)', 'g') AS part(parts)
+          LEFT JOIN pg_proc p ON p.oid = parts[1]::oid) AS found
+$$;
+
+-- Time ranges are kept in raw units: what PostgreSQL stores. Microseconds since 2000-01-01 for
+-- timestamps, days since 2000-01-01 for dates, the value itself for integers.
+CREATE OR REPLACE FUNCTION orochi._interval_microseconds(value interval) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT ((extract(year FROM value) * 12 + extract(month FROM value)) * 2592000000000
+            + extract(day FROM value) * 86400000000
+            + extract(hour FROM value) * 3600000000 + extract(minute FROM value) * 60000000
+            + extract(microseconds FROM value))::bigint
+$$;
+
+CREATE OR REPLACE FUNCTION orochi._raw_to_timestamptz(raw bigint, type_oid oid) RETURNS timestamptz
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT CASE type_oid
+        WHEN 'timestamptz'::regtype THEN timestamptz '2000-01-01 00:00:00+00' + raw * interval '1 microsecond'
+        WHEN 'timestamp'::regtype THEN (timestamp '2000-01-01' + raw * interval '1 microsecond') AT TIME ZONE 'UTC'
+        WHEN 'date'::regtype THEN (date '2000-01-01' + raw::integer)::timestamp AT TIME ZONE 'UTC' END
+$$;
+
+CREATE OR REPLACE FUNCTION orochi._raw_interval(raw bigint, type_oid oid) RETURNS interval
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN type_oid IN ('timestamptz'::regtype, 'timestamp'::regtype)
+            THEN make_interval(days => (raw / 86400000000)::integer,
+                               secs => (raw % 86400000000)::double precision / 1000000)
+        WHEN type_oid = 'date'::regtype THEN make_interval(days => raw::integer) END
+$$;
+
+CREATE OR REPLACE FUNCTION orochi._is_time(type_oid oid) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE AS
+$$ SELECT type_oid IN ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::regtype) $$;
+
+CREATE OR REPLACE FUNCTION orochi._timestamptz_to_raw(value timestamptz, type_oid oid) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT CASE type_oid
+        WHEN 'timestamptz'::regtype THEN (extract(epoch FROM value) * 1000000)::bigint - 946684800000000
+        WHEN 'timestamp'::regtype THEN (extract(epoch FROM value::timestamp) * 1000000)::bigint - 946684800000000
+        WHEN 'date'::regtype THEN value::date - date '2000-01-01' END
+$$;
+
+-- Runs the gateway's catalog changes inside the client's transaction, with the rights of the
+-- function's owner. The token proves that the gateway made this statement for this backend.
+CREATE OR REPLACE FUNCTION orochi._gateway_execute(token text, statement text) RETURNS SETOF json
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    expected text;
+BEGIN
+    SELECT encode(sha256(convert_to(secret || ':' || pg_backend_pid() || ':' || statement, 'UTF8')), 'hex')
+        INTO STRICT expected FROM orochi.orochi_secret;
+    IF token IS DISTINCT FROM expected THEN
+        RAISE EXCEPTION 'permission denied for function _gateway_execute' USING ERRCODE = '42501';
+    END IF;
+    IF statement ~* '^\s*(select|with|values)\M' OR statement ~* '\mreturning\M' THEN
+        RETURN QUERY EXECUTE format(
+            'WITH answer AS (%s) SELECT (SELECT json_agg(item.value ORDER BY item.ordinality)
+                FROM json_each_text(row_to_json(answer)) WITH ORDINALITY AS item) FROM answer', statement);
+    ELSE
+        EXECUTE statement;
+    END IF;
+END $$;
+
+-- The commit decision of a distributed transaction, written in the client's own transaction.
+CREATE OR REPLACE FUNCTION orochi._record_decision(gid text, node_ids integer[]) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $$
+    INSERT INTO orochi.orochi_transactions (gid, node_id) SELECT _record_decision.gid, unnest(node_ids);
+$$;
+
+-- Takes a table out of the catalog and queues what its nodes hold for deletion.
+CREATE OR REPLACE FUNCTION orochi._forget_table(relation oid) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $$
+    INSERT INTO orochi.orochi_cleanup (node_id, kind, object_id)
+        SELECT p.node_id, 'shard', s.shard_id
+        FROM orochi.orochi_shards s JOIN orochi.orochi_shard_placements p USING (shard_id)
+        WHERE s.table_oid = relation;
+    INSERT INTO orochi.orochi_cleanup (node_id, kind, object_id)
+        SELECT p.node_id, 'chunk', c.chunk_id
+        FROM orochi.orochi_shards s JOIN orochi.orochi_shard_placements p USING (shard_id)
+            JOIN orochi.orochi_chunks c USING (shard_id)
+        WHERE s.table_oid = relation;
+    INSERT INTO orochi.orochi_cleanup (node_id, kind, object_id, path, not_before)
+        SELECT f.node_id, 'stripe', f.stripe_id, f.path, now() + interval '1 minute'
+        FROM orochi.orochi_shards s JOIN orochi.orochi_chunks c USING (shard_id)
+            JOIN orochi.orochi_stripes f USING (chunk_id)
+        WHERE s.table_oid = relation;
+    DELETE FROM orochi.orochi_tables WHERE table_oid = relation;
+    DELETE FROM orochi.orochi_colocation_groups g
+        WHERE NOT EXISTS (SELECT FROM orochi.orochi_tables t WHERE t.colocation_id = g.colocation_id);
+$$;
+REVOKE EXECUTE ON FUNCTION orochi._forget_table(oid), orochi._bump() FROM PUBLIC;

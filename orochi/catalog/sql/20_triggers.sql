@@ -1,0 +1,95 @@
+-- The catalog's version moves with every change that a plan can depend on, and with no other:
+-- row counts, sizes and heartbeats are not among them.
+
+CREATE OR REPLACE FUNCTION orochi._catalog_changed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+BEGIN
+    PERFORM orochi._bump();
+    RETURN NULL;
+END $$;
+
+DO $$
+DECLARE
+    item record;
+BEGIN
+    FOR item IN SELECT * FROM (VALUES
+        ('orochi_tables', NULL),
+        ('orochi_dimensions', NULL),
+        ('orochi_shards', 'table_oid, shard_index, hash_min, hash_max, layout'),
+        ('orochi_shard_placements', NULL),
+        ('orochi_chunks', 'shard_id, range_start, range_end, generation, tier'),
+        ('orochi_nodes', 'hostname, port, dbname, role, state, holds_shards'),
+        ('orochi_stripes', NULL)) AS watched(name, columns)
+    LOOP
+        EXECUTE format('DROP TRIGGER IF EXISTS orochi_catalog_changed ON orochi.%I', item.name);
+        EXECUTE format('DROP TRIGGER IF EXISTS orochi_catalog_updated ON orochi.%I', item.name);
+        EXECUTE format('CREATE TRIGGER orochi_catalog_changed AFTER INSERT OR DELETE OR TRUNCATE ON orochi.%I
+            FOR EACH STATEMENT EXECUTE FUNCTION orochi._catalog_changed()', item.name);
+        EXECUTE format('CREATE TRIGGER orochi_catalog_updated AFTER UPDATE %s ON orochi.%I
+            FOR EACH STATEMENT EXECUTE FUNCTION orochi._catalog_changed()',
+            'OF ' || item.columns, item.name);
+    END LOOP;
+END $$;
+
+-- On every shell: a write that bypasses the gateway must not put rows where nobody reads them.
+CREATE OR REPLACE FUNCTION orochi._refuse_write() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'cannot write into "%" past the Orochi gateway', TG_TABLE_NAME
+        USING ERRCODE = '55000',
+              DETAIL = format('"%s" is an Orochi table: its rows are on the cluster''s nodes, not in this database.',
+                              TG_TABLE_NAME),
+              HINT = 'Connect to the Orochi gateway and run the statement there.';
+END $$;
+
+-- Dropped shells leave the catalog, whoever dropped them and however.
+CREATE OR REPLACE FUNCTION orochi._on_drop() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    item record;
+    changed boolean := false;
+BEGIN
+    FOR item IN SELECT d.objid, d.object_type, d.original, d.address_names
+        FROM pg_event_trigger_dropped_objects() d
+        WHERE NOT d.is_temporary
+          -- shards of a node that shares this database: a NOTIFY would keep their transaction from preparing
+          AND coalesce(d.schema_name, '') !~ '^orochi_[sc]\d+_\d+$'
+          AND d.object_type IN ('table', 'table column', 'view', 'table constraint', 'default value', 'index')
+    LOOP
+        IF item.object_type = 'table' THEN
+            IF EXISTS (SELECT FROM orochi.orochi_tables WHERE table_oid = item.objid) THEN
+                PERFORM orochi._forget_table(item.objid);
+            END IF;
+        ELSIF item.object_type IN ('table constraint', 'default value') THEN
+            changed := changed OR EXISTS (
+                SELECT FROM orochi.orochi_tables t JOIN pg_class c ON c.oid = t.table_oid
+                JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE ARRAY[n.nspname, c.relname]::text[] = item.address_names[1:2]);
+        ELSIF item.object_type = 'table column' THEN
+            changed := changed OR EXISTS (SELECT FROM orochi.orochi_tables WHERE table_oid = item.objid);
+        ELSE
+            changed := changed OR item.object_type = 'view' OR item.original;
+        END IF;
+    END LOOP;
+    IF changed AND EXISTS (SELECT FROM orochi.orochi_tables) THEN
+        PERFORM orochi._bump();
+    END IF;
+END $$;
+
+-- Shells and the views over them may change in ways that plans depend on.
+CREATE OR REPLACE FUNCTION orochi._on_ddl() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+BEGIN
+    IF EXISTS (SELECT FROM orochi.orochi_tables) AND EXISTS (
+        SELECT FROM pg_event_trigger_ddl_commands() c
+        WHERE c.command_tag IN ('ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN')
+               AND c.object_identity !~ '^orochi_[sc]\d+_\d+$'
+            OR c.object_type = 'view'
+            OR c.classid = 'pg_class'::regclass
+               AND EXISTS (SELECT FROM orochi.orochi_tables t WHERE t.table_oid = c.objid)
+            OR c.object_type = 'index'
+               AND EXISTS (SELECT FROM pg_index i JOIN orochi.orochi_tables t ON t.table_oid = i.indrelid
+                           WHERE i.indexrelid = c.objid))
+    THEN
+        PERFORM orochi._bump();
+    END IF;
+END $$;

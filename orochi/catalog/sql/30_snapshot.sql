@@ -1,0 +1,63 @@
+-- Everything planning needs, in one statement and so in one MVCC snapshot: rows of (kind, JSON).
+-- search_path is empty so that every printed name is qualified.
+CREATE OR REPLACE FUNCTION orochi._snapshot() RETURNS TABLE (kind text, data json)
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT 'version', to_json(version) FROM orochi.orochi_catalog_version
+    UNION ALL
+    SELECT 'nodes', json_agg(json_build_array(node_id, hostname, port, dbname, role, state, holds_shards))
+        FROM orochi.orochi_nodes
+    UNION ALL
+    SELECT 'tables', json_agg(json_build_object(
+            'oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', t.kind,
+            'owner', pg_get_userbyid(c.relowner), 'colocation', t.colocation_id, 'storage', t.storage_type,
+            'segmentby', t.segmentby, 'orderby', t.orderby,
+            'distribution', (SELECT json_build_array(a.attname, orochi._base_type(a.atttypid)::bigint)
+                FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = t.distribution_attnum),
+            'dimension', (SELECT json_build_array(a.attname, orochi._base_type(a.atttypid)::bigint, d.chunk_interval)
+                FROM orochi.orochi_dimensions d
+                JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.attnum
+                WHERE d.table_oid = c.oid AND d.ordinal = 1),
+            'columns', (SELECT json_agg(json_build_array(
+                    a.attname, a.attnum, a.atttypid::bigint,
+                    CASE WHEN y.typtype = 'd' THEN orochi._base_type(y.oid) ELSE y.oid END::bigint,
+                    a.atttypmod, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+                    CASE WHEN a.attcollation <> y.typcollation THEN
+                        (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname)
+                         FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
+                         WHERE co.oid = a.attcollation) END,
+                    pg_get_expr(e.adbin, e.adrelid), orochi._volatility(e.adbin) <> 'i',
+                    a.attidentity, a.attgenerated) ORDER BY a.attnum)
+                FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+                LEFT JOIN pg_attrdef e ON e.adrelid = a.attrelid AND e.adnum = a.attnum
+                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+            'indexes', (SELECT json_agg(x.relname ORDER BY x.relname)
+                FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid),
+            'unique', (SELECT json_agg((SELECT json_agg(a.attname ORDER BY k.ordinality)
+                    FROM unnest(i.indkey::smallint[]) WITH ORDINALITY k
+                    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.k
+                    WHERE k.ordinality <= i.indnkeyatts) ORDER BY i.indisprimary DESC, i.indexrelid)
+                FROM pg_index i
+                WHERE i.indrelid = c.oid AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL)))
+        FROM orochi.orochi_tables t JOIN pg_class c ON c.oid = t.table_oid
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+    UNION ALL
+    SELECT 'shards', json_agg(json_build_array(s.shard_id, s.table_oid::bigint, s.shard_index, s.hash_min,
+            s.hash_max, s.layout, p.node_ids) ORDER BY s.table_oid, s.shard_index)
+        FROM orochi.orochi_shards s
+        JOIN (SELECT shard_id, json_agg(node_id ORDER BY ordinal, node_id) AS node_ids
+              FROM orochi.orochi_shard_placements WHERE state = 'active' GROUP BY shard_id) p USING (shard_id)
+    UNION ALL
+    SELECT 'chunks', json_agg(json_build_array(chunk_id, shard_id, range_start, range_end, generation, tier)
+            ORDER BY shard_id, range_start)
+        FROM orochi.orochi_chunks
+    UNION ALL
+    SELECT 'stripes', json_agg(json_build_array(stripe_id, chunk_id, path, row_count, size_bytes)
+            ORDER BY chunk_id, stripe_id)
+        FROM orochi.orochi_stripes
+    UNION ALL
+    SELECT 'views', json_agg(json_build_array(n.nspname, c.relname, pg_get_viewdef(c.oid),
+            (SELECT json_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)))
+        FROM orochi._dependent_views() v JOIN pg_class c ON c.oid = v.view_oid
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+$$;

@@ -1,0 +1,15 @@
+-- An argument of an Orochi function as the gateway reads it.
+CREATE OR REPLACE FUNCTION orochi._argument(value anyelement) RETURNS jsonb
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF value IS NULL THEN
+        RETURN NULL;
+    END IF;
+    RETURN jsonb_build_object('text', value::text) || CASE pg_typeof(value)
+        WHEN 'regclass'::regtype THEN jsonb_build_object('oid', value::text::regclass::oid::bigint)
+        WHEN 'orochi.time_value'::regtype THEN jsonb_build_object(
+            'kind', orochi._time_kind(value::text::orochi.time_value),
+            'text', orochi._time_text(value::text::orochi.time_value), 'given', value::text)
+        WHEN 'orochi.dimension_info'::regtype THEN jsonb_build_object('fields', to_jsonb(value))
+        ELSE '{}' END;
+END $$;

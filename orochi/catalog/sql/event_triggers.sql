@@ -1,0 +1,8 @@
+-- Separate from the rest: these need a superuser (or a provider's equivalent).
+DROP EVENT TRIGGER IF EXISTS orochi_on_drop;
+DROP EVENT TRIGGER IF EXISTS orochi_on_ddl;
+CREATE EVENT TRIGGER orochi_on_drop ON sql_drop EXECUTE FUNCTION orochi._on_drop();
+CREATE EVENT TRIGGER orochi_on_ddl ON ddl_command_end
+    WHEN TAG IN ('ALTER TABLE', 'ALTER VIEW', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN', 'CREATE VIEW',
+                 'CREATE INDEX', 'ALTER INDEX')
+    EXECUTE FUNCTION orochi._on_ddl();

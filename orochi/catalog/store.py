@@ -1,0 +1,161 @@
+"""Reads the whole catalog into one `Snapshot`.
+
+It takes a single statement, so what it sees is of one moment, and a snapshot never mixes two
+versions. Inside a transaction it sees that transaction's own uncommitted changes.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from orochi import ids
+from orochi.catalog import snapshot as snapshots
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from orochi.pgwire import client
+
+_LOAD_SQL = "SELECT kind, data::text FROM orochi._snapshot()"
+_MAX64 = 2**63 - 1
+VERSION_SQL = "SELECT version::text FROM orochi.orochi_catalog_version"
+
+#: Runs a statement with Orochi's own rights in a client's transaction; returns rows of JSON arrays.
+GATEWAY_EXECUTE_SQL = "SELECT row::text FROM orochi._gateway_execute($1, $2) AS row"
+
+
+async def load(connection: client.PgConnection) -> snapshots.Snapshot:
+    """The catalog as `connection` sees it now.
+
+    Raises:
+        RemoteError: the catalog is not installed (3F000, 42883): run `orochi migrate`.
+    """
+    result = (await connection.query(_LOAD_SQL))[-1]
+    return from_rows((_text(row[0]), _text(row[1])) for row in result.rows)
+
+
+def load_sync(connection: psycopg.Connection[Any]) -> snapshots.Snapshot:
+    """The same over psycopg, for workers and tools."""
+    return from_rows(connection.execute(_LOAD_SQL).fetchall())
+
+
+def gateway_token(secret: str, pid: int, statement: str) -> str:
+    """What proves to `_gateway_execute` that the gateway made `statement` for the backend `pid`."""
+    return hashlib.sha256(f"{secret}:{pid}:{statement}".encode()).hexdigest()
+
+
+def from_rows(rows: Iterable[tuple[str | None, str | None]]) -> snapshots.Snapshot:
+    """A snapshot from the rows of `orochi._snapshot()`."""
+    parts: dict[str, Any] = {str(kind): json.loads(data) if data else [] for kind, data in rows}
+    shards = _shards(parts)
+    tables = {}
+    for item in parts["tables"]:
+        table = _table(item, tuple(shards.get(item["oid"], ())))
+        tables[table.oid] = table
+    return snapshots.Snapshot(
+        version=int(parts["version"] or 0),
+        tables=tables,
+        names={(table.schema, table.name): oid for oid, table in tables.items()},
+        nodes={ids.NodeId(item[0]): snapshots.Node(*item) for item in parts["nodes"]},
+        views={
+            (schema, name): snapshots.View(schema, name, definition, tuple(columns or ()))
+            for schema, name, definition, columns in parts["views"]
+        },
+    )
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()
+
+
+def _shards(parts: dict[str, Any]) -> dict[int, list[snapshots.Shard]]:
+    """Shards by table, in order of their index, with their chunks and stripes."""
+    stripes: dict[int, list[snapshots.Stripe]] = collections.defaultdict(list)
+    for stripe_id, chunk_id, path, row_count, size_bytes in parts["stripes"]:
+        stripe = snapshots.Stripe(ids.StripeId(stripe_id), path, row_count, size_bytes)
+        stripes[chunk_id].append(stripe)
+    chunks: dict[int, list[snapshots.Chunk]] = collections.defaultdict(list)
+    for chunk_id, shard_id, start, end, generation, tier in parts["chunks"]:
+        chunks[shard_id].append(
+            snapshots.Chunk(
+                chunk_id=ids.ChunkId(chunk_id),
+                shard_id=ids.ShardId(shard_id),
+                range_start=start,
+                range_end=end if end < _MAX64 else 2**63,  # kept as the largest bigint
+                generation=generation,
+                tier=tier,
+                stripes=tuple(stripes.get(chunk_id, ())),
+            )
+        )
+    found: dict[int, list[snapshots.Shard]] = collections.defaultdict(list)
+    for shard_id, table_oid, index, hash_min, hash_max, layout, node_ids in parts["shards"]:
+        found[table_oid].append(
+            snapshots.Shard(
+                shard_id=ids.ShardId(shard_id),
+                index=index,
+                hash_min=hash_min,
+                hash_max=hash_max,
+                node_ids=tuple(node_ids),
+                layout=layout,
+                chunks=tuple(chunks.get(shard_id, ())),
+            )
+        )
+    return found
+
+
+def _table(item: dict[str, Any], shards: tuple[snapshots.Shard, ...]) -> snapshots.Table:
+    distribution, dimension = item["distribution"], item["dimension"]
+    colocation = item["colocation"]
+    return snapshots.Table(
+        oid=ids.TableId(item["oid"]),
+        schema=item["schema"],
+        name=item["name"],
+        kind=snapshots.TableKind(item["kind"]),
+        columns=tuple(_column(column) for column in item["columns"] or ()),
+        shards=shards,
+        colocation_id=None if colocation is None else ids.ColocationId(colocation),
+        distribution_column=distribution[0] if distribution else None,
+        distribution_oid=distribution[1] if distribution else None,
+        dimension=snapshots.TimeDimension(*dimension) if dimension else None,
+        unique_keys=tuple(tuple(key) for key in item["unique"] or ()),
+        storage_type=item["storage"],
+        owner=item["owner"],
+        segmentby=tuple(item["segmentby"]),
+        orderby=tuple(item["orderby"]),
+        indexes=tuple(item["indexes"] or ()),
+    )
+
+
+def _column(item: list[Any]) -> snapshots.Column:
+    (
+        name,
+        attnum,
+        type_oid,
+        base_oid,
+        typmod,
+        type_name,
+        not_null,
+        collation,
+        default,
+        volatile,
+        identity,
+        generated,
+    ) = item
+    return snapshots.Column(
+        name=name,
+        attnum=attnum,
+        type_oid=type_oid,
+        base_oid=base_oid,
+        typmod=typmod,
+        type_name=type_name,
+        not_null=not_null,
+        collation=collation,
+        default_sql=default,
+        default_is_volatile=volatile,
+        identity=identity,
+        generated=generated,
+    )

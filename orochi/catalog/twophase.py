@@ -1,0 +1,32 @@
+"""What every two-phase commit of a cluster agrees on: names, and the rows that are the decision.
+
+The gateway's transactions and the workers' (compression) follow it alike, so one recovery serves
+both. A decision is one row a node plus one with `MARKER_NODE`, whose key excludes an abort.
+"""
+
+from __future__ import annotations
+
+#: What tells a cluster from all others: the coordinator's server and database.
+CLUSTER_ID_SQL = (
+    "SELECT pg_catalog.to_hex(s.system_identifier) || '.' || pg_catalog.to_hex(d.oid::bigint) "
+    "FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d "
+    "WHERE d.datname = pg_catalog.current_database()"
+)
+
+#: The `node_id` of the row that makes a decision and an abort exclude each other.
+MARKER_NODE = -1
+
+
+def gid(cluster_id: str, unique: str) -> str:
+    """A global transaction id; nodes may serve several clusters."""
+    return f"orochi_{cluster_id}_{unique}"
+
+
+def branch(gid: str, node_id: int) -> str:
+    """What a node prepares its part of `gid` as: two nodes may be databases of one server."""
+    return f"{gid}:{node_id}"
+
+
+def gid_of(branch: str) -> str:
+    """The global transaction id that a prepared part belongs to."""
+    return branch.partition(":")[0]

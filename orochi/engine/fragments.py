@@ -1,0 +1,198 @@
+"""Runs one fragment on the node that holds its rows.
+
+Without stripes it is one COPY out of the node's PostgreSQL. With stripes, heap rows, the delete
+vector and the statement itself see one snapshot; stripe rows join them in a temporary table, or
+both go to DuckDB where the fragment allows it. Whatever DuckDB refuses PostgreSQL answers, so the
+result never depends on the engine.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+import structlog
+from psycopg import sql as pgsql
+
+from orochi import errors
+from orochi.engine import contract, copybinary, duck, heapfilter, native, placeholders, stripes
+
+log = structlog.get_logger()
+
+Connection = psycopg.Connection[Any]
+Deleted = Mapping[int, np.ndarray]
+
+_CHECK_EVERY = 4_096  # COPY messages between looks at the cancel flag
+
+
+def run_fragment(
+    fragment: contract.Fragment,
+    connection: Connection,
+    stripe_dir: pathlib.Path,
+    cancelled: contract.Cancelled,
+    emit: contract.Emit,
+) -> contract.FragmentStats:
+    """Run `fragment` and hand its batches to `emit`, in carrier form.
+
+    Args:
+        fragment: what to run.
+        connection: to the node's database, in autocommit mode and idle; it is left idle.
+        stripe_dir: where the node keeps its stripe files.
+        cancelled: asked between batches.
+        emit: takes each batch.
+
+    Raises:
+        psycopg.Error: PostgreSQL refused the statement or a row.
+        OrochiError: a stripe is gone or damaged, or the query was cancelled.
+    """
+    run = _Run(fragment, connection, stripe_dir, cancelled, emit)
+    with _transaction(connection, fragment.settings, with_stripes=run.has_stripes):
+        engine = run.execute()
+    return run.stats(engine)
+
+
+class _Run:
+    """One execution of a fragment."""
+
+    def __init__(
+        self,
+        fragment: contract.Fragment,
+        connection: Connection,
+        stripe_dir: pathlib.Path,
+        cancelled: contract.Cancelled,
+        emit: contract.Emit,
+    ) -> None:
+        self._fragment = fragment
+        self._connection = connection
+        self._stripe_dir = stripe_dir
+        self._cancelled = cancelled
+        self._emit = emit
+        self._started = time.perf_counter()
+        self._rows = 0
+        self._bytes = 0
+        self._counters = stripes.Counters()
+        self.has_stripes = any(scan.stripes for scan in fragment.scans)
+
+    def execute(self) -> str:
+        """Run it; the name of the engine that answered."""
+        if not self.has_stripes:
+            relations = {scan.name: scan.relation for scan in self._fragment.scans}
+            self._copy_out(placeholders.fill(self._fragment.sql, relations))
+            return "postgres"
+        deleted = stripes.deleted_rows(self._connection, iter(self._fragment.scans))
+        if self._fragment.vector_sql is not None:
+            batches = self._vectorised(self._fragment.vector_sql, deleted)
+            if batches is not None:
+                for batch in batches:
+                    self._send(batch)
+                return "duckdb"
+            self._counters = stripes.Counters()
+        relations = {
+            scan.name: self._staged(scan, f"orochi_stage_{index}", deleted) if scan.stripes else scan.relation
+            for index, scan in enumerate(self._fragment.scans)
+        }
+        self._copy_out(placeholders.fill(self._fragment.sql, relations))
+        return "postgres+stripes"
+
+    def stats(self, engine: str) -> contract.FragmentStats:
+        """What it cost so far."""
+        return contract.FragmentStats(
+            rows=self._rows,
+            bytes=self._bytes,
+            seconds=time.perf_counter() - self._started,
+            chunk_groups_total=self._counters.total,
+            chunk_groups_skipped=self._counters.skipped,
+            engine=engine,
+        )
+
+    def _send(self, batch: pa.RecordBatch) -> None:
+        self._rows += batch.num_rows
+        self._bytes += batch.nbytes
+        self._emit(batch)
+
+    def _copy_out(self, sql: str) -> None:
+        for batch in self._copied(sql, self._fragment.columns):
+            self._send(batch)
+
+    def _copied(self, sql: str, columns: Sequence[contract.OutputColumn]) -> Iterator[pa.RecordBatch]:
+        decoder = copybinary.Decoder(columns)
+        with self._connection.cursor().copy(_raw(f"COPY ({sql}) TO STDOUT (FORMAT binary)")) as copy:
+            for number, data in enumerate(copy):
+                yield from decoder.feed(data)
+                if number % _CHECK_EVERY == 0 and self._cancelled():
+                    raise errors.QueryCanceled("canceling statement due to user request")
+        yield from decoder.finish()
+
+    def _stripe_batches(self, scan: contract.Scan, deleted: Deleted) -> Iterator[pa.RecordBatch]:
+        for batch in stripes.read_stripes(
+            scan, self._stripe_dir, with_row_ids=True, counters=self._counters, cancelled=self._cancelled
+        ):
+            yield stripes.without(batch, deleted)
+
+    def _staged(self, scan: contract.Scan, stage: str, deleted: Deleted) -> str:
+        """Load the scan's stripe rows beside its heap rows; what the statement reads of both."""
+        names = [placeholders.quote(column.name) for column in scan.columns]
+        definition = ", ".join(
+            f"{name} {column.type_name}" for name, column in zip(names, scan.columns, strict=True)
+        )
+        self._connection.execute(_raw(f"CREATE TEMPORARY TABLE {stage} ({definition}) ON COMMIT DROP"))
+        with self._connection.cursor().copy(_raw(f"COPY pg_temp.{stage} FROM STDIN (FORMAT binary)")) as copy:
+            copy.write(copybinary.HEADER)
+            for batch in self._stripe_batches(scan, deleted):
+                copy.write(copybinary.encode(batch, scan.columns, header=False, trailer=False))
+            copy.write(copybinary.TRAILER)
+        columns = ", ".join(names)
+        return f"(SELECT {columns} FROM {scan.relation} UNION ALL SELECT {columns} FROM pg_temp.{stage})"
+
+    def _vectorised(self, sql: str, deleted: Deleted) -> list[pa.RecordBatch] | None:
+        """The result by DuckDB, None if it or a type refuses."""
+        try:
+            tables = {scan.name: self._native_table(scan, deleted) for scan in self._fragment.scans}
+            return native.from_native(duck.query(sql, tables), self._fragment.columns)
+        except (duck.Error, native.Unsupported) as error:
+            if self._cancelled():
+                raise errors.QueryCanceled("canceling statement due to user request") from error
+            log.info("fragment.not_vectorised", fragment=self._fragment.number, error=str(error)[:300])
+            return None
+
+    def _native_table(self, scan: contract.Scan, deleted: Deleted) -> pa.Table:
+        schema = native.native_schema(scan.columns)
+        names = ", ".join(placeholders.quote(column.name) for column in scan.columns)
+        heap_sql = f"SELECT {names} FROM {scan.relation}{heapfilter.where(scan)}"
+        heap = self._copied(heap_sql, scan.columns)
+        batches = [
+            native.to_native(batch, scan.columns)
+            for source in (heap, self._stripe_batches(scan, deleted))
+            for batch in source
+        ]
+        return pa.Table.from_batches(batches, schema=schema)
+
+
+class _transaction:  # noqa: N801 - reads as a statement
+    """A transaction of the fragment's own, with its settings; rolled back on any error."""
+
+    def __init__(self, connection: Connection, settings: Iterable[tuple[str, str]], *, with_stripes: bool) -> None:
+        self._connection = connection
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE" if with_stripes else "BEGIN READ ONLY"
+        self._statements = [pgsql.SQL(begin)] + [
+            pgsql.SQL("SELECT pg_catalog.set_config({}, {}, true)").format(name, value)
+            for name, value in settings
+        ]
+
+    def __enter__(self) -> None:
+        self._connection.execute(pgsql.SQL("; ").join(self._statements))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._connection.closed:
+            return
+        self._connection.execute("COMMIT" if kind is None else "ROLLBACK")
+
+
+def _raw(sql: str) -> pgsql.SQL:
+    """SQL that was composed by the planner or of quoted names."""
+    return pgsql.SQL(sql)

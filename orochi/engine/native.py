@@ -1,0 +1,169 @@
+"""Carrier columns to the Arrow types an SQL engine computes on, and its results back to carrier.
+
+A value that the native type cannot hold (an infinite date, numeric NaN) is refused, and so is a
+result that is not exactly of its column's type; the caller then asks PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import decimal
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orochi import pgtypes
+from orochi.engine import contract, copybinary
+from orochi.engine.kernels import numericin
+
+_SHIFT_MICROSECONDS = pgtypes.EPOCH_SHIFT_SECONDS * 1_000_000
+_AS_IS = frozenset(
+    {
+        pgtypes.BOOL,
+        pgtypes.INT2,
+        pgtypes.INT4,
+        pgtypes.INT8,
+        pgtypes.FLOAT4,
+        pgtypes.FLOAT8,
+        pgtypes.TEXT,
+        pgtypes.VARCHAR,
+    }
+)
+_DECIMAL_DIGITS = 18
+
+
+class Unsupported(Exception):
+    """The native engine cannot hold these values; PostgreSQL can."""
+
+
+def to_native(batch: pa.RecordBatch, columns: Sequence[contract.OutputColumn]) -> pa.RecordBatch:
+    """A carrier batch with native types, its columns named as `columns`."""
+    arrays = [_to(array, column) for array, column in zip(batch.columns, columns, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=native_schema(columns))
+
+
+def native_schema(columns: Sequence[contract.OutputColumn]) -> pa.Schema:
+    """The native types of `columns`.
+
+    Raises:
+        Unsupported: a type has none.
+    """
+    return pa.schema([pa.field(column.name, _native_type(column)) for column in columns])
+
+
+def _native_type(column: contract.OutputColumn) -> pa.DataType:
+    oid = column.type_oid
+    if oid in _AS_IS:
+        return pgtypes.carrier(oid)
+    if oid == pgtypes.DATE:
+        return pa.date32()
+    if oid == pgtypes.TIMESTAMP:
+        return pa.timestamp("us")
+    if oid == pgtypes.TIMESTAMPTZ:
+        return pa.timestamp("us", tz="UTC")
+    if oid == pgtypes.NUMERIC and column.typmod >= 0:
+        precision, scale = numeric_typmod(column.typmod)
+        if precision <= _DECIMAL_DIGITS and 0 <= scale <= precision:
+            return pa.decimal64(precision, scale)
+    raise Unsupported(f"type {column.type_name} has no native form")
+
+
+def numeric_typmod(typmod: int) -> tuple[int, int]:
+    """Precision and scale of a `numeric(p, s)`."""
+    value = typmod - 4
+    scale = value & 0x7FF
+    return (value >> 16) & 0xFFFF, scale - 2048 if scale >= 1024 else scale
+
+
+def _to(array: pa.Array, column: contract.OutputColumn) -> pa.Array:
+    target = _native_type(column)
+    if column.type_oid in _AS_IS:
+        return array
+    if column.type_oid == pgtypes.NUMERIC:
+        return _decimals(array, target)
+    if len(array) - array.null_count:
+        low, high = pc.min_max(array).as_py().values()
+        limits = (-(2**31), 2**31 - 1) if column.type_oid == pgtypes.DATE else (-(2**63), 2**63 - 1)
+        shift = pgtypes.EPOCH_SHIFT_DAYS if column.type_oid == pgtypes.DATE else _SHIFT_MICROSECONDS
+        if low == limits[0] or high + shift > limits[1]:
+            raise Unsupported("an infinite or far date")
+    if column.type_oid == pgtypes.DATE:
+        return pc.add(array, pa.scalar(pgtypes.EPOCH_SHIFT_DAYS, pa.int32())).cast(target)
+    return pc.add(array, pa.scalar(_SHIFT_MICROSECONDS, pa.int64())).cast(target)
+
+
+def _decimals(array: pa.Array, target: pa.DataType) -> pa.Array:
+    rows = len(array)
+    out = np.empty(rows, np.int64)
+    data, offsets, valid, _ = copybinary.prepare(array, pgtypes.NUMERIC)
+    assert offsets is not None
+    if not numericin.scaled(offsets, data, valid, target.scale, out):
+        raise Unsupported("a numeric that is not a short decimal")
+    bitmap = pa.py_buffer(np.packbits(valid, bitorder="little")) if array.null_count else None
+    return pa.Array.from_buffers(target, rows, [bitmap, pa.py_buffer(out)])
+
+
+def from_native(table: pa.Table, columns: Sequence[contract.OutputColumn]) -> list[pa.RecordBatch]:
+    """An engine's result in carrier form.
+
+    Raises:
+        Unsupported: it does not have the columns' types.
+    """
+    if table.num_columns != len(columns):
+        raise Unsupported("the engine gave another number of columns")
+    schema = copybinary.schema(columns)
+    batches = []
+    for batch in table.to_batches(max_chunksize=copybinary.BATCH_ROWS):
+        try:
+            arrays = [_from(array, column.type_oid) for array, column in zip(batch.columns, columns, strict=True)]
+        except pa.ArrowInvalid as error:
+            raise Unsupported(str(error)) from error
+        batches.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
+    return batches
+
+
+def _from(array: pa.Array, type_oid: int) -> pa.Array:
+    given, types = array.type, pa.types
+    if type_oid in pgtypes.INTEGERS and (types.is_integer(given) or _is_whole_decimal(given)):
+        return array.cast(pgtypes.carrier(type_oid))  # safe: what does not fit is an error
+    if type_oid in pgtypes.FLOATS | {pgtypes.BOOL, pgtypes.TEXT, pgtypes.VARCHAR}:
+        if given == pgtypes.carrier(type_oid):
+            return array
+    elif type_oid == pgtypes.DATE and types.is_date32(given):
+        return pc.subtract_checked(array.cast(pa.int32()), pa.scalar(pgtypes.EPOCH_SHIFT_DAYS, pa.int32()))
+    elif type_oid in (pgtypes.TIMESTAMP, pgtypes.TIMESTAMPTZ) and types.is_timestamp(given):
+        if given.unit == "us" and (given.tz is not None) == (type_oid == pgtypes.TIMESTAMPTZ):
+            return pc.subtract_checked(array.cast(pa.int64()), pa.scalar(_SHIFT_MICROSECONDS, pa.int64()))
+    elif type_oid == pgtypes.NUMERIC and (types.is_decimal(given) or types.is_integer(given)):
+        return pa.array([None if v is None else numeric_binary(v) for v in array.to_pylist()], pa.binary())
+    raise Unsupported(f"type {type_oid} cannot be made of {given}")
+
+
+def _is_whole_decimal(given: pa.DataType) -> bool:
+    return bool(pa.types.is_decimal(given) and given.scale == 0)
+
+
+def numeric_binary(value: decimal.Decimal | int) -> bytes:
+    """A finite number in numeric's binary form, with its own number of decimals."""
+    sign, digits, exponent = decimal.Decimal(value).as_tuple()
+    assert isinstance(exponent, int)
+    scale = max(-exponent, 0)
+    text = "".join(map(str, digits)) + "0" * max(exponent, 0)
+    text = text.rjust(scale + 1, "0")
+    whole, part = text[: len(text) - scale], text[len(text) - scale :]
+    whole = whole.rjust(-(-len(whole) // 4) * 4, "0")
+    part = part.ljust(-(-len(part) // 4) * 4, "0")
+    groups: list[Any] = [int((whole + part)[at : at + 4]) for at in range(0, len(whole) + len(part), 4)]
+    weight = len(whole) // 4 - 1
+    while groups and groups[0] == 0:
+        groups.pop(0)
+        weight -= 1
+    while groups and groups[-1] == 0:
+        groups.pop()
+    if not groups:
+        sign, weight = 0, 0
+    head = struct.pack(">hhHh", len(groups), weight, 0x4000 if sign else 0, scale)
+    return head + struct.pack(f">{len(groups)}h", *groups)

@@ -1,0 +1,111 @@
+"""Stripe rows of a scan as carrier batches: pruned by the skip list, filtered by the predicates.
+
+The delete vector lies in the node's database, so it is for the caller to apply, from the snapshot
+that the heap is read in; `without` does.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+
+from orochi import errors, pgtypes
+from orochi.engine import contract
+from orochi.storage.columnar import cache, reader
+
+STRIPE_ID, ROW_NUMBER = "orochi_stripe_id", reader.ROW_NUMBER
+
+
+class Counters:
+    """Chunk groups that scans considered, and those the skip list ruled out."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.skipped = 0
+
+
+def read_stripes(
+    scan: contract.Scan,
+    stripe_dir: pathlib.Path,
+    *,
+    with_row_ids: bool,
+    counters: Counters | None = None,
+    cancelled: contract.Cancelled = lambda: False,
+) -> Iterator[pa.RecordBatch]:
+    """The scan's stripe rows, deleted ones among them.
+
+    Args:
+        scan: says which columns, stripes and predicates.
+        stripe_dir: where this node keeps its files.
+        with_row_ids: add `orochi_stripe_id` int8 and `orochi_row_number` int4.
+        counters: added to.
+        cancelled: asked between batches.
+
+    Raises:
+        StalePlan: a stripe's file is gone: it was retired after the plan was made.
+        QueryCanceled: `cancelled` said so.
+        DataCorrupted: a file is damaged.
+    """
+    names = [column.name for column in scan.columns]
+    fields = [pa.field(column.name, pgtypes.carrier(column.type_oid)) for column in scan.columns]
+    if with_row_ids:
+        fields += [pa.field(STRIPE_ID, pa.int64()), pa.field(ROW_NUMBER, pa.int32())]
+    schema = pa.schema(fields)
+    for stripe in scan.stripes:
+        for batch in _stripe(scan, stripe, stripe_dir, with_row_ids, counters):
+            if cancelled():
+                raise errors.QueryCanceled("canceling statement due to user request")
+            arrays = [batch.column(position) for position in range(len(names))]
+            if with_row_ids:
+                ids = pa.repeat(pa.scalar(stripe.stripe_id, pa.int64()), batch.num_rows)
+                arrays += [ids, batch.column(len(names))]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _stripe(
+    scan: contract.Scan,
+    stripe: contract.StripeRef,
+    stripe_dir: pathlib.Path,
+    with_row_numbers: bool,
+    counters: Counters | None,
+) -> Iterator[pa.RecordBatch]:
+    try:
+        opened = reader.StripeReader(stripe_dir / stripe.path, cache=cache.shared())
+    except FileNotFoundError as error:
+        raise errors.StalePlan(f"stripe {stripe.stripe_id} is not on this node any more") from error
+    with opened as stripe_reader:
+        yield from stripe_reader.scan(scan.columns, scan.predicates, with_row_numbers)
+        if counters is not None:
+            counters.total += stripe_reader.groups_total
+            counters.skipped += stripe_reader.groups_skipped
+
+
+def deleted_rows(
+    connection: psycopg.Connection[tuple[int, int]], scans: Iterator[contract.Scan]
+) -> dict[int, np.ndarray]:
+    """The delete vector of the scans' stripes, in the connection's snapshot: sorted row numbers by stripe."""
+    wanted = [stripe.stripe_id for scan in scans for stripe in scan.stripes]
+    rows = connection.execute(
+        "SELECT stripe_id, row_number FROM orochi_data.delete_vectors WHERE stripe_id = ANY(%s) ORDER BY 1, 2",
+        (wanted,),
+    ).fetchall()
+    found: dict[int, list[int]] = {}
+    for stripe_id, row_number in rows:
+        found.setdefault(stripe_id, []).append(row_number)
+    return {stripe_id: np.array(numbers, np.int32) for stripe_id, numbers in found.items()}
+
+
+def without(batch: pa.RecordBatch, deleted: Mapping[int, np.ndarray]) -> pa.RecordBatch:
+    """A batch of `read_stripes` with row ids, less deleted rows and without the row ids."""
+    kept = batch.select(batch.schema.names[:-2])
+    if batch.num_rows == 0:
+        return kept
+    numbers = deleted.get(batch.column(batch.num_columns - 2)[0].as_py())
+    if numbers is None:
+        return kept
+    gone = np.isin(batch.column(batch.num_columns - 1).to_numpy(), numbers)
+    return kept.filter(pa.array(~gone)) if gone.any() else kept

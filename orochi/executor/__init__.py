@@ -1,0 +1,1 @@
+"""Running plans: transports to workers, node connections, distributed transactions, and the last step of a SELECT."""

@@ -1,0 +1,199 @@
+"""How answers travel: a JSON header and Arrow IPC bytes in one Redis list item, or a file beside it.
+
+A fragment's answer is one or more parts, the last marked so and carrying the statistics. Small
+answers travel in the item. Larger ones go into a file where the gateway can map it, which it proves
+by a token it wrote there; where it cannot, parts follow one another through Redis, a few at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from orochi import errors
+
+_LENGTH = struct.Struct(">I")
+#: Parts of one run that may wait in Redis at a time.
+_WAITING_PARTS = 8
+
+
+def pack(header: dict[str, Any], payload: bytes | memoryview | pa.Buffer = b"") -> bytes:
+    """One list item."""
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return b"".join((_LENGTH.pack(len(text)), text, payload))
+
+
+def unpack(item: bytes) -> tuple[dict[str, Any], memoryview]:
+    """The inverse of `pack`."""
+    (size,) = _LENGTH.unpack_from(item)
+    begin = _LENGTH.size + size
+    return json.loads(item[_LENGTH.size : begin]), memoryview(item)[begin:]
+
+
+def read_part(header: dict[str, Any], payload: memoryview) -> list[pa.RecordBatch]:
+    """The batches of one part; a file is mapped and its name removed."""
+    path = header.get("file")
+    if path is None:
+        if not payload:
+            return []
+        with pa.ipc.open_stream(pa.py_buffer(payload)) as reader:
+            return list(reader)
+    try:
+        with pa.memory_map(path) as source, pa.ipc.open_stream(source) as reader:
+            return list(reader)
+    finally:
+        pathlib.Path(path).unlink(missing_ok=True)
+
+
+class SharedFolder:
+    """A folder of the gateway, and the token by which a worker sees that it is the same one."""
+
+    def __init__(self, folder: pathlib.Path, token: str) -> None:
+        self.folder = folder
+        self.token = token
+
+    @classmethod
+    def create(cls, folder: pathlib.Path, token: str) -> SharedFolder:
+        """Make the folder and put the token there."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shared = cls(folder, token)
+        shared.marker.touch(mode=0o600)
+        return shared
+
+    @property
+    def marker(self) -> pathlib.Path:
+        """The token's file."""
+        return self.folder / f".gateway-{self.token}"
+
+    def is_visible(self) -> bool:
+        """Whether this process sees the gateway's own folder and may write there."""
+        return self.marker.exists() and os.access(self.folder, os.W_OK)
+
+    def remove(self, prefix: str) -> None:
+        """Delete the files that begin with `prefix`."""
+        for path in self.folder.glob(f"{prefix}*"):
+            path.unlink(missing_ok=True)
+
+    def sweep(self, older_than_seconds: float) -> int:
+        """Delete what nobody will read: files of gateways that died. How many they were."""
+        limit, removed = time.time() - older_than_seconds, 0
+        for path in self.folder.glob("*.arrow*"):
+            try:
+                if path.stat().st_mtime < limit:
+                    path.unlink()
+                    removed += 1
+            except FileNotFoundError:
+                continue
+        return removed
+
+
+class ResultWriter:
+    """A worker's side of one fragment's answer: takes batches, sends parts."""
+
+    def __init__(
+        self,
+        header: dict[str, Any],
+        send: Callable[[bytes], int],
+        *,
+        inline_bytes: int,
+        folder: SharedFolder | None,
+        file_name: str,
+        cancelled: Callable[[], bool],
+        waiting: Callable[[], int],
+    ) -> None:
+        """Prepare to answer.
+
+        Args:
+            header: what every part says of itself.
+            send: appends an item to the run's list.
+            inline_bytes: larger answers leave the item.
+            folder: where the gateway maps files, None if it cannot see any of ours.
+            file_name: unique for this attempt at the fragment.
+            cancelled: whether to stop.
+            waiting: how many items the list holds.
+        """
+        self._header = header
+        self._send = send
+        self._inline_bytes = inline_bytes
+        self._folder = folder
+        self._path = folder.folder / f"{file_name}.arrow" if folder is not None else None
+        self._cancelled = cancelled
+        self._waiting = waiting
+        self._sink: pa.NativeFile | None = None
+        self._writer: pa.RecordBatchWriter | None = None
+        self._held: list[pa.RecordBatch] = []
+        self._size = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Take a batch; may wait until the gateway has read earlier ones."""
+        if batch.num_rows == 0:
+            return
+        if self._writer is not None:
+            self._writer.write_batch(batch)
+            return
+        self._held.append(batch)
+        self._size += batch.nbytes
+        if self._size <= self._inline_bytes:
+            return
+        if self._path is not None:
+            self._open_file(batch.schema)
+        else:
+            self._send_held({})
+
+    def finish(self, last: dict[str, Any]) -> None:
+        """Send the last part, with what `last` adds to its header."""
+        header = {**last, "last": True}
+        if self._writer is None:
+            self._send_held(header)
+            return
+        self._close_file()
+        assert self._path is not None
+        if self._cancelled():
+            self.abandon()
+            raise errors.QueryCanceled("canceling statement due to user request")
+        self._send(pack({**self._header, **header, "file": str(self._path)}))
+
+    def abandon(self) -> None:
+        """Leave nothing behind."""
+        self._close_file()
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _open_file(self, schema: pa.Schema) -> None:
+        assert self._path is not None
+        self._sink = pa.OSFile(str(self._path), "wb")
+        self._writer = pa.ipc.new_stream(self._sink, schema)
+        for batch in self._held:
+            self._writer.write_batch(batch)
+        self._held.clear()
+
+    def _close_file(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._sink is not None:
+            self._sink.close()
+            self._sink = None
+
+    def _send_held(self, header: dict[str, Any]) -> None:
+        payload: bytes | pa.Buffer = b""
+        if self._held:
+            memory = pa.BufferOutputStream()
+            with pa.ipc.new_stream(memory, self._held[0].schema) as writer:
+                for batch in self._held:
+                    writer.write_batch(batch)
+            payload = memory.getvalue()
+        self._held, self._size = [], 0
+        length = self._send(pack({**self._header, **header}, payload))
+        while length > _WAITING_PARTS and "last" not in header:
+            if self._cancelled():
+                raise errors.QueryCanceled("canceling statement due to user request")
+            time.sleep(0.01)
+            length = self._waiting()

@@ -1,0 +1,72 @@
+"""What maintenance tasks call: arguments as they crossed the queue in, JSON-serialisable facts out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import structlog
+
+from orochi import settings as process_settings
+from orochi.catalog import nodes
+from orochi.executor import exchange, names, recovery
+from orochi.timeseries import compression, policies, upkeep
+
+log = structlog.get_logger()
+
+Settings = process_settings.Settings
+Facts = dict[str, Any]
+
+
+def compress_chunk(settings: Settings, arguments: Facts) -> Facts:
+    """Move a chunk's rows into stripes."""
+    facts = compression.compress_chunk(settings.coordinator_dsn, int(arguments["chunk_id"]), settings)
+    log.info("chunk.compressed", **facts)
+    return facts
+
+
+def decompress_chunk(settings: Settings, arguments: Facts) -> Facts:
+    """Move a chunk's rows back into the heap."""
+    facts = compression.decompress_chunk(settings.coordinator_dsn, int(arguments["chunk_id"]), settings)
+    log.info("chunk.decompressed", **facts)
+    return facts
+
+
+def due_compressions(
+    send: Callable[[int, str, Facts], bool],
+) -> Callable[[Settings, psycopg.Connection[Any]], None]:
+    """A function that takes due compression policies' runs and asks nodes to compress their chunks."""
+
+    def run(_settings: Settings, coordinator: psycopg.Connection[Any]) -> None:
+        for due in policies.claim_due(coordinator, policies.COMPRESSION):
+            chunks = policies.chunks_to_compress(coordinator, due)
+            sent = sum(send(node, names.COMPRESS_CHUNK, {"chunk_id": chunk}) for node, chunk in chunks)
+            policies.finish(coordinator, due)
+            log.info("compression.due", job=due.job_id, chunks=len(chunks), sent=sent)
+
+    return run
+
+
+def collect_stats(settings: Settings, arguments: Facts) -> Facts:
+    """Count rows and bytes of a node's shards and chunks."""
+    found = upkeep.collect_stats(settings.coordinator_dsn, int(arguments["node_id"]), settings)
+    return {"relations": found}
+
+
+def sweep(settings: Settings, arguments: Facts) -> Facts:
+    """Remove schemas, stripes and files that the catalog no longer names, and results nobody reads."""
+    swept = upkeep.sweep(settings.coordinator_dsn, int(arguments["node_id"]), settings)
+    results = exchange.SharedFolder(settings.data_dir / "results", "").sweep(names.RESULT_TTL_SECONDS)
+    facts = {**dataclasses.asdict(swept), "results": results}
+    if any(facts.values()):
+        log.info("node.swept", **facts)
+    return facts
+
+
+def resolve_transactions(settings: Settings, coordinator: psycopg.Connection[Any]) -> None:
+    """Finish two-phase commits that a gateway left unfinished."""
+    outcome = recovery.resolve(settings.coordinator_dsn, nodes.all_dsns(coordinator, settings))
+    if outcome is not None and (outcome.committed or outcome.aborted or outcome.unreachable):
+        log.warning("recovery.resolved", **dataclasses.asdict(outcome))

@@ -1,0 +1,72 @@
+"""Names that gateway and workers share: Celery tasks, queues and Redis keys.
+
+`orochi` never imports `workers`; it knows a task by its name here.
+"""
+
+from __future__ import annotations
+
+RUN_FRAGMENTS = "orochi.fragments.run"
+SCAN_STRIPES = "orochi.fragments.scan"
+COMPRESS_CHUNK = "orochi.compression.compress_chunk"
+DECOMPRESS_CHUNK = "orochi.compression.decompress_chunk"
+COMPRESSION_DUE = "orochi.compression.run_due"
+COLLECT_STATS = "orochi.stats.collect"
+COLLECT_NODE_STATS = "orochi.stats.collect_node"
+REBALANCING_COLLECT = "orochi.rebalancing.collect"
+TIERING_DUE = "orochi.tiering.run_due"
+RESOLVE_TRANSACTIONS = "orochi.recovery.resolve"
+SWEEP = "orochi.recovery.sweep"
+SWEEP_NODE = "orochi.recovery.sweep_node"
+
+#: Background work that any node's maintenance worker may do.
+MAINTENANCE_QUEUE = "maintenance"
+
+
+def fragment_queue(node_id: int) -> str:
+    """Where a node's fragments wait."""
+    return f"node.{node_id}"
+
+
+def maintenance_queue(node_id: int) -> str:
+    """Where background work that needs this node's files waits."""
+    return f"{MAINTENANCE_QUEUE}.{node_id}"
+
+
+def result_key(run: str) -> str:
+    """List of the answers to one run of a query."""
+    return f"orochi:result:{run}"
+
+
+def query_key(run: str) -> str:
+    """Exists while a gateway waits for the run."""
+    return f"orochi:query:{run}"
+
+
+def cancel_key(run: str) -> str:
+    """Exists once the run is cancelled."""
+    return f"orochi:cancel:{run}"
+
+
+def lease_key(run: str, task: str) -> str:
+    """Renewed while a worker works on the task; `DONE` after it."""
+    return f"orochi:lease:{run}:{task}"
+
+
+def alive_key(queue: str) -> str:
+    """Renewed while any worker process listens to the queue."""
+    return f"orochi:alive:{queue}"
+
+
+#: A lease's value when its task has sent everything.
+DONE = b"done"
+
+#: Advisory locks in the coordinator database that one process at a time holds for a periodic task.
+COMPRESSION_LOCK, TIERING_LOCK, REBALANCING_LOCK, RECOVERY_LOCK = (
+    0x6F726F63_68690010 + number for number in range(4)
+)
+
+RESULT_TTL_SECONDS = 600
+QUERY_TTL_SECONDS = 60
+CANCEL_TTL_SECONDS = 600
+DONE_TTL_SECONDS = 60
+ALIVE_TTL_SECONDS = 5

@@ -1,0 +1,298 @@
+"""A worker process's side of the queue: takes a task's request, does it, sends the answer.
+
+One `Seat` a process holds what tasks share: Redis, the node's connection, the heartbeat. A task ends
+in an answer or an error item, never in silence, unless its process dies; that the gateway sees by
+the lease. No exception leaves a request, as Celery would have nothing better to do with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pathlib
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import redis
+import structlog
+from redis import backoff, retry
+
+from orochi import errors
+from orochi import settings as process_settings
+from orochi.catalog import nodes
+from orochi.engine import contract, copybinary, duck, fragments, stripes
+from orochi.executor import envelope, exchange, failures, heartbeat, names
+from orochi.planner import fragment as plan_fragment
+
+log = structlog.get_logger()
+
+Connection = psycopg.Connection[Any]
+Answer = dict[str, Any]
+
+_CONNECT_SECONDS = 5
+#: A node's maintenance queue that is this long gets no more periodic work.
+_BACKLOG = 100
+_NODES = "SELECT node_id FROM orochi.orochi_nodes WHERE state <> 'down' ORDER BY node_id"
+_NODE = "SELECT hostname, port, dbname FROM orochi.orochi_nodes WHERE node_id = %s"
+
+
+class Seat:
+    """What the tasks of one worker process share."""
+
+    def __init__(self, settings: process_settings.Settings, node_id: int, queues: tuple[str, ...]) -> None:
+        self.settings = settings
+        self.node_id = node_id
+        self._redis = redis.Redis.from_url(
+            settings.redis_url,
+            socket_connect_timeout=2,
+            socket_timeout=10,
+            retry=retry.Retry(backoff.ConstantBackoff(0.3), 10),
+        )
+        beats = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=1, socket_timeout=2)
+        self._heartbeat = heartbeat.Heartbeat(beats, queues, settings.fragment_lease)
+        self._node: Connection | None = None
+
+    def start(self) -> None:
+        """Load compiled code and begin to beat."""
+        self.settings.stripe_dir.mkdir(parents=True, exist_ok=True)
+        copybinary.warm()
+        self._heartbeat.start()
+
+    def serve_fragments(self, request: Answer) -> None:
+        """Run a request's fragments one after another, answering each."""
+        self._serve(request, self._run_fragment)
+
+    def serve_scan(self, request: Answer) -> None:
+        """Send the stripe rows of a request's scans, with their row ids."""
+        self._serve(request, self._scan)
+
+    def serve_call(
+        self, request: Answer, function: Callable[[process_settings.Settings, Answer], Answer | None]
+    ) -> None:
+        """Call a function with the settings and the request's arguments; send what it returns.
+
+        A request without a run is from `send`: nobody waits for its answer.
+        """
+        run = request.get("run")
+        work = heartbeat.Work(run or "", request["task"])
+        if run is not None and not self._heartbeat.begin(work):
+            return
+        try:
+            answer: Answer = {"result": function(self.settings, request["arguments"]) or {}}
+        except Exception as error:  # the gateway is to hear of it
+            _log_failure(error, task=request["task"])
+            answer = {"error": failures.to_json(error)}
+        if run is not None:
+            self._push(work, json.dumps(answer).encode())
+            self._heartbeat.end(work)
+
+    def send(self, node_id: int, task_name: str, arguments: Answer) -> bool:
+        """Ask a node's maintenance worker to do something; False if it has plenty to do already."""
+        queue, task_id = names.maintenance_queue(node_id), envelope.new_task_id()
+        if int(self._redis.llen(queue)) >= _BACKLOG:
+            log.warning("maintenance.backlog", queue=queue, task=task_name)
+            return False
+        request = {"run": None, "task": task_id, "arguments": arguments}
+        described = ", ".join([*(f"{name}={value}" for name, value in arguments.items()), f"on n{node_id}"])
+        message = envelope.task_message(task_name, task_id, queue, request, described, origin="worker")
+        self._redis.lpush(queue, message)
+        return True
+
+    def send_everywhere(self, task_name: str) -> None:
+        """Ask every node's maintenance worker to do something."""
+        with self.coordinator() as connection:
+            rows = connection.execute(_NODES).fetchall()
+        for (node_id,) in rows:
+            self.send(node_id, task_name, {"node_id": node_id})
+
+    def serve_periodic(self, lock: int, function: Callable[[process_settings.Settings, Connection], Any]) -> None:
+        """Call a function with the settings and a coordinator connection, unless another process does so now."""
+        try:
+            with self.coordinator() as connection:
+                row = connection.execute("SELECT pg_try_advisory_lock(%s)", (lock,)).fetchone()
+                if row is None or not row[0]:
+                    log.info("periodic.skipped", lock=lock, reason="another process runs it")
+                    return
+                function(self.settings, connection)
+        except Exception as error:  # the next run tries again
+            _log_failure(error, lock=lock)
+
+    def coordinator(self) -> Connection:
+        """A new connection to the coordinator, as Orochi's own role, in autocommit mode."""
+        return psycopg.connect(
+            self.settings.coordinator_dsn,
+            autocommit=True,
+            connect_timeout=_CONNECT_SECONDS,
+            application_name=f"orochi worker n{self.node_id}",
+        )
+
+    def _serve(
+        self,
+        request: Answer,
+        runner: Callable[[plan_fragment.Fragment, heartbeat.Work, contract.Emit], contract.FragmentStats],
+    ) -> None:
+        work = heartbeat.Work(request["run"], request["task"])
+        if not self._heartbeat.begin(work):
+            log.info("task.unwanted", run=work.run, task=work.task)
+            return
+        folder = _visible_folder(request)
+        try:
+            for fragment in plan_fragment.from_json(request["fragments"]):
+                if work.cancelled():
+                    break
+                self._answer_fragment(request, work, fragment, folder, runner)
+        except Exception as error:  # the gateway is to hear of it
+            if not work.cancelled():
+                _log_failure(error, run=work.run, task=work.task)
+                self._push(work, exchange.pack({"task": work.task, "error": failures.to_json(error)}))
+        finally:
+            work.settle()
+            self._heartbeat.end(work)
+
+    def _answer_fragment(
+        self,
+        request: Answer,
+        work: heartbeat.Work,
+        fragment: plan_fragment.Fragment,
+        folder: exchange.SharedFolder | None,
+        runner: Callable[[plan_fragment.Fragment, heartbeat.Work, contract.Emit], contract.FragmentStats],
+    ) -> None:
+        writer = exchange.ResultWriter(
+            {"task": work.task, "fragment": fragment.number, "attempt": request["attempt"]},
+            functools.partial(self._push, work),
+            inline_bytes=request["inline_bytes"],
+            folder=folder,
+            file_name=f"{work.run}-{work.task}-{fragment.number}",
+            cancelled=work.cancelled,
+            waiting=lambda: int(self._redis.llen(names.result_key(work.run))),
+        )
+        try:
+            stats = runner(fragment, work, writer.write)
+            writer.finish({"stats": _as_json(stats)})
+        except BaseException:
+            writer.abandon()
+            raise
+
+    def _run_fragment(
+        self, fragment: plan_fragment.Fragment, work: heartbeat.Work, emit: contract.Emit
+    ) -> contract.FragmentStats:
+        emitted = False
+
+        def count(batch: Any) -> None:
+            nonlocal emitted
+            emitted = True
+            emit(batch)
+
+        while True:
+            fresh = self._node is None or self._node.closed
+            connection = self._node_connection()
+            work.interruptible(functools.partial(_interrupt, connection))
+            try:
+                return fragments.run_fragment(
+                    fragment, connection, self.settings.stripe_dir, work.cancelled, count
+                )
+            except psycopg.OperationalError:
+                # a connection kept from an earlier task may have died with its server
+                if fresh or emitted or not connection.closed:
+                    raise
+
+    def _scan(
+        self, fragment: plan_fragment.Fragment, work: heartbeat.Work, emit: contract.Emit
+    ) -> contract.FragmentStats:
+        counters = stripes.Counters()
+        rows = size = 0
+        for scan in fragment.scans:
+            for batch in stripes.read_stripes(
+                scan, self.settings.stripe_dir, with_row_ids=True, counters=counters, cancelled=work.cancelled
+            ):
+                rows += batch.num_rows
+                size += batch.nbytes
+                emit(batch)
+        return contract.FragmentStats(
+            rows, size, 0.0, counters.total, counters.skipped, engine="stripes"
+        )
+
+    def _node_connection(self) -> Connection:
+        if self._node is None or self._node.closed:
+            self._node = connect_node(self.settings, self.node_id)
+        return self._node
+
+    def _push(self, work: heartbeat.Work, item: bytes) -> int:
+        key = names.result_key(work.run)
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.rpush(key, item)
+        pipeline.expire(key, names.RESULT_TTL_SECONDS)
+        return int(pipeline.execute()[0])
+
+
+def connect_node(settings: process_settings.Settings, node_id: int) -> Connection:
+    """A connection to a node's database, where every name must be qualified, in autocommit mode.
+
+    Raises:
+        UndefinedObject: there is no such node.
+    """
+    with psycopg.connect(settings.coordinator_dsn, connect_timeout=_CONNECT_SECONDS) as coordinator:
+        row = coordinator.execute(_NODE, (node_id,)).fetchone()
+    if row is None:
+        raise errors.UndefinedObject(f"node {node_id} is not in the catalog")
+    return psycopg.connect(
+        nodes.dsn(settings, *row),
+        autocommit=True,
+        prepare_threshold=None,
+        connect_timeout=_CONNECT_SECONDS,
+        application_name=f"orochi worker n{node_id}",
+        options=f"-c search_path=pg_catalog -c statement_timeout={int(settings.fragment_timeout * 1000)}",
+        client_encoding="UTF8",
+    )
+
+
+def _log_failure(error: Exception, **facts: Any) -> None:
+    """One line for what PostgreSQL or Orochi refused, a trace for what nobody expected."""
+    if isinstance(error, errors.OrochiError | psycopg.Error):
+        log.info("task.refused", sqlstate=failures.to_json(error).get("sqlstate"), **facts)
+    else:
+        # as text: renderers of exceptions print local variables, which may hold what is secret
+        log.error("task.failed", trace="".join(traceback.format_exception(error)), **facts)
+
+
+def _interrupt(connection: Connection) -> None:
+    duck.interrupt()
+    try:
+        connection.cancel_safe(timeout=2)
+    except psycopg.Error as error:
+        log.warning("task.not_interrupted", error=str(error))
+
+
+def _visible_folder(request: Answer) -> exchange.SharedFolder | None:
+    folder = exchange.SharedFolder(pathlib.Path(request["folder"]), request["token"])
+    return folder if folder.is_visible() else None
+
+
+def _as_json(stats: contract.FragmentStats) -> Answer:
+    return {name: getattr(stats, name) for name in stats.__slots__}
+
+
+_seats: dict[int, Seat] = {}
+
+
+def seat(queues: tuple[str, ...] = ()) -> Seat:
+    """The seat of this process, made on first use: that is after a fork.
+
+    Args:
+        queues: what the process listens to, given by the first caller; a forked child listens to none.
+
+    Raises:
+        OrochiError: `OROCHI_NODE_ID` is not set.
+    """
+    pid = os.getpid()
+    if pid not in _seats:
+        settings = process_settings.get()
+        if settings.node_id is None:
+            raise errors.OrochiError("a worker needs OROCHI_NODE_ID")
+        _seats[pid] = Seat(settings, settings.node_id, queues)
+        _seats[pid].start()
+    return _seats[pid]
+

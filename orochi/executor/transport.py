@@ -1,0 +1,52 @@
+"""How fragments reach workers and answers come back, as the rest of Orochi sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import pyarrow as pa
+
+from orochi.engine import contract
+from orochi.planner import fragment as plan_fragment
+
+FragmentStats: TypeAlias = contract.FragmentStats
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FragmentResult:
+    """One fragment's whole answer, in carrier form."""
+
+    fragment: int
+    batches: list[pa.RecordBatch]
+    stats: FragmentStats
+
+
+class Transport(Protocol):
+    """Runs work on nodes. Every error it raises is an `OrochiError` with its SQLSTATE."""
+
+    def run(
+        self, query_id: str, fragments: Sequence[plan_fragment.Fragment], *, deadline: float | None
+    ) -> AsyncIterator[FragmentResult]:
+        """Each fragment's result once, in the order they finish.
+
+        Args:
+            query_id: what `cancel` takes.
+            fragments: of one query, each with its own number.
+            deadline: when to give up, as `time.monotonic` counts; None is never.
+        """
+
+    async def run_scan(self, query_id: str, node_id: int, scan: plan_fragment.Scan) -> list[pa.RecordBatch]:
+        """A scan's stripe rows with `orochi_stripe_id` and `orochi_row_number`, deleted rows included."""
+
+    async def run_task(
+        self, node_id: int, task_name: str, arguments: Mapping[str, Any], *, timeout: float
+    ) -> dict[str, Any]:
+        """Run a maintenance task of a node and wait for what it returns."""
+
+    async def cancel(self, query_id: str) -> None:
+        """Stop the query's work; `run` then raises `QueryCanceled`."""
+
+    async def close(self) -> None:
+        """Let go of every connection."""

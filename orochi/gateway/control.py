@@ -1,0 +1,185 @@
+"""Statements that end, start or partition a session's transaction, and SQL-level PREPARE.
+
+They run on the coordinator like any other, and their effect on node connections and on what the
+session keeps is made here. Each returns its command tag.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orochi import errors
+from orochi.executor import context
+from orochi.pgwire import messages
+from orochi.planner import parse
+
+if TYPE_CHECKING:
+    from orochi.gateway import session as sessions
+
+_KINDS = frozenset({parse.Kind.TRANSACTION, parse.Kind.PREPARE, parse.Kind.DEALLOCATE})
+_BEGIN = frozenset({"TRANS_STMT_BEGIN", "TRANS_STMT_START"})
+
+
+def is_control(statement: parse.Statement) -> bool:
+    """Whether this module runs the statement."""
+    return statement.kind in _KINDS or type(statement.tree).__name__ == "DiscardStmt"
+
+
+def is_begin(statement: parse.Statement) -> bool:
+    """Whether it opens a transaction block."""
+    return statement.kind is parse.Kind.TRANSACTION and statement.tree.kind.name in _BEGIN
+
+
+async def run(session: sessions.Session, statement: parse.Statement) -> str:
+    """Run the statement; its command tag.
+
+    Raises:
+        OrochiError: as PostgreSQL would.
+    """
+    match statement.kind:
+        case parse.Kind.TRANSACTION:
+            return await _transaction(session, statement)
+        case parse.Kind.PREPARE:
+            return await _prepare(session, statement)
+        case parse.Kind.DEALLOCATE:
+            return await _deallocate(session, statement)
+        case _:
+            return await _discard(session, statement)
+
+
+async def _transaction(session: sessions.Session, statement: parse.Statement) -> str:
+    node, transaction, coordinator = statement.tree, session.transaction, session.coordinator
+    kind = node.kind.name
+    if kind in _BEGIN:
+        tag = await _plain(session, statement)
+        transaction.in_block = True
+        session.relay.settings_dirty = session.relay.settings_dirty or bool(node.options)
+        session.settings_revert = session.settings_revert or bool(node.options)
+        return tag
+    if kind == "TRANS_STMT_COMMIT":
+        return await _commit(session, statement)
+    if kind == "TRANS_STMT_ROLLBACK":
+        await transaction.rollback()
+        tag = await _plain(session, statement)
+        session.block_ended()
+        transaction.in_block = coordinator.status != "I"
+        return tag
+    if kind in ("TRANS_STMT_SAVEPOINT", "TRANS_STMT_RELEASE", "TRANS_STMT_ROLLBACK_TO"):
+        return await _savepoint(session, statement, kind)
+    if kind == "TRANS_STMT_PREPARE" and (transaction.participants or session.catalog_is_own):
+        raise errors.FeatureNotSupported(
+            "PREPARE TRANSACTION is not supported for a transaction that used Orochi tables"
+        )
+    tag = await _plain(session, statement)
+    if coordinator.status == "I":
+        session.block_ended()
+    return tag
+
+
+async def _commit(session: sessions.Session, statement: parse.Statement) -> str:
+    changed_catalog = session.catalog_is_own
+    if session.transaction.participants:
+        tag = await session.transaction.commit(session.coordinator, statement.sql)
+    else:
+        tag = await _plain(session, statement)
+    session.block_ended()
+    session.transaction.in_block = session.coordinator.status != "I"
+    if changed_catalog:
+        await session.catalog_committed()
+    return tag
+
+
+async def _savepoint(session: sessions.Session, statement: parse.Statement, kind: str) -> str:
+    tag = await _plain(session, statement)
+    name = statement.tree.savepoint_name
+    if kind == "TRANS_STMT_SAVEPOINT":
+        session.savepoints = True
+        await session.transaction.savepoint(name)
+    elif kind == "TRANS_STMT_RELEASE":
+        await session.transaction.release(name)
+    else:
+        await session.transaction.rollback_to(name)
+        session.relay.settings_dirty = True
+        if session.catalog_is_own:
+            await session.catalog_changed()
+    return tag
+
+
+async def _prepare(session: sessions.Session, statement: parse.Statement) -> str:
+    tag = await _plain(session, statement)
+    try:
+        inner = parse.inner(statement)
+    except parse.CannotDeparse as error:
+        raise errors.FeatureNotSupported("the prepared statement could not be read") from error
+    session.sql_prepared[statement.tree.name] = inner
+    return tag
+
+
+async def _deallocate(session: sessions.Session, statement: parse.Statement) -> str:
+    tag = await _plain(session, statement)
+    name = statement.tree.name
+    if name is None:
+        forget_prepared(session)
+    else:
+        session.sql_prepared.pop(name, None)
+        session.relay.ours.pop(messages.encode(name), None)
+        session.relay.named.pop(messages.encode(name), None)
+    return tag
+
+
+async def _discard(session: sessions.Session, statement: parse.Statement) -> str:
+    tag = await _plain(session, statement)
+    if tag == "DISCARD ALL":
+        forget_prepared(session)
+        session.relay.settings_dirty = True
+    return tag
+
+
+def forget_prepared(session: sessions.Session) -> None:
+    """The server dropped all of the session's prepared statements."""
+    session.sql_prepared.clear()
+    session.relay.ours.clear()
+    session.relay.named.clear()
+    session.relay.unnamed = b""
+
+
+async def _plain(session: sessions.Session, statement: parse.Statement) -> str:
+    return (await session.coordinator.fetch(statement.sql)).tag
+
+
+async def bind_execute(
+    session: sessions.Session, statement: parse.Statement
+) -> tuple[parse.Statement, context.Parameters, tuple[messages.FieldDescription, ...] | None] | None:
+    """The statement and parameters that an SQL-level EXECUTE of one of ours runs; None if it is not ours.
+
+    The arguments are evaluated and coerced by the coordinator, by a prepared statement with the same
+    parameter types that returns them.
+    """
+    inner = session.sql_prepared.get(statement.tree.name)
+    if inner is None or not session.engine.concerns(session, inner):
+        return None
+    coordinator = session.coordinator
+    found = await coordinator.fetch(
+        "SELECT pg_catalog.array_to_string(parameter_types::oid[], ','), "
+        "pg_catalog.array_to_string(parameter_types::text[], ', ') "
+        "FROM pg_catalog.pg_prepared_statements WHERE name = $1",
+        [messages.encode(statement.tree.name)],
+    )
+    if not found.rows:
+        raise errors.OrochiError(
+            f'prepared statement "{statement.tree.name}" does not exist', sqlstate="26000"
+        )
+    oid_list, names = ((value or b"").decode() for value in found.rows[0])
+    oids = tuple(int(oid) for oid in oid_list.split(",") if oid)
+    values: tuple[bytes | None, ...] = ()
+    if oids:
+        columns = ", ".join(f"${number}::text" for number in range(1, len(oids) + 1))
+        await coordinator.fetch(f"PREPARE orochi_arguments ({names}) AS SELECT {columns}")
+        try:
+            arguments = statement.sql[statement.sql.index("(") :].rstrip().rstrip(";")
+            values = (await coordinator.fetch(f"EXECUTE orochi_arguments {arguments}")).rows[0]
+        finally:
+            if coordinator.status != "E":
+                await coordinator.fetch("DEALLOCATE orochi_arguments")
+    _, fields = await coordinator.describe(inner.sql, oids)
+    return inner, context.Parameters(values, (0,) * len(oids), oids), fields

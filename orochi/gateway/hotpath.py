@@ -1,0 +1,300 @@
+"""Prepared single-shard statements, from the client's Bind to its ReadyForQuery, without a coroutine.
+
+A batch of exactly Bind, maybe Describe, Execute and Sync, outside a transaction, of a statement with
+a generic plan: the shard is computed, a pooled node connection runs its own prepared statement, and
+the node's bytes go to the client as they are, with the coordinator's RowDescription. Whatever does
+not fit takes the long way, as does a statement whose shard was moved under it: nothing was sent yet.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from orochi import errors, pgtypes
+from orochi.catalog import snapshot as snapshots
+from orochi.gateway import portal
+from orochi.pgwire import client as pg_client
+from orochi.pgwire import codec, messages
+from orochi.planner import insert
+from orochi.planner import plan as plans
+from orochi.sharding import hashing
+
+if TYPE_CHECKING:
+    from orochi.gateway import session as sessions
+
+_length_at = codec.length_at
+_STALE = re.compile(r"\borochi_[sc]\d")
+_END = messages.EXECUTE_ALL + messages.SYNC
+_DESCRIBED_END = messages.DESCRIBE_PORTAL + _END
+
+
+def target(session: sessions.Session, held: portal.Portal) -> portal.Target | None:
+    """Where this execution goes by the statement's generic plan; None if it must be planned."""
+    prepared = held.prepared
+    snapshot = session.snapshot()
+    if prepared.snapshot is not snapshot or prepared.search_path != session.search_path:
+        prepared.template = session.engine.template(session, prepared)
+        prepared.snapshot = snapshot
+        prepared.search_path = session.search_path
+        prepared.targets.clear()
+    template = prepared.template
+    if template is None or session.settings.get("orochi.force_strategy"):
+        return None
+    if not session.engine.allowed(session, prepared):
+        return None  # the long way asks PostgreSQL
+    parameters = held.parameters
+    if isinstance(template, insert.Template):
+        shard = insert.choose(template, snapshot, parameters.values, parameters.formats, session.settings)
+        if shard is None:
+            return None
+        return _known(prepared, shard.shard_id, (shard,), template.sql)
+    hashed = _hash(template.key, held, session)
+    if hashed is None:
+        return None
+    shards = _shards(template, snapshot, hashed)
+    return _known(prepared, shards[0].shard_id, shards, template.sql)
+
+
+def _known(
+    prepared: portal.Prepared, key: object, shards: tuple[snapshots.Shard, ...], sql: str
+) -> portal.Target | None:
+    targets = prepared.targets
+    if key in targets:
+        return targets[key]
+    template = prepared.template
+    found: portal.Target | None = None
+    reads_stripes = not isinstance(template, insert.Template) and any(shard.has_stripes for shard in shards)
+    replicated = not isinstance(template, plans.Router) and len(shards[0].node_ids) > 1
+    if not reads_stripes and not replicated:
+        filled = plans.fill(sql, shards)
+        # OIDs of a user's own types differ from server to server; 0 lets the node infer them
+        oids = tuple(oid if oid < pgtypes.FIRST_NORMAL_OID else 0 for oid in prepared.type_oids)
+        home = min(shards, key=lambda shard: len(shard.node_ids))
+        found = portal.Target(home.node_id, filled, (filled, oids))
+    if len(targets) < 4096:
+        targets[key] = found
+    return found
+
+
+def _hash(key: plans.Key | None, held: portal.Portal, session: sessions.Session) -> int | None:
+    match key:
+        case plans.ParamKey(number=number, type_oid=type_oid):
+            parameters = held.parameters
+            return hashing.hash_wire(
+                type_oid, parameters.values[number - 1], parameters.formats[number - 1], session.settings
+            )
+        case plans.HashKey(value=value):
+            return value
+        case plans.AnyKey():
+            return 0
+        case _:
+            return None
+
+
+def _shards(
+    template: plans.Router | plans.Modify, snapshot: snapshots.Snapshot, hashed: int
+) -> tuple[snapshots.Shard, ...]:
+    return tuple(snapshot.tables[oid].shard_for_hash(hashed) for oid in template.tables)
+
+
+def start(session: sessions.Session, data: bytes, pos: int, size: int) -> int:
+    """Start on the batch whose Bind is at `pos`; the offset after its Sync, or 0."""
+    if session.coordinator.status != "I" or session.relay.settings_dirty or session.client.closed:
+        return 0
+    bind_end: int = pos + 1 + _length_at(data, pos + 1)[0]
+    if data.startswith(_DESCRIBED_END, bind_end):
+        described, end = True, bind_end + len(_DESCRIBED_END)
+    elif data.startswith(_END, bind_end):
+        described, end = False, bind_end + len(_END)
+    else:
+        return 0
+    try:
+        bind = messages.parse_bind(data[pos + 5 : bind_end])
+        prepared = session.relay.ours.get(bind.statement)
+        if prepared is None or not prepared.described or bind.portal:
+            return 0
+        prepared.check(bind)
+    except errors.OrochiError:
+        return 0  # the long way says what is wrong
+    held = portal.Portal(prepared, bind)
+    found = target(session, held)
+    if found is None:
+        return 0
+    connection = session.runtime.nodes.take(found.node_id, session.signature)
+    if connection is None:
+        return 0
+    head = messages.BIND_COMPLETE
+    if described:
+        head += prepared.description(bind.result_formats)
+    session.hot = Call(session, connection, data[pos:end], head, held, found)
+    session.hot.send()
+    return end
+
+
+class Call:
+    """One execution under way.
+
+    Attributes:
+        connection: the node's, leased for this.
+    """
+
+    __slots__ = (
+        "_batch",
+        "_fragment",
+        "_head",
+        "_held",
+        "_portal",
+        "_session",
+        "_skip",
+        "_started",
+        "_target",
+        "connection",
+    )
+
+    def __init__(
+        self,
+        session: sessions.Session,
+        connection: pg_client.PgConnection,
+        batch: bytes,
+        head: bytes,
+        held: portal.Portal,
+        found: portal.Target,
+    ) -> None:
+        self.connection = connection
+        self._session = session
+        self._batch = batch
+        self._head = head
+        self._portal = held
+        self._target = found
+        self._held = b""
+        self._started = False
+        self._skip = 0
+        self._fragment = b""
+
+    def send(self) -> None:
+        """Send the node its part."""
+        connection, found, bind = self.connection, self._target, self._portal.bind
+        name, before = connection.prepare(found.key, found.sql, found.key[1])
+        connection.tap = self._from_node
+        connection.write(
+            b"".join(
+                (
+                    before,
+                    messages.bind(b"", name, bind.formats, bind.values, bind.result_formats),
+                    _END,
+                )
+            )
+        )
+
+    def client_writable(self, writable: bool) -> None:
+        """The client takes data again, or not."""
+        if writable:
+            self.connection.resume_reading()
+        else:
+            self.connection.pause_reading()
+
+    def _from_node(self, data: bytes) -> None:
+        if not data:
+            self._lost()
+            return
+        if self._started:
+            self._session.client.write(data)
+            self._walk(data)
+            return
+        if self._held:
+            data = self._held + data
+        pos, size = 0, len(data)
+        while size - pos >= 5 and data[pos] in b"123":  # ParseComplete, BindComplete, CloseComplete
+            pos += 5
+        if size - pos < 5:
+            self._held = data
+            return
+        if data[pos] == 0x45:  # E: ErrorResponse, and ReadyForQuery after it
+            if size - pos < 7 + _length_at(data, pos + 1)[0]:
+                self._held = data
+                return
+            self._refused(data, pos)
+            return
+        self._started = True
+        rest = data[pos:]
+        self._session.client.write(self._head + rest)
+        self._walk(rest)
+
+    def _walk(self, data: bytes) -> None:
+        """Look for the ReadyForQuery that ends the answer."""
+        if self._fragment:
+            data = self._fragment + data
+            self._fragment = b""
+        pos, size = self._skip, len(data)
+        while size - pos >= 5:
+            end = pos + 1 + _length_at(data, pos + 1)[0]
+            if data[pos] == 0x5A:  # Z: ReadyForQuery
+                if end > size:
+                    break
+                self.connection.status = chr(data[pos + 5])
+                self._finish()
+                return
+            pos = end
+        if pos >= size:
+            self._skip = pos - size
+        else:
+            self._skip = 0
+            self._fragment = data[pos:]
+
+    def _refused(self, data: bytes, pos: int) -> None:
+        end = pos + 1 + _length_at(data, pos + 1)[0]
+        error = messages.parse_error(data[pos + 5 : end])
+        self.connection.forget(self._target.key)
+        self.connection.status = "I"
+        if data[end : end + 1] != b"Z":
+            self.connection.abort()  # FATAL: no ReadyForQuery follows
+        if needs_long_way(error):
+            self._release()
+            self._long_way()
+            return
+        error.fields.pop("P", None)  # a position in the shard's SQL
+        self._session.client.write(messages.error_response(error) + messages.READY_IDLE)
+        self._finish()
+
+    def _lost(self) -> None:
+        session = self._session
+        error: errors.OrochiError
+        if not self._started and isinstance(self._portal.prepared.template, plans.Router):
+            self._release()
+            self._long_way()
+            return
+        error = errors.TransactionOutcomeUnknown(
+            f"the connection to node {self._target.node_id} broke while it ran the statement",
+            detail="Whether the statement was committed is not known.",
+        )
+        if self._started:
+            self._release()
+            session.client.abort()  # in the middle of a message: the stream cannot be mended
+            session.hot_ended()
+            return
+        session.client.write(messages.error_response(error) + messages.READY_IDLE)
+        self._finish()
+
+    def _long_way(self) -> None:
+        session = self._session
+        session.hot = None
+        relay = session.relay
+        waiting = relay.inbox.take()
+        relay.inbox.feed(self._batch + waiting)
+        session.start_unit(refresh=True)
+
+    def _release(self) -> None:
+        self.connection.tap = None
+        self._session.runtime.nodes.release(self.connection)
+
+    def _finish(self) -> None:
+        self._release()
+        self._session.hot_ended()
+
+
+def needs_long_way(error: errors.OrochiError) -> bool:
+    """Whether a node refused because the plan's shard layout is gone, or a chunk is not there yet."""
+    if error.sqlstate in ("3F000", "42P01", "42704"):
+        return _STALE.search(error.message) is not None
+    return error.sqlstate == "23514" and error.message.startswith("no partition of relation")

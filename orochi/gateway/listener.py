@@ -1,0 +1,155 @@
+"""The gateway of one process: its sockets, its sessions, cancel requests, and a graceful end."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ssl
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from orochi import errors
+from orochi import settings as process_settings
+from orochi.executor import node_pool
+from orochi.gateway import client_socket, relay, startup, texts
+from orochi.gateway import session as sessions
+from orochi.pgwire import client as pg_client
+from orochi.pgwire import messages
+
+log = structlog.get_logger()
+
+_SHUTDOWN_SECONDS = 10.0
+_BACKLOG = 1024
+
+
+class Gateway:
+    """See the module docstring.
+
+    Attributes:
+        coordinator: where client sessions are relayed to.
+        tls: encrypts clients that ask, if a certificate is configured.
+    """
+
+    def __init__(self, runtime: Any, settings: process_settings.Settings, engine: sessions.Engine) -> None:
+        """Serve with the services of `runtime`, running statements by `engine`."""
+        self.runtime = runtime
+        self.settings = settings
+        self.engine = engine
+        self.coordinator = node_pool.service_endpoint(settings)
+        self.tls = _tls(settings)
+        self._texts = texts.Texts(runtime)
+        self._other_texts = texts.Texts(None)
+        self._sessions: dict[tuple[int, bytes], sessions.Session] = {}
+        self._clients = 0
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._secret: str | None = None
+        self._stopping = False
+
+    async def start(self, *, reuse_port: bool = False) -> int:
+        """Listen; the port."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: client_socket.ClientSocket(self._accepted),
+            self.settings.gateway_host,
+            self.settings.gateway_port,
+            reuse_port=reuse_port or None,
+            backlog=_BACKLOG,
+        )
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def stop(self) -> None:
+        """Stop listening, let running statements end for a while, and close every session."""
+        self._stopping = True
+        if self._server is not None:
+            self._server.close()
+        deadline = asyncio.get_running_loop().time() + _SHUTDOWN_SECONDS
+        while self._sessions and asyncio.get_running_loop().time() < deadline:
+            self._close_idle()
+            await asyncio.sleep(0.05)
+        for session in list(self._sessions.values()):
+            session.client.abort()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=2.0)
+
+    def _close_idle(self) -> None:
+        error = errors.OrochiError("terminating connection due to administrator command", sqlstate="57P01")
+        for session in list(self._sessions.values()):
+            if not session.relay.busy and not session.relay.pending and session.coordinator.status == "I":
+                session.client.write(messages.error_response(error, "FATAL"))
+                session.client.close()
+
+    def _accepted(self, client: client_socket.ClientSocket) -> None:
+        startup.Startup(self, client)
+
+    def admit(self) -> bool:
+        """Count a client in, unless there are too many."""
+        if self._clients >= self.settings.gateway_max_connections or self._stopping:
+            return False
+        self._clients += 1
+        return True
+
+    def leave(self) -> None:
+        """Count a client out."""
+        self._clients -= 1
+
+    def begin(
+        self,
+        client: client_socket.ClientSocket,
+        server: pg_client.PgConnection,
+        parameters: dict[str, str],
+    ) -> None:
+        """The client is authenticated: relay it from now on."""
+        user = parameters.get("user", "")
+        ours = parameters.get("database", user) == self.coordinator.dbname
+        if parameters.get("replication", "false") not in ("false", "off", "no", "0"):
+            ours = False
+        stream = relay.Relay(client, server, self._texts if ours else self._other_texts)
+        session = sessions.Session(self, client, server, stream, user)
+        self._sessions[server.pid, server.secret] = session
+
+    def forget(self, session: sessions.Session) -> None:
+        """The session has ended."""
+        key = session.coordinator.pid, session.coordinator.secret
+        if self._sessions.get(key) is session:
+            del self._sessions[key]
+        self.leave()
+
+    async def cancel(self, pid: int, secret: bytes) -> None:
+        """A CancelRequest: its key is the coordinator's, which decides by itself for its part."""
+        for (known_pid, known_secret), session in list(self._sessions.items()):
+            if known_pid == pid and hmac.compare_digest(known_secret, secret):
+                await session.cancel()
+                return
+        await pg_client.cancel(self.coordinator.host, self.coordinator.port, pid, secret)
+
+    async def secret(self) -> str:
+        """What proves to the catalog's functions that the gateway speaks."""
+        if self._secret is None:
+            async with self.runtime.service() as connection:
+                result = await connection.fetch("SELECT secret FROM orochi.orochi_secret")
+            self._secret = (result.rows[0][0] or b"").decode()
+        return self._secret
+
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something that nobody waits for."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("gateway.background_failed", error=repr(task.exception()))
+
+
+def _tls(settings: process_settings.Settings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    return context

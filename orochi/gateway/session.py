@@ -1,0 +1,372 @@
+"""One client's session: what is known of it, and the life of its units.
+
+It implements `executor.context.Session`. While a unit runs, the session owns the client's
+coordinator connection; between units the relay does. After each unit the connection's transaction
+status decides what is kept: participants, portals and an uncommitted catalog end with their block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+from orochi import errors, ids
+from orochi.catalog import snapshot as snapshots
+from orochi.catalog import store
+from orochi.executor import context, transaction
+from orochi.gateway import (
+    client_socket,
+    extended,
+    hotpath,
+    portal,
+    session_settings,
+    simple,
+)
+from orochi.gateway import relay as relays
+from orochi.pgwire import client as pg_client
+from orochi.pgwire import messages
+from orochi.planner import parse
+
+if TYPE_CHECKING:
+    from orochi.gateway import listener
+
+log = structlog.get_logger()
+
+#: Statements that a READ ONLY transaction refuses.
+_WRITING = {
+    parse.Kind.INSERT: "INSERT",
+    parse.Kind.UPDATE: "UPDATE",
+    parse.Kind.DELETE: "DELETE",
+    parse.Kind.TRUNCATE: "TRUNCATE TABLE",
+    parse.Kind.CREATE_TABLE_AS: "CREATE TABLE AS",
+}
+_CANCEL_GRACE = 5.0
+
+
+class Engine(Protocol):
+    """What runs statements: `orochi.operations`, seen from here."""
+
+    def concerns(self, session: context.Session, statement: parse.Statement) -> bool:
+        """Whether the statement reads or writes Orochi tables, or calls Orochi's API."""
+
+    async def execute(
+        self,
+        session: context.Session,
+        statement: parse.Statement,
+        parameters: context.Parameters | None,
+        fields: tuple[messages.FieldDescription, ...] | None,
+        sink: context.Sink,
+    ) -> None:
+        """Run one statement to its command tag."""
+
+    def template(self, session: Session, prepared: portal.Prepared) -> portal.Template | None:
+        """The generic single-shard plan of a prepared statement, or None."""
+
+    def allowed(self, session: Session, prepared: portal.Prepared) -> bool:
+        """Whether the role's rights for it were checked a moment ago."""
+
+
+class Session:
+    """See the module docstring.
+
+    Attributes:
+        settings_revert: settings changed inside the open block, so its end may change them back.
+        savepoints: the open block has savepoints.
+        sql_prepared: Orochi statements prepared by SQL-level PREPARE.
+        hot: the execution of the hot path under way.
+        reading: a node connection outside the transaction that a read of this session uses.
+    """
+
+    def __init__(
+        self,
+        gateway: listener.Gateway,
+        client: client_socket.ClientSocket,
+        server: pg_client.PgConnection,
+        relay: relays.Relay,
+        user: str,
+    ) -> None:
+        self.gateway = gateway
+        self.engine = gateway.engine
+        self.runtime: Any = gateway.runtime
+        self.client = client
+        self.coordinator = server
+        self.relay = relay
+        self.user = user
+        self.query_id = ids.new_query_id()
+        self.settings: Mapping[str, str] = {}
+        self.signature: tuple[tuple[str, str], ...] = ()
+        self.search_path: tuple[str, ...] = ()
+        self.transaction = transaction.Transaction(self.runtime.nodes, lambda: self.settings)
+        self.settings_revert = False
+        self.savepoints = False
+        self.sql_prepared: dict[str, parse.Statement] = {}
+        self.hot: hotpath.Call | None = None
+        self.reading: pg_client.PgConnection | None = None
+        self._read_only = False
+        self._isolation = self._default_isolation = "read committed"
+        self._own_snapshot: snapshots.Snapshot | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timed_out = False
+        self._cleaned = False
+        relay.session = self
+        client.on_lost = self._client_lost
+        server.scratch = b"orochi_scratch"
+        server.on_async = self._on_async
+
+    # --- executor.context.Session ----------------------------------------------------------------
+
+    def snapshot(self) -> snapshots.Snapshot:
+        """What this session plans against."""
+        own = self._own_snapshot
+        if own is not None:
+            return own
+        newest: snapshots.Snapshot = self.runtime.snapshot()
+        return newest
+
+    async def catalog_changed(self) -> None:
+        """Reload the catalog as this session's transaction sees it, until its end."""
+        self._own_snapshot = await store.load(self.coordinator)
+
+    async def catalog_execute(self, sql: str) -> list[tuple[str | None, ...]]:
+        """Run SQL on the client's connection, in its transaction, with Orochi's own rights."""
+        await self.begin()
+        token = store.gateway_token(await self.gateway.secret(), self.coordinator.pid, sql)
+        result = await self.coordinator.fetch(store.GATEWAY_EXECUTE_SQL, [token.encode(), sql.encode()])
+        return [tuple(json.loads(row[0] or b"[]")) for row in result.rows]
+
+    async def begin(self) -> None:
+        """Make sure that the coordinator is in a transaction block; an implicit one ends with the statement."""
+        if self.coordinator.status == "I":
+            await self.coordinator.fetch("BEGIN")
+
+    # --- units -----------------------------------------------------------------------------------
+
+    def start_unit(self, *, refresh: bool = False) -> None:
+        """The relay handed over: run the unit at the head of its inbox, maybe on a newer catalog."""
+        self._task = asyncio.get_running_loop().create_task(self._unit(refresh=refresh))
+
+    async def _unit(self, *, refresh: bool) -> None:
+        try:
+            if refresh:
+                await self.runtime.refresh()
+            await self.relay.take_server()
+            self.transaction.in_block = self.coordinator.status != "I"
+            kind = await self._next_kind()
+            if kind == 0x51:
+                _, payload = await self.relay.next_message()
+                await simple.run(self, payload)
+            else:
+                await extended.Unit(self).run()
+            await self._settle()
+        except relays.ClientGone:
+            pass
+        except asyncio.CancelledError:
+            self.relay.refuse(errors.QueryCanceled(self._cancel_message()))
+        except errors.OrochiError as error:
+            self.relay.refuse(error)
+        except Exception as error:
+            log.exception("session.failed", error=type(error).__name__)
+            self.relay.refuse(errors.OrochiError("internal error of the gateway"))
+        finally:
+            self._task = None
+            if self.client.closed or self.coordinator.closed:
+                self.client.close()
+                await self._clean_up()
+            else:
+                self.relay.resume()
+
+    async def _next_kind(self) -> int:
+        while (found := self.relay.inbox.peek()) is None:
+            if len(self.relay.inbox) >= 5:
+                return self.relay.inbox.slice(0, 1)[0]
+            await self.relay.wait()
+        return found[0]
+
+    async def _settle(self) -> None:
+        if self.coordinator.status == "I":
+            if self.transaction.participants:
+                await self.transaction.rollback()
+            self.block_ended()
+        else:
+            self.transaction.in_block = True
+        self.relay.exclusive = bool(
+            self.transaction.participants or self.savepoints or self._own_snapshot is not None
+        )
+
+    def block_ended(self) -> None:
+        """The coordinator is outside any transaction again."""
+        if not self.transaction.participants:
+            self.transaction.in_block = False
+        self.savepoints = False
+        self._own_snapshot = None
+        self._isolation = self._default_isolation
+        if self.settings_revert:
+            self.settings_revert = False
+            self.relay.settings_dirty = True
+        if self.relay.portals:
+            for item in self.relay.portals.values():
+                item.close()
+            self.relay.portals.clear()
+
+    @property
+    def catalog_is_own(self) -> bool:
+        """Whether the open transaction changed the catalog."""
+        return self._own_snapshot is not None
+
+    async def refresh_settings(self) -> None:
+        """Before a statement of ours: know the session's settings and the transaction's isolation."""
+        if self.relay.settings_dirty and self.coordinator.status != "E":
+            view = await session_settings.read(self.coordinator)
+            self.relay.settings_dirty = False
+            self.settings, self.signature = view.values, view.signature
+            self.user, self.search_path = view.user, view.search_path
+            self._isolation, self._default_isolation = view.isolation, view.default_isolation
+            self._read_only = view.read_only
+        if not self.transaction.participants:
+            self.transaction.isolation = self._isolation
+
+    # --- statements ------------------------------------------------------------------------------
+
+    async def execute(
+        self,
+        statement: parse.Statement,
+        parameters: context.Parameters | None,
+        fields: tuple[messages.FieldDescription, ...] | None,
+        sink: context.Sink,
+    ) -> None:
+        """Run a statement of ours within the session's timeout.
+
+        Raises:
+            OrochiError: with the SQLSTATE the client is to see.
+        """
+        if self._read_only and statement.kind in _WRITING:
+            raise errors.OrochiError(
+                f"cannot execute {_WRITING[statement.kind]} in a read-only transaction", sqlstate="25006"
+            )
+        self.query_id = ids.new_query_id()
+        self._timed_out = False
+        with self._deadline():
+            try:
+                await self.engine.execute(self, statement, parameters, fields, sink)
+            except asyncio.CancelledError:
+                if self._task is not None:
+                    self._task.uncancel()
+                raise errors.QueryCanceled(self._cancel_message()) from None
+            except errors.OrochiError as error:
+                if error.sqlstate == "57014" and self._timed_out:
+                    raise errors.QueryCanceled(self._cancel_message()) from error
+                raise
+
+    @contextlib.contextmanager
+    def _deadline(self) -> Iterator[None]:
+        milliseconds = self.settings.get("statement_timeout", "0")
+        if not milliseconds.isdigit() or milliseconds == "0":
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        handle = loop.call_later(int(milliseconds) / 1000, self._time_out)
+        try:
+            yield
+        finally:
+            handle.cancel()
+
+    def _time_out(self) -> None:
+        self._timed_out = True
+        self.gateway.background(self.cancel())
+
+    def _cancel_message(self) -> str:
+        reason = "statement timeout" if self._timed_out else "user request"
+        return f"canceling statement due to {reason}"
+
+    async def fail(self, *, implicit: bool) -> None:
+        """After an error: end the implicit transaction, or put the client's block in the failed state."""
+        if implicit:
+            await self.transaction.rollback()
+            if self.coordinator.status != "I":
+                await self.coordinator.query("ROLLBACK")
+            return
+        if not self.savepoints:
+            await self.transaction.rollback()  # locks go now, as PostgreSQL's would
+        if self.coordinator.status == "T":
+            try:
+                await self.coordinator.fetch('ROLLBACK TO SAVEPOINT "orochi: a statement on a node failed"')
+            except errors.RemoteError:
+                return
+
+    async def catalog_committed(self) -> None:
+        """After a statement that may have changed the committed catalog: see it at once."""
+        await self.runtime.refresh()
+
+    def adopt(self, name: bytes, sql: bytes) -> portal.Prepared | None:
+        """A relayed prepared statement became ours; None if its text is not one statement."""
+        try:
+            statements = parse.parse(messages.decode(sql))
+        except errors.OrochiError:
+            return None
+        if len(statements) != 1:
+            return None
+        prepared = portal.Prepared(name, sql, statements[0])
+        self.relay.ours[name] = prepared
+        return prepared
+
+    def try_hot(self, data: bytes, pos: int, size: int) -> int:
+        """Start the hot path for the batch at `pos`; its end, or 0 if it must take the long way."""
+        return hotpath.start(self, data, pos, size)
+
+    # --- cancelling, ending ------------------------------------------------------------------------
+
+    async def cancel(self) -> None:
+        """Cancel the statement under way, everywhere but on the coordinator if that was told already."""
+        task = self._task
+        hot = self.hot
+        await asyncio.gather(
+            self.coordinator.cancel(),
+            self.transaction.cancel(),
+            self.runtime.transport.cancel(self.query_id),
+            *([hot.connection.cancel()] if hot is not None else []),
+            *([self.reading.cancel()] if self.reading is not None else []),
+            return_exceptions=True,
+        )
+        if task is not None and not task.done():
+            query_id = self.query_id
+            await asyncio.wait([task], timeout=_CANCEL_GRACE)
+            if not task.done() and self._task is task and self.query_id == query_id:
+                task.cancel()
+
+    def client_writable(self, writable: bool) -> None:
+        """The client takes data again, or not: the hot path's node connection must know."""
+        if self.hot is not None:
+            self.hot.client_writable(writable)
+
+    def _on_async(self, kind: int, payload: bytes) -> None:
+        self.client.write(messages.message(bytes((kind,)), payload))
+
+    def _client_lost(self) -> None:
+        self.relay.changed()
+        if self._task is not None:
+            self.gateway.background(self.cancel())
+        elif self.hot is None:
+            self.gateway.background(self._clean_up())
+
+    def hot_ended(self) -> None:
+        """The hot path is done: relay on, or clean up after a client that left."""
+        self.hot = None
+        if self.client.closed:
+            self.gateway.background(self._clean_up())
+        else:
+            self.relay.resume()
+
+    async def _clean_up(self) -> None:
+        if self._cleaned:
+            return
+        self._cleaned = True
+        self.coordinator.close()
+        for item in self.relay.portals.values():
+            item.close()
+        self.gateway.forget(self)
+        await self.transaction.rollback()

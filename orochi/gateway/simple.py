@@ -1,0 +1,192 @@
+"""A simple Query that the relay did not let pass.
+
+One statement commits by itself. Several are one implicit transaction, on the coordinator and on
+nodes alike, unless they open and close blocks of their own. A command tag is sent only once the
+statement's effects are committed or part of an open block.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from orochi import errors
+from orochi.executor import context
+from orochi.gateway import control
+from orochi.gateway import sink as sinks
+from orochi.pgwire import messages
+from orochi.planner import parse
+
+if TYPE_CHECKING:
+    from orochi.gateway import session as sessions
+
+#: Kinds that change several things on the coordinator, so they need a transaction around them.
+BLOCK_KINDS = frozenset({parse.Kind.CALL, parse.Kind.DDL, parse.Kind.CREATE_TABLE_AS, parse.Kind.TRUNCATE})
+#: Kinds whose effect on the catalog must be seen by the next statement.
+CATALOG_KINDS = frozenset({parse.Kind.CALL, parse.Kind.DDL, parse.Kind.CREATE_TABLE_AS})
+_DESCRIBED = frozenset(
+    {
+        parse.Kind.SELECT,
+        parse.Kind.INSERT,
+        parse.Kind.UPDATE,
+        parse.Kind.DELETE,
+        parse.Kind.MERGE,
+        parse.Kind.CALL,
+        parse.Kind.EXPLAIN,
+        parse.Kind.EXECUTE,
+        parse.Kind.FETCH,
+        parse.Kind.OTHER,
+    }
+)
+_NO_BLOCK = re.compile(
+    r"\bconcurrently\b|^\s*(?:vacuum|reindex|cluster|alter\s+system|create\s+database)", re.IGNORECASE
+)
+
+
+async def run(session: sessions.Session, payload: bytes) -> None:
+    """Answer the Query with this payload, up to ReadyForQuery."""
+    session.relay.ours.pop(b"", None)
+    try:
+        statements = parse.parse(messages.decode(payload[:-1]))
+    except errors.OrochiError:
+        statements = ()  # PostgreSQL says it best
+    if len(statements) == 1:
+        await _single(session, statements[0], payload)
+    elif statements and await _any_ours(session, statements):
+        await _several(session, statements)
+    else:
+        await session.relay.forward(messages.message(b"Q", payload))
+
+
+async def _any_ours(session: sessions.Session, statements: tuple[parse.Statement, ...]) -> bool:
+    if session.relay.exclusive or any(control.is_control(statement) for statement in statements):
+        return True
+    if session.coordinator.status != "E":
+        await session.refresh_settings()
+    return any(session.engine.concerns(session, statement) for statement in statements)
+
+
+async def _single(session: sessions.Session, statement: parse.Statement, payload: bytes) -> None:
+    implicit = session.coordinator.status == "I"
+    try:
+        if control.is_control(statement):
+            tag = await control.run(session, statement)
+            session.client.write(messages.command_complete(tag))
+        else:
+            found = await resolve(session, statement)
+            if found is None:
+                await session.relay.forward(messages.message(b"Q", payload))
+                return
+            sink = sinks.ClientSink(session.client, session.relay, simple=True)
+            await run_committed(session, *found, sink, implicit=implicit)
+            sink.send_tag()
+    except errors.OrochiError as error:
+        await report(session, error, implicit=implicit)
+    session.client.write(messages.ready_for_query(session.coordinator.status))
+
+
+async def _several(session: sessions.Session, statements: tuple[parse.Statement, ...]) -> None:
+    hidden = False
+    try:
+        for statement in statements:
+            if control.is_begin(statement) and hidden:
+                await _make_explicit(session, statement)
+                hidden = False
+            elif control.is_control(statement):
+                if statement.kind is parse.Kind.TRANSACTION and hidden:
+                    hidden = False
+                tag = await control.run(session, statement)
+                session.client.write(messages.command_complete(tag))
+            else:
+                if session.coordinator.status == "I":
+                    await session.begin()
+                    session.transaction.in_block = hidden = True
+                await _one_of_several(session, statement)
+        if hidden:
+            await commit(session)
+    except errors.OrochiError as error:
+        await report(session, error, implicit=hidden or session.coordinator.status == "I")
+    session.client.write(messages.ready_for_query(session.coordinator.status))
+
+
+async def _one_of_several(session: sessions.Session, statement: parse.Statement) -> None:
+    found = await resolve(session, statement)
+    sink = sinks.ClientSink(session.client, session.relay, simple=True)
+    if found is None:
+        if statement.kind is parse.Kind.COPY:
+            raise errors.FeatureNotSupported(
+                "COPY of a local table cannot share a query string with statements on Orochi tables",
+                hint="Send it as a query of its own.",
+            )
+        found = statement, None, (await session.coordinator.describe(statement.sql))[1]
+    await session.execute(*found, sink)
+    sink.send_tag()
+
+
+async def _make_explicit(session: sessions.Session, statement: parse.Statement) -> None:
+    """BEGIN after other statements of the same query string: the implicit block becomes the client's."""
+    if statement.tree.options:
+        listener, session.coordinator.on_async = session.coordinator.on_async, None
+        try:
+            await session.coordinator.query(statement.sql)  # sets the options, and warns
+        finally:
+            session.coordinator.on_async = listener
+    session.client.write(messages.command_complete("BEGIN"))
+
+
+async def resolve(
+    session: sessions.Session, statement: parse.Statement
+) -> tuple[parse.Statement, context.Parameters | None, tuple[messages.FieldDescription, ...] | None] | None:
+    """What is to be run for a statement that may be ours, its columns described; None if it is not ours."""
+    if session.coordinator.status == "E":
+        return None
+    await session.refresh_settings()
+    if statement.kind is parse.Kind.EXECUTE:
+        return await control.bind_execute(session, statement)
+    if not session.engine.concerns(session, statement):
+        return None
+    fields = None
+    if statement.kind in _DESCRIBED:
+        _, fields = await session.coordinator.describe(statement.sql)
+    return statement, None, fields
+
+
+async def run_committed(
+    session: sessions.Session,
+    statement: parse.Statement,
+    parameters: context.Parameters | None,
+    fields: tuple[messages.FieldDescription, ...] | None,
+    sink: context.Sink,
+    *,
+    implicit: bool,
+) -> None:
+    """Run one statement of ours, and commit if it is a transaction by itself."""
+    if implicit and needs_block(statement):
+        await session.begin()
+    await session.execute(statement, parameters, fields, sink)
+    if implicit:
+        await commit(session)
+        if statement.kind in CATALOG_KINDS:
+            await session.catalog_committed()
+
+
+async def commit(session: sessions.Session) -> None:
+    """Commit an implicit transaction everywhere."""
+    changed = session.catalog_is_own
+    await session.transaction.commit(session.coordinator)
+    session.block_ended()
+    if changed:
+        await session.catalog_committed()
+
+
+def needs_block(statement: parse.Statement) -> bool:
+    """Whether the statement, alone, needs a transaction block on the coordinator."""
+    return statement.kind in BLOCK_KINDS and not _NO_BLOCK.search(statement.sql)
+
+
+async def report(session: sessions.Session, error: errors.OrochiError, *, implicit: bool) -> None:
+    """Send the error, with the transaction in the state that it leaves."""
+    if session.coordinator.closed:
+        raise error
+    await session.fail(implicit=implicit)
+    session.client.write(messages.error_response(error))

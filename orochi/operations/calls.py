@@ -1,0 +1,266 @@
+"""Calls of Orochi's functions: PostgreSQL evaluates their arguments, this module executes them.
+
+Arguments come back as JSON from each function's twin, already cast and with defaults, so that wrong
+calls fail in PostgreSQL with PostgreSQL's messages. Results go to the client with the columns the
+real function has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from orochi import errors
+from orochi.catalog import api
+from orochi.executor import context
+from orochi.operations import cluster_calls, compression_calls, distribute, hypertable, policies, shells
+from orochi.operations.arguments import Arguments
+from orochi.pgwire import messages
+from orochi.planner import calls as planner
+from orochi.planner import parse
+
+#: What one call answers: rows of text values. One row of '' is void.
+Rows: TypeAlias = "list[tuple[str | None, ...]]"
+Handler: TypeAlias = Callable[[context.Session, context.Sink, Arguments], Awaitable[Rows]]
+_VOID: Rows = [("",)]
+
+
+async def execute(
+    session: context.Session,
+    statement: parse.Statement,
+    parameters: context.Parameters | None,
+    fields: Sequence[messages.FieldDescription] | None,
+    sink: context.Sink,
+) -> None:
+    """Run a statement that calls functions of Orochi's API."""
+    plan = planner.plan(statement)
+    if isinstance(plan, planner.FromCall):
+        await _execute_from(session, plan, parameters, fields, sink)
+    else:
+        await _execute_targets(session, statement, plan, parameters, fields, sink)
+
+
+async def _execute_targets(
+    session: context.Session,
+    statement: parse.Statement,
+    plan: planner.TargetCalls,
+    parameters: context.Parameters | None,
+    fields: Sequence[messages.FieldDescription] | None,
+    sink: context.Sink,
+) -> None:
+    if fields is None:
+        oids = parameters.type_oids if parameters else ()
+        _, fields = await session.coordinator.describe(statement.sql, oids)
+    fields = fields or ()
+    wanted = _formats(sink.formats, len(fields))
+    positions = dict(plan.positions)
+    asked = tuple(0 if at in positions else wanted[at] for at in range(len(fields)))
+    found = await _fetch(session, plan.sql, parameters, asked)
+    made = [[(name, json.loads(row[at] or b"null")) for at, name in plan.positions] for row in found.rows]
+    results = await _run_all(session, sink, [call for calls in made for call in calls])
+    await sink.columns(fields)
+    sent = 0
+    for number, row in enumerate(found.rows):
+        mine = results[number * len(positions) : (number + 1) * len(positions)]
+        for values in _expand(mine):
+            answer = list(row)
+            for (at, name), value in zip(plan.positions, values, strict=True):
+                answer[at] = await _wire(session, name, value, wanted[at])
+            await sink.rows(messages.data_row(answer), 1)
+            sent += 1
+    await sink.complete(f"SELECT {sent}")
+
+
+async def _execute_from(
+    session: context.Session,
+    plan: planner.FromCall,
+    parameters: context.Parameters | None,
+    fields: Sequence[messages.FieldDescription] | None,
+    sink: context.Sink,
+) -> None:
+    found = await _fetch(session, plan.sql, parameters, (0,))
+    made = [(plan.function, json.loads(row[0] or b"null")) for row in found.rows]
+    rows = [row for result in await _run_all(session, sink, made) for row in result]
+    if plan.tree is None:
+        await sink.complete("CALL")
+        return
+    sql = planner.with_rows(plan, rows)
+    if fields:
+        await sink.columns(fields)
+    values, formats, oids = _bound(parameters)
+    tag = await session.coordinator.stream(sql, values, formats, oids, sink.formats, sink.rows)
+    await sink.complete(tag)
+
+
+def _bound(
+    parameters: context.Parameters | None,
+) -> tuple[tuple[bytes | None, ...], tuple[int, ...], tuple[int, ...]]:
+    return (parameters.values, parameters.formats, parameters.type_oids) if parameters else ((), (), ())
+
+
+async def _fetch(
+    session: context.Session, sql: str, parameters: context.Parameters | None, formats: Sequence[int]
+) -> messages.QueryResult:
+    values, value_formats, oids = _bound(parameters)
+    return await session.coordinator.fetch(sql, values, value_formats, oids, formats)
+
+
+async def _run_all(
+    session: context.Session, sink: context.Sink, made: Sequence[tuple[str, Mapping[str, Any]]]
+) -> list[Rows]:
+    """Execute calls in order; those that compress chunks, all together."""
+    arguments = [(name, Arguments(name, call["arguments"])) for name, call in made]
+    if made and all(name in compression_calls.NAMES for name, _ in made):
+        return await compression_calls.run(session, sink, arguments)
+    results = []
+    for name, values in arguments:
+        if name in compression_calls.NAMES:
+            results.extend(await compression_calls.run(session, sink, [(name, values)]))
+        elif name in _OUTSIDE:
+            results.append(await _OUTSIDE[name](session, sink, values))
+        else:
+            async with shells.transactional(session):
+                results.append(await _HANDLERS[name](session, sink, values))
+    return results
+
+
+def _expand(results: Sequence[Rows]) -> list[tuple[tuple[str | None, ...] | None, ...]]:
+    """The rows that one row of the statement becomes: set-returning calls side by side, as in PostgreSQL."""
+    count = max((len(rows) for rows in results), default=0)
+    return [tuple(rows[at] if at < len(rows) else None for rows in results) for at in range(count)]
+
+
+async def _wire(
+    session: context.Session, name: str, row: tuple[str | None, ...] | None, wanted: int
+) -> bytes | None:
+    """A call's result as the client asked for it."""
+    if row is None:
+        return None
+    columns = api.result_columns(name, len(row))
+    if columns is None:
+        kind = api.result_type(name)
+        if row[0] is None or wanted == 0 or kind == "void":
+            return None if row[0] is None else row[0].encode()
+        expression = f"$1::{kind}"
+    else:
+        expression = f"ROW({', '.join(f'${at}::{kind}' for at, (_, kind) in enumerate(columns, 1))})"
+    values = tuple(None if value is None else value.encode() for value in row)
+    oids = (25,) * len(values)
+    expression = expression.replace("::", "::text::")
+    result = await session.coordinator.fetch(
+        f"SELECT {expression}", values, (0,) * len(values), oids, (wanted,)
+    )
+    return result.rows[0][0]
+
+
+def _formats(formats: Sequence[int], count: int) -> tuple[int, ...]:
+    if len(formats) == count:
+        return tuple(formats)
+    return (formats[0] if formats else 0,) * count
+
+
+async def _create_distributed_table(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
+    shard_count = call.integer("shard_count")
+    kind = call.text("distribution_type")
+    if kind is not None and kind.strip().isdigit():
+        shard_count = int(kind)
+    elif kind is not None and kind.lower() != "hash":
+        raise errors.FeatureNotSupported(
+            f'distribution type "{kind}" is not supported', hint="Orochi distributes by hash."
+        )
+    await distribute.create_distributed_table(
+        session,
+        call.oid("table_name"),
+        call.required("distribution_column"),
+        shard_count,
+        call.text("colocate_with"),
+    )
+    return _VOID
+
+
+async def _create_reference_table(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
+    await distribute.create_reference_table(session, call.oid("table_name"))
+    return _VOID
+
+
+async def _undistribute_table(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
+    await distribute.undistribute_table(session, call.oid("table_name"))
+    return _VOID
+
+
+async def _create_hypertable(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
+    oid = call.oid("relation")
+    by_dimension = call.has("dimension")
+    if by_dimension:
+        dimension = call.fields("dimension")
+        if dimension["kind"] != "range":
+            raise errors.FeatureNotSupported(
+                "the first dimension of a hypertable is a time range",
+                hint="Use by_range(); distribute by a column with create_distributed_table().",
+            )
+        column, interval = (
+            str(dimension["column_name"]),
+            hypertable.Interval.from_given(dimension["chunk_interval"]),
+        )
+    else:
+        column, interval = call.required("time_column_name"), call.interval("chunk_time_interval")
+    options = hypertable.Options(
+        column=column,
+        interval=interval,
+        if_not_exists=call.boolean("if_not_exists"),
+        migrate_data=call.boolean("migrate_data"),
+        default_indexes=call.boolean("create_default_indexes"),
+    )
+    created = "t" if await hypertable.create_hypertable(session, sink, oid, options) else "f"
+    if by_dimension:
+        return [(str(oid), created)]
+    shell = await shells.definition(session, oid)
+    return [(str(oid), shell.schema, shell.name, created)]
+
+
+async def _set_chunk_time_interval(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
+    interval = call.interval("chunk_time_interval")
+    if interval is None:
+        raise errors.InvalidParameter("chunk_time_interval must not be NULL")
+    await hypertable.set_chunk_time_interval(session, call.oid("hypertable"), interval)
+    return _VOID
+
+
+async def _drop_chunks(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
+    bounds = [call.given("older_than"), call.given("newer_than")]
+    if bounds == [None, None]:
+        raise errors.InvalidParameter(
+            "drop_chunks() needs older_than or newer_than", hint="TRUNCATE removes all rows of a table."
+        )
+    oid = call.oid("relation")
+    result = await session.coordinator.fetch(
+        f"SELECT orochi.show_chunks({oid}::regclass, $1::orochi.time_value, $2::orochi.time_value)",
+        tuple(None if value is None else value.encode() for value in bounds),
+        (0, 0),
+        (25, 25),
+    )
+    chunk_ids = [int((row[0] or b"").rpartition(b"_")[2]) for row in result.rows]
+    return [(name,) for name in await hypertable.drop_chunks(session, oid, chunk_ids)]
+
+
+#: Calls that run inside the client's transaction.
+_HANDLERS: dict[str, Handler] = {
+    "create_distributed_table": _create_distributed_table,
+    "create_reference_table": _create_reference_table,
+    "undistribute_table": _undistribute_table,
+    "create_hypertable": _create_hypertable,
+    "set_chunk_time_interval": _set_chunk_time_interval,
+    "drop_chunks": _drop_chunks,
+    "add_compression_policy": policies.add_compression_policy,
+    "remove_compression_policy": policies.remove_compression_policy,
+    "remove_node": cluster_calls.remove_node,
+    "run_command_on_shards": cluster_calls.run_command_on_shards,
+}
+#: Calls that begin and end transactions of their own.
+_OUTSIDE: dict[str, Handler] = {
+    "add_node": cluster_calls.add_node,
+    "citus_add_node": cluster_calls.add_node,
+    "run_command_on_nodes": cluster_calls.run_command_on_nodes,
+    "run_maintenance": policies.run_maintenance,
+}

@@ -1,0 +1,120 @@
+"""COPY from and to the client, for Orochi tables.
+
+COPY FROM: the client's bytes go to PostgreSQL's own COPY into the staging table, whose rows then go
+to the shards, all in the session's transaction: an error leaves nothing behind. COPY TO: PostgreSQL
+prints, over rows pulled into the client's session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from orochi import errors
+from orochi.executor import context
+from orochi.operations import privileges, redistribute, select, stage, writes
+from orochi.pgwire import messages
+from orochi.planner import classify, parse
+from orochi.planner import copy as plans
+
+_ATTEMPTS = 6
+_PAUSE_SECONDS = 0.02
+
+
+async def execute(
+    session: context.Session,
+    statement: parse.Statement,
+    parameters: context.Parameters | None,
+    fields: Sequence[messages.FieldDescription] | None,
+    sink: context.Sink,
+) -> None:
+    """Run a COPY that names an Orochi table, to its command tag. It has no parameters and no fields."""
+    plan = plans.analyze(statement, session.snapshot(), session.search_path)
+    match plan:
+        case plans.CopyFrom():
+            await copy_in(session, plan, sink)
+        case plans.CopyTo():
+            await copy_out(session, plan, sink)
+
+
+async def copy_in(session: context.Session, plan: plans.CopyFrom, sink: context.Sink) -> None:
+    """COPY ... FROM."""
+    await privileges.require_copy_from(session, plan.table, plan.columns)
+    async with stage.table(session, plan.table):
+        if plan.from_client:
+            await session.coordinator.copy_in(plan.sql, _client_data(sink, plan))
+        else:
+            await session.coordinator.fetch(plan.sql)
+        rows = await _distribute(session, plan)
+    await writes.answer(session, sink, f"COPY {rows}")
+
+
+async def _client_data(sink: context.Sink, plan: plans.CopyFrom) -> AsyncIterator[bytes]:
+    # reached only once PostgreSQL has accepted the statement
+    overall = int(plan.binary)
+    async for data in sink.copy_in(overall, (overall,) * len(plan.columns)):
+        yield data
+
+
+async def _distribute(session: context.Session, plan: plans.CopyFrom) -> int:
+    """Staged rows to shards; again if a shard's layout changed meanwhile, for the client cannot resend."""
+    wrote_before = session.transaction.wrote
+    for attempt in range(_ATTEMPTS):
+        table = session.snapshot().tables.get(plan.table.oid)
+        if table is None:
+            raise errors.StalePlan(f'table "{plan.table.name}" is no longer an Orochi table')
+        try:
+            return (await redistribute.load_relation(session, table, stage.RELATION)).rows
+        except errors.OrochiError as error:
+            if not writes.is_stale(error) or attempt == _ATTEMPTS - 1:
+                raise
+            if wrote_before:
+                raise errors.SerializationFailure(
+                    "the layout of a shard changed while this transaction was open",
+                    hint="Run the transaction again.",
+                ) from error
+        await session.transaction.rollback()
+        await asyncio.sleep(_PAUSE_SECONDS * 2**attempt)
+        await session.runtime.refresh()
+    raise AssertionError("unreachable")
+
+
+async def copy_out(session: context.Session, plan: plans.CopyTo, sink: context.Sink) -> None:
+    """COPY ... TO."""
+    tables = classify.tables_in(plan.query.tree, session.snapshot(), session.search_path)
+    await privileges.require(session, plan.query, None, tables)
+    source = await select.materialize(session, plan.query, None)
+    try:
+        sql = f"COPY ({source.sql}){plan.tail}"
+        if not plan.to_client:
+            tag = (await session.coordinator.fetch(sql)).tag
+        else:
+            tag = await _to_client(session, plan, source.sql, sql, sink)
+    finally:
+        if session.coordinator.status != "E" and not session.coordinator.closed:
+            await source.cleanup()
+    await writes.answer(session, sink, tag)
+
+
+async def _to_client(
+    session: context.Session, plan: plans.CopyTo, query: str, sql: str, sink: context.Sink
+) -> str:
+    columns = plan.columns
+    if columns is None:
+        _, described = await session.coordinator.describe(query)
+        columns = len(described or ())
+    overall = int(plan.binary)
+    begun = False
+
+    async def forward(pieces: list[bytes]) -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            await sink.copy_out(overall, (overall,) * columns)
+        for piece in pieces:
+            await sink.copy_data(piece)
+
+    tag = await session.coordinator.copy_out_messages(sql, forward)
+    await forward([])
+    await sink.copy_done()
+    return tag

@@ -1,0 +1,257 @@
+"""DDL on Orochi tables: PostgreSQL runs it on the shell, and the shards follow the difference.
+
+All of it is one distributed transaction. What PostgreSQL refuses on the shell is refused with its
+own message; what would leave rows of other shards or of stripes unchecked is refused by us.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+
+from orochi import errors
+from orochi.catalog import definition as definitions
+from orochi.catalog import snapshot as snapshots
+from orochi.executor import context
+from orochi.operations import ddl_checks, relay, shells
+from orochi.planner import classify, parse
+from orochi.planner import ddl as planner
+from orochi.sharding import alter, colocation
+from orochi.storage.columnar import sorting
+from orochi.timeseries import compression
+
+_STORAGE_TYPES = ("row", "columnar")
+_PLAIN_OPTIONS = frozenset({"compression", "compression_level", "stripe_row_limit", "chunk_group_row_limit"})
+
+
+async def execute(session: context.Session, statement: parse.Statement, sink: context.Sink) -> None:
+    """Run a DDL statement that names Orochi tables."""
+    ddl = planner.read(statement)
+    if ddl.scope is planner.Scope.COORDINATOR:
+        await relay.execute(session, statement, None, None, sink)
+        return
+    if ddl.concurrently:
+        await sink.notice("CONCURRENTLY is ignored for Orochi tables")
+    async with shells.transactional(session):
+        tag = await _run(session, statement, ddl)
+    await sink.complete(tag)
+
+
+async def _run(session: context.Session, statement: parse.Statement, ddl: planner.Ddl) -> str:
+    tables = affected(session, statement)
+    before = {table.oid: await shells.definition(session, table.oid) for table in tables}
+    tag = ddl.tag
+    if ddl.sql is not None:
+        await _begin(session)
+        tag = (await session.coordinator.query(ddl.sql))[-1].tag
+        left = await _left(session, tables)
+        await session.catalog_changed()
+        work: dict[int, list[str]] = {}
+        for table in tables:
+            if table.oid in left:
+                after = await shells.definition(session, table.oid)
+                for node_id, statements in (
+                    await _follow(session, table, before[table.oid], after, ddl)
+                ).items():
+                    work.setdefault(node_id, []).extend(statements)
+        await shells.run_on_nodes(session, work)
+        if type(statement.tree).__name__ == "AlterTableStmt":
+            await ddl_checks.no_local_references(session, left)
+    if ddl.options:
+        for table in tables:
+            await _set_options(session, table, ddl.options)
+    await session.catalog_changed()
+    return tag
+
+
+def affected(session: context.Session, statement: parse.Statement) -> list[snapshots.Table]:
+    """The Orochi tables whose definition the statement may change."""
+    snapshot, node = session.snapshot(), statement.tree
+    kind = type(node).__name__
+    if kind == "DropStmt":
+        return list(snapshot.tables.values())  # CASCADE reaches others
+    found = list(classify.tables_in(node, snapshot, session.search_path))
+    if kind in ("RenameStmt", "AlterTableStmt") and not found:
+        name = node.relation.relname if node.relation is not None else None
+        found = [table for table in snapshot.tables.values() if name in table.indexes]
+    cascades = any(
+        command.behavior is not None and command.behavior.name == "DROP_CASCADE"
+        for command in (getattr(node, "cmds", None) or ())
+    )
+    return list(snapshot.tables.values()) if cascades else found
+
+
+async def _begin(session: context.Session) -> None:
+    if session.coordinator.status == "I":
+        await session.coordinator.query("BEGIN")
+
+
+async def _left(session: context.Session, tables: list[snapshots.Table]) -> set[int]:
+    """OIDs of those of `tables` that still exist."""
+    listed = ", ".join(str(table.oid) for table in tables) or "0"
+    result = await session.coordinator.query(f"SELECT oid::text FROM pg_class WHERE oid IN ({listed})")
+    return {int(row[0] or b"0") for row in result[-1].rows}
+
+
+async def _follow(
+    session: context.Session,
+    table: snapshots.Table,
+    before: definitions.Definition,
+    after: definitions.Definition,
+    ddl: planner.Ddl,
+) -> dict[int, list[str]]:
+    """Each node's statements that make the table's shards follow its shell."""
+    if before == after:
+        return {}
+    await ddl_checks.allowed(session, table, before, after)
+    fills = await _fills(session, table, before, after)
+    snapshot = session.snapshot()
+    work: dict[int, list[str]] = {}
+    for shard in table.shards:
+        statements = alter.statements(
+            before,
+            after,
+            shard.schema,
+            using=ddl.using,
+            fills=fills,
+            references=colocation.referenced_schemas(after, snapshot, shard.index, shard.schema),
+            chunk_schemas=[chunk.schema for chunk in shard.chunks],
+        )
+        if statements:
+            for node_id in shard.node_ids:
+                work.setdefault(node_id, []).extend(statements)
+    await _follow_names(session, table, before, after)
+    needed = definitions.prerequisites(after)
+    return {node_id: [*needed, *statements] for node_id, statements in work.items()}
+
+
+async def _fills(
+    session: context.Session,
+    table: snapshots.Table,
+    before: definitions.Definition,
+    after: definitions.Definition,
+) -> dict[str, str]:
+    """What existing rows get in new columns whose default a node cannot compute."""
+    known = {column.attnum for column in before.columns}
+    fills: dict[str, str] = {}
+    for column in after.columns:
+        if column.attnum in known or column.generated:
+            continue
+        if column.identity or column.volatility == "v":
+            if await _any_rows(session, table):
+                raise errors.FeatureNotSupported(
+                    f'column "{column.name}" cannot be added: its default gives each row another value',
+                    hint="Add the column without a default, fill it by UPDATE, and then set the default.",
+                )
+        elif column.volatility == "s":
+            result = await session.coordinator.query(f"SELECT ({column.default})::{column.type}::text")
+            value = result[-1].rows[0][0]
+            if value is not None:
+                fills[column.name] = f"{definitions.quote_literal(value.decode())}::{column.type}"
+    return fills
+
+
+async def _any_rows(session: context.Session, table: snapshots.Table) -> bool:
+    if any(shard.has_stripes for shard in table.shards):
+        return True
+    for shard in table.shards:
+        connection = await session.transaction.node(shard.node_id, write=True)
+        relation = f"{definitions.quote(shard.schema)}.{definitions.quote(table.name)}"
+        result = await connection.query(f"SELECT EXISTS (SELECT FROM {relation})")
+        if result[-1].rows[0][0] == b"t":
+            return True
+    return False
+
+
+async def _follow_names(
+    session: context.Session,
+    table: snapshots.Table,
+    before: definitions.Definition,
+    after: definitions.Definition,
+) -> None:
+    """Column names in the table's storage settings follow the columns."""
+    now = {column.attnum: column.name for column in after.columns}
+    names = {column.name: now.get(column.attnum) for column in before.columns}
+    segmentby = [new for old in table.segmentby if (new := names.get(old)) is not None]
+    orderby = []
+    for text in table.orderby:
+        key = sorting.SortKey.parse(text)
+        new = names.get(key.column)
+        if new is not None:
+            orderby.append(order_text(dataclasses.replace(key, column=new)))
+    if segmentby != list(table.segmentby) or any(new != old for old, new in names.items() if new is not None):
+        await session.catalog_execute(
+            f"UPDATE orochi.orochi_tables SET segmentby = {_array(segmentby)}, orderby = {_array(orderby)}"
+            f" WHERE table_oid = {table.oid}"
+        )
+
+
+def order_text(key: sorting.SortKey) -> str:
+    """A sort key as the catalog keeps it."""
+    nulls = "" if key.nulls_first is None else " nulls first" if key.nulls_first else " nulls last"
+    return f"{definitions.quote(key.column)}{' desc' if key.descending else ''}{nulls}"
+
+
+def _array(items: list[str]) -> str:
+    return f"ARRAY[{', '.join(definitions.quote_literal(item) for item in items)}]::text[]"
+
+
+async def _set_options(session: context.Session, table: snapshots.Table, options: Mapping[str, str]) -> None:
+    """Storage options of ALTER TABLE ... SET (orochi....); a reset one is ''."""
+    shell = await shells.definition(session, table.oid)
+    if not shell.owned:
+        raise errors.OrochiError(f"must be owner of table {shell.name}", sqlstate="42501")
+    changes = []
+    plain = {name: value for name, value in options.items() if name in _PLAIN_OPTIONS}
+    for name, value in options.items():
+        if name == "segmentby":
+            columns = [shell.column(part).name for part in _names(value)]
+            changes.append(f"segmentby = {_array(columns)}")
+        elif name == "orderby":
+            keys = [sorting.SortKey.parse(part) for part in _names(value, keep_words=True)]
+            for key in keys:
+                shell.column(key.column)
+            changes.append(f"orderby = {_array([order_text(key) for key in keys])}")
+        elif name == "storage_type":
+            if value and value not in _STORAGE_TYPES:
+                raise errors.InvalidParameter(
+                    f'unknown storage_type "{value}"', hint="It is row or columnar."
+                )
+            changes.append(f"storage_type = {definitions.quote_literal(value or 'row')}")
+        elif name != "compress" and name not in _PLAIN_OPTIONS:
+            raise errors.InvalidParameter(
+                f'unrecognized parameter "orochi.{name}"',
+                hint=f"Parameters are segmentby, orderby, storage_type, {', '.join(sorted(_PLAIN_OPTIONS))}.",
+            )
+    kept = {name: value for name, value in plain.items() if value}
+    _check_write_options(kept)
+    if plain:
+        gone = _array([name for name, value in plain.items() if not value])
+        added = definitions.quote_literal(json.dumps(kept))
+        changes.append(f"options = (options - {gone}) || {added}::jsonb")
+    if changes:
+        await session.catalog_execute(
+            f"UPDATE orochi.orochi_tables SET {', '.join(changes)} WHERE table_oid = {table.oid}"
+        )
+
+
+def _check_write_options(options: dict[str, str]) -> None:
+    try:
+        compression.write_options(options)
+    except ValueError as error:
+        raise errors.InvalidParameter(f"invalid storage parameter: {error}") from error
+
+
+def _names(text: str, *, keep_words: bool = False) -> list[str]:
+    """The comma-separated parts of an option, quoted names respected."""
+    parts, current, quoted = [], "", False
+    for character in text:
+        quoted ^= character == '"'
+        if character == "," and not quoted:
+            parts.append(current)
+            current = ""
+        else:
+            current += character
+    parts = [part.strip() for part in [*parts, current] if part.strip()]
+    return parts if keep_words else [sorting.SortKey.parse(part).column for part in parts]

@@ -1,0 +1,153 @@
+"""What DDL may not do to an Orochi table, found from its definition before and after.
+
+PostgreSQL checked the statement against the empty shell. What it could not see is rows: those of
+other shards, and those in stripes, which no ALTER TABLE on a node rewrites or validates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from orochi import errors, ids
+from orochi.catalog import definition as definitions
+from orochi.catalog import snapshot as snapshots
+from orochi.executor import context
+from orochi.operations import shells
+from orochi.sharding import colocation
+
+_HINT = "Decompress the table's chunks first: SELECT decompress_chunk(c) FROM show_chunks('{}') c."
+
+
+async def allowed(
+    session: context.Session,
+    table: snapshots.Table,
+    before: definitions.Definition,
+    after: definitions.Definition,
+) -> None:
+    """The change keeps the table distributable and its stripes readable.
+
+    Raises:
+        InvalidTableDefinition: the distribution or time column, or a unique key, does not allow it.
+        FeatureNotSupported: a foreign key cannot be enforced, or stripes are in the way.
+    """
+    for name, role in _key_columns(table):
+        _check_key_column(before, after, name, role)
+        shells.check_keys(after, _renamed(before, after, name), role)
+    colocation.check_foreign_keys(
+        after,
+        session.snapshot(),
+        distribution_column=None
+        if table.distribution_column is None
+        else _renamed(before, after, table.distribution_column),
+        colocation_id=table.colocation_id,
+    )
+    if any(shard.has_stripes for shard in table.shards):
+        for reason in _against_stripes(before, after):
+            raise errors.FeatureNotSupported(
+                f'{reason} while chunks of "{before.name}" are compressed', hint=_HINT.format(before.name)
+            )
+        await _against_stripe_columns(session, before, after)
+
+
+async def no_local_references(session: context.Session, oids: Collection[int]) -> None:
+    """No foreign key of a local table refers to one of these Orochi tables: it would see an empty shell.
+
+    Raises:
+        FeatureNotSupported: one does.
+    """
+    listed = ", ".join(str(oid) for oid in oids) or "0"
+    result = await session.coordinator.query(
+        "SELECT k.conname, k.conrelid::regclass, k.confrelid::regclass FROM pg_constraint k"
+        f" WHERE k.contype = 'f' AND k.confrelid IN ({listed})"
+        " AND NOT EXISTS (SELECT FROM orochi.orochi_tables t WHERE t.table_oid = k.conrelid)"
+    )
+    for name, local, target in result[-1].rows:
+        texts = [(value or b"").decode() for value in (name, local, target)]
+        raise errors.FeatureNotSupported(
+            f'foreign key "{texts[0]}" of local table {texts[1]} cannot refer to Orochi table {texts[2]}',
+            hint=f"Distribute {texts[1]} first.",
+        )
+
+
+def _key_columns(table: snapshots.Table) -> Iterator[tuple[str, str]]:
+    if table.distribution_column is not None:
+        yield table.distribution_column, "distribution column"
+    if table.dimension is not None:
+        yield table.dimension.column, "time column"
+
+
+def _find(definition: definitions.Definition, attnum: int) -> definitions.Column | None:
+    return next((column for column in definition.columns if column.attnum == attnum), None)
+
+
+def _renamed(before: definitions.Definition, after: definitions.Definition, name: str) -> str:
+    column = _find(after, before.column(name).attnum)
+    assert column is not None
+    return column.name
+
+
+def _check_key_column(
+    before: definitions.Definition, after: definitions.Definition, name: str, role: str
+) -> None:
+    former = before.column(name)
+    column = _find(after, former.attnum)
+    if column is None:
+        raise errors.InvalidTableDefinition(
+            f'cannot drop {role} "{name}" of table "{before.name}"', hint="undistribute_table() first."
+        )
+    if (column.type, column.collation) != (former.type, former.collation):
+        raise errors.InvalidTableDefinition(
+            f'cannot alter the type of {role} "{name}" of table "{before.name}"',
+            hint="undistribute_table() first.",
+        )
+    if role == "time column" and not column.not_null:
+        raise errors.InvalidTableDefinition(f'time column "{name}" must stay NOT NULL')
+
+
+def _against_stripes(before: definitions.Definition, after: definitions.Definition) -> Iterator[str]:
+    """What cannot be done to rows in stripes."""
+    for column in after.columns:
+        former = _find(before, column.attnum)
+        if former is None:
+            if column.default is not None or column.identity or column.not_null or column.generated:
+                yield f'column "{column.name}" with a default or NOT NULL cannot be added'
+            continue
+        if former.name != column.name:
+            yield f'column "{former.name}" cannot be renamed'
+        if (former.type, former.collation) != (column.type, column.collation):
+            yield f'the type of column "{column.name}" cannot be altered'
+        if column.not_null and not former.not_null:
+            yield f'column "{column.name}" cannot be set NOT NULL'
+        if column.generated and former.default != column.default:
+            yield f'the expression of column "{column.name}" cannot be altered'
+    known = {item.oid for item in before.constraints} | {item.oid for item in before.indexes}
+    valid = {item.oid for item in before.constraints if not item.definition.endswith(" NOT VALID")}
+    for item in after.constraints:
+        if item.oid not in known and (item.is_key or not item.definition.endswith(" NOT VALID")):
+            yield f'constraint "{item.name}" cannot be added'
+        if item.oid in known - valid and not item.is_key and not item.definition.endswith(" NOT VALID"):
+            yield f'constraint "{item.name}" cannot be validated'
+    for index in after.indexes:
+        if index.unique and index.oid not in known:
+            yield f'unique index "{index.name}" cannot be created'
+
+
+async def _against_stripe_columns(
+    session: context.Session, before: definitions.Definition, after: definitions.Definition
+) -> None:
+    """A new column must not find values of a dropped one of the same name in old stripes."""
+    known = {column.attnum for column in before.columns}
+    for column in after.columns:
+        if column.attnum in known:
+            continue
+        rows = await session.catalog_execute(
+            "SELECT 1 FROM orochi.orochi_column_chunks k JOIN orochi.orochi_stripes f USING (stripe_id)"
+            " JOIN orochi.orochi_chunks c USING (chunk_id) JOIN orochi.orochi_shards s USING (shard_id)"
+            f" WHERE s.table_oid = {ids.TableId(before.oid)}"
+            f" AND k.column_name = {definitions.quote_literal(column.name)} LIMIT 1"
+        )
+        if rows:
+            raise errors.FeatureNotSupported(
+                f'column "{column.name}" cannot be added: compressed chunks still hold a dropped column of that name',
+                hint=_HINT.format(before.name),
+            )

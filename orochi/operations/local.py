@@ -1,0 +1,104 @@
+"""Fragments run in the gateway, on the session's own node connections.
+
+Used where a worker's connection would see another state than the statement must see: in a
+transaction that has written to nodes, or one whose snapshot must stay (REPEATABLE READ). Stripe
+rows still come from the node's worker; the delete vector is read on the session's connection, so
+a row the transaction deleted or recalled is seen exactly once.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import pyarrow as pa
+
+from orochi import pgtypes
+from orochi.engine import copybinary, placeholders
+from orochi.executor import context, transport
+from orochi.pgwire import client
+from orochi.planner import fragment as plan_fragment
+
+ROW_ID_COLUMNS = (
+    plan_fragment.OutputColumn("orochi_stripe_id", pgtypes.INT8, -1, "bigint"),
+    plan_fragment.OutputColumn("orochi_row_number", pgtypes.INT4, -1, "integer"),
+)
+
+
+def required(session: context.Session) -> bool:
+    """Whether this session's next read must run on its own node connections."""
+    transaction = session.transaction
+    return transaction.wrote or (transaction.in_block and transaction.isolation != "read committed")
+
+
+async def run(
+    session: context.Session, fragments: Sequence[plan_fragment.Fragment]
+) -> AsyncIterator[transport.FragmentResult]:
+    """Run the fragments one after another; yields each one's result."""
+    for fragment in fragments:
+        started = time.perf_counter()
+        connection = await session.transaction.node(fragment.node_id, write=False)
+        relations, stages = {}, []
+        for scan in fragment.scans:
+            relation = scan.relation
+            if scan.stripes:
+                stage = await _stage(session, connection, fragment.node_id, scan)
+                stages.append(stage)
+                relation = _union(scan, stage)
+            relations[scan.name] = relation
+        batches = await _copy_out(connection, placeholders.fill(fragment.sql, relations), fragment.columns)
+        for stage in stages:
+            await connection.query(f"DROP TABLE {stage}")
+        rows = sum(batch.num_rows for batch in batches)
+        stats = transport.FragmentStats(
+            rows=rows,
+            bytes=sum(batch.nbytes for batch in batches),
+            seconds=time.perf_counter() - started,
+            engine="session",
+        )
+        yield transport.FragmentResult(fragment.number, batches, stats)
+
+
+async def _copy_out(
+    connection: client.PgConnection, sql: str, columns: Sequence[plan_fragment.OutputColumn]
+) -> list[pa.RecordBatch]:
+    decoder = copybinary.Decoder(columns)
+    batches: list[pa.RecordBatch] = []
+    async for data in connection.copy_out(f"COPY ({sql}) TO STDOUT (FORMAT binary)"):
+        batches += decoder.feed(data)
+    return batches + decoder.finish()
+
+
+async def _stage(
+    session: context.Session,
+    connection: client.PgConnection,
+    node_id: int,
+    scan: plan_fragment.Scan,
+) -> str:
+    """The scan's stripe rows in a table of the node, made and dropped inside the transaction.
+
+    Not a temporary table: PostgreSQL refuses PREPARE TRANSACTION after one was touched.
+    """
+    stage = f"orochi_data.stage_{secrets.token_hex(8)}"
+    columns = (*scan.columns, *ROW_ID_COLUMNS)
+    definition = ", ".join(f"{placeholders.quote(column.name)} {column.type_name}" for column in columns)
+    await connection.query(f"CREATE UNLOGGED TABLE {stage} ({definition})")
+    batches = await session.runtime.transport.run_scan(session.query_id, node_id, scan)
+    payload = [copybinary.encode(batch, columns, header=False, trailer=False) for batch in batches]
+    await connection.copy_in(
+        f"COPY {stage} FROM STDIN (FORMAT binary)",
+        [copybinary.HEADER, *payload, copybinary.TRAILER],
+    )
+    return stage
+
+
+def _union(scan: plan_fragment.Scan, stage: str) -> str:
+    names = ", ".join(placeholders.quote(column.name) for column in scan.columns)
+    return (
+        f"(SELECT {names} FROM {scan.relation} UNION ALL SELECT {names} FROM {stage} orochi_stage "
+        "WHERE NOT EXISTS (SELECT FROM orochi_data.delete_vectors orochi_deleted "
+        "WHERE orochi_deleted.stripe_id = orochi_stage.orochi_stripe_id "
+        "AND orochi_deleted.row_number = orochi_stage.orochi_row_number))"
+    )
+

@@ -1,0 +1,145 @@
+"""Whether the session's role may do what a statement does to Orochi tables: PostgreSQL decides.
+
+Rights are those on the shells. A role that has them on the whole table is remembered for a moment;
+any other case (rights on columns, views, row security) is put to PostgreSQL as EXPLAIN of the very
+statement over the shells, which checks it as execution would and runs nothing.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Iterable
+
+from orochi import pgtypes
+from orochi.catalog import snapshot as snapshots
+from orochi.executor import context
+from orochi.planner import builtins, names, parse
+from orochi.planner import context as planning
+from orochi.planner import tree as trees
+
+#: How long a right once seen is taken for granted, in seconds: a REVOKE may come that much later.
+REMEMBERED_SECONDS = 3.0
+
+#: A table and a right on it, as has_table_privilege spells it.
+Need = tuple[int, str]
+#: A need that is never remembered: rights that do not rest on tables alone.
+NEVER: Need = (0, "")
+
+_CHECK = """
+SELECT o::bigint || ' ' || k FROM ROWS FROM (
+    unnest($1::pg_catalog.oid[]), unnest($2::pg_catalog.text[])) AS n(o, k)
+WHERE pg_catalog.has_table_privilege(o, k) AND NOT pg_catalog.row_security_active(o)
+"""
+_PLAIN = frozenset({parse.Kind.SELECT, parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE})
+_granted: weakref.WeakKeyDictionary[context.Session, dict[tuple[str, Need], float]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+async def require(
+    session: context.Session,
+    statement: parse.Statement,
+    parameters: context.Parameters | None,
+    tables: Iterable[snapshots.Table],
+) -> None:
+    """Check a SELECT, INSERT, UPDATE or DELETE that touches `tables`, or a statement around one.
+
+    Raises:
+        RemoteError: 42501 in PostgreSQL's words.
+    """
+    if statement.kind not in _PLAIN:
+        statement = parse.inner(statement)
+    wanted = needs(statement, tables)
+    if has_views(session, statement):
+        await _ask_for_statement(session, statement, parameters)
+        return
+    missing = [need for need in wanted if not is_known(session, need)]
+    if not missing:
+        return
+    await _ask_for_tables(session, missing)
+    if not all(is_known(session, need) for need in missing):
+        await _ask_for_statement(session, statement, parameters)
+
+
+def needs(statement: parse.Statement, tables: Iterable[snapshots.Table]) -> frozenset[Need]:
+    """The rights that `statement` needs at most on Orochi tables."""
+    tree, target = statement.tree, _target_name(statement)
+    found: set[Need] = set()
+    for table in tables:
+        if target is None or table.name != target:
+            found.add((table.oid, "SELECT"))
+            continue
+        match statement.kind:
+            case parse.Kind.INSERT:
+                found.add((table.oid, "INSERT"))
+                if tree.returningClause is not None or tree.onConflictClause is not None:
+                    found.add((table.oid, "SELECT"))
+                if tree.onConflictClause is not None and tree.onConflictClause.targetList:
+                    found.add((table.oid, "UPDATE"))
+                if tree.selectStmt is not None and not tree.selectStmt.valuesLists:
+                    found.add((table.oid, "SELECT"))
+            case parse.Kind.UPDATE:
+                found |= {(table.oid, "UPDATE"), (table.oid, "SELECT")}
+            case parse.Kind.DELETE:
+                found |= {(table.oid, "DELETE"), (table.oid, "SELECT")}
+            case _:
+                found.add((table.oid, "SELECT"))
+    return frozenset(found)
+
+
+async def require_copy_from(session: context.Session, table: snapshots.Table, columns: Iterable[str]) -> None:
+    """Check a COPY FROM as the INSERT that it is.
+
+    Raises:
+        RemoteError: 42501 in PostgreSQL's words.
+    """
+    need = (int(table.oid), "INSERT")
+    if is_known(session, need):
+        return
+    await _ask_for_tables(session, [need])
+    if not is_known(session, need):
+        listed = [names.quoted(column) for column in columns]
+        nulls = ", ".join("NULL" for _ in listed)
+        await session.coordinator.fetch(
+            f"EXPLAIN INSERT INTO {names.qualified(table)} ({', '.join(listed)}) "
+            f"OVERRIDING SYSTEM VALUE SELECT {nulls} WHERE false"
+        )
+
+
+def is_known(session: context.Session, need: Need) -> bool:
+    """Whether PostgreSQL granted this a moment ago."""
+    seen = _granted.get(session)
+    return seen is not None and time.monotonic() - seen.get((session.user, need), 0.0) < REMEMBERED_SECONDS
+
+
+def has_views(session: context.Session, statement: parse.Statement) -> bool:
+    """Whether rights on views come in."""
+    plan_context = planning.PlanContext(session.snapshot(), session.search_path, builtins.EMPTY)
+    return bool(names.resolve(statement.tree, plan_context).views)
+
+
+def _target_name(statement: parse.Statement) -> str | None:
+    relation: trees.Node = getattr(statement.tree, "relation", None)
+    return None if relation is None else str(relation.relname)
+
+
+async def _ask_for_tables(session: context.Session, wanted: Iterable[Need]) -> None:
+    listed = sorted(wanted)
+    oids = "{" + ",".join(str(oid) for oid, _ in listed) + "}"
+    kinds = "{" + ",".join(kind for _, kind in listed) + "}"
+    result = await session.coordinator.fetch(_CHECK, (oids.encode(), kinds.encode()), (0, 0))
+    seen = _granted.setdefault(session, {})
+    now = time.monotonic()
+    for row in result.rows:
+        oid, _, kind = (row[0] or b"").decode().partition(" ")
+        seen[session.user, (int(oid), kind)] = now
+
+
+async def _ask_for_statement(
+    session: context.Session, statement: parse.Statement, parameters: context.Parameters | None
+) -> None:
+    """EXPLAIN without the parameters' values: rights do not depend on them."""
+    oids = parameters.type_oids if parameters is not None else ()
+    kept = tuple(oid or pgtypes.TEXT for oid in oids)
+    await session.coordinator.fetch(f"EXPLAIN {statement.sql}", (None,) * len(kept), (), kept)

@@ -1,0 +1,194 @@
+"""Recall: stripe rows that a statement may change go back to the heap, in the session's transaction.
+
+Each recalled row is entered in the node's delete vector and inserted into the shard's heap by one
+local transaction, so every reader sees it once. A row that another transaction has recalled or
+deleted meanwhile is left alone: the delete vector's primary key decides, and makes us wait for an
+open one. Recalling more rows than needed costs time but changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from orochi import pgtypes
+from orochi.catalog import snapshot as snapshots
+from orochi.engine import copybinary
+from orochi.executor import context
+from orochi.operations import routing
+from orochi.pgwire import client
+from orochi.planner import fragment as fragments
+from orochi.planner import quoting
+
+#: Types whose equal values have equal bytes, so that keys can be compared outside PostgreSQL.
+_EXACT = frozenset(
+    {
+        pgtypes.INT2,
+        pgtypes.INT4,
+        pgtypes.INT8,
+        pgtypes.TEXT,
+        pgtypes.VARCHAR,
+        pgtypes.UUID,
+        pgtypes.DATE,
+        pgtypes.TIMESTAMP,
+        pgtypes.TIMESTAMPTZ,
+        pgtypes.BOOL,
+    }
+)
+_BATCH = 50_000
+#: A longer list of values is given to the scan as the range it spans.
+_MAX_LISTED = 200
+
+_CLAIM = """
+INSERT INTO orochi_data.delete_vectors (stripe_id, row_number)
+SELECT * FROM unnest($1::pg_catalog.int8[], $2::pg_catalog.int4[])
+ON CONFLICT DO NOTHING RETURNING stripe_id, row_number
+"""
+
+
+async def matching(
+    session: context.Session,
+    table: snapshots.Table,
+    shard: snapshots.Shard,
+    predicates: Sequence[fragments.Predicate],
+) -> int:
+    """Recall the stripe rows of `shard` that may satisfy `predicates`; how many there were."""
+    time_column = table.dimension.column if table.dimension is not None else ""
+    chunks = [
+        chunk for chunk in shard.chunks if chunk.stripes and routing.may_match(chunk, predicates, time_column)
+    ]
+    return await _recall(session, table, shard, chunks, tuple(predicates), None)
+
+
+async def conflicting(
+    session: context.Session,
+    table: snapshots.Table,
+    shard: snapshots.Shard,
+    rows: Mapping[str, pa.Array],
+) -> int:
+    """Recall the stripe rows of `shard` that equal a new row in all columns of a unique key.
+
+    Args:
+        session: the client's session.
+        table: the table that the rows go to.
+        shard: the shard that they go to.
+        rows: of the new rows, the carrier columns that are known; the time column is among them.
+    """
+    if table.dimension is None:
+        return 0
+    times = np.unique(rows[table.dimension.column].drop_null().to_numpy(zero_copy_only=False))
+    chunks = [chunk for chunk in routing.chunks_at(shard, (int(raw) for raw in times)) if chunk.stripes]
+    recalled = 0
+    for key in table.unique_keys if chunks else ():
+        exact = {
+            name: rows[name]
+            for name in key
+            if name in rows and (column := table.column(name)) is not None and column.base_oid in _EXACT
+        }
+        predicates = tuple(p for name, values in exact.items() for p in _spanning(name, values))
+        keys = pa.table(exact) if exact else None
+        recalled += await _recall(session, table, shard, chunks, predicates, keys)
+    return recalled
+
+
+def _spanning(name: str, values: pa.Array) -> list[fragments.Predicate]:
+    """Conditions that all of `values` satisfy."""
+    distinct = values.drop_null().unique()
+    if pa.types.is_binary(distinct.type) or pa.types.is_boolean(distinct.type) or not len(distinct):
+        return []
+    if len(distinct) <= _MAX_LISTED:
+        return [fragments.Predicate(name, "in", tuple(distinct.to_pylist()))]
+    if pa.types.is_string(distinct.type):
+        return []  # the database's collation may order them otherwise
+    numbers = distinct.to_numpy(zero_copy_only=False)
+    return [
+        fragments.Predicate(name, ">=", (int(numbers.min()),)),
+        fragments.Predicate(name, "<=", (int(numbers.max()),)),
+    ]
+
+
+async def _recall(
+    session: context.Session,
+    table: snapshots.Table,
+    shard: snapshots.Shard,
+    chunks: Sequence[snapshots.Chunk],
+    predicates: tuple[fragments.Predicate, ...],
+    keys: pa.Table | None,
+) -> int:
+    stripes = tuple(
+        fragments.StripeRef(stripe.stripe_id, stripe.path, stripe.row_count)
+        for chunk in chunks
+        for stripe in chunk.stripes
+    )
+    if not stripes:
+        return 0
+    columns = tuple(
+        fragments.OutputColumn(column.name, column.base_oid, column.typmod, column.type_name)
+        for column in routing.stored_columns(table)
+    )
+    scan = fragments.Scan(
+        name="orochi_scan_0",
+        table=f"{table.schema}.{table.name}",
+        relation=routing.relation(table, shard),
+        columns=columns,
+        stripes=stripes,
+        predicates=predicates,
+    )
+    batches = await session.runtime.transport.run_scan(session.query_id, shard.node_id, scan)
+    connection = await session.transaction.node(shard.node_id, write=True)
+    recalled = 0
+    for whole in batches:
+        for at in range(0, whole.num_rows, _BATCH):
+            batch = _only_keys(whole.slice(at, _BATCH), keys)
+            if batch.num_rows:
+                recalled += await _move(connection, scan.relation, columns, batch)
+    return recalled
+
+
+def _only_keys(batch: pa.RecordBatch, keys: pa.Table | None) -> pa.RecordBatch:
+    if keys is None or not batch.num_rows:
+        return batch
+    numbered = pa.table(
+        {name: batch.column(name) for name in keys.column_names}
+        | {"orochi_at": pa.array(range(batch.num_rows))}
+    )
+    found = numbered.join(
+        keys.group_by(keys.column_names).aggregate([]), keys.column_names, join_type="left semi"
+    )
+    positions = np.sort(found["orochi_at"].to_numpy())
+    return batch.take(pa.array(positions))
+
+
+async def _move(
+    connection: client.PgConnection,
+    relation: str,
+    columns: tuple[fragments.OutputColumn, ...],
+    batch: pa.RecordBatch,
+) -> int:
+    """Claim the rows in the delete vector and insert those that we got into the heap."""
+    stripe_ids = batch.column(len(columns)).to_numpy(zero_copy_only=False).astype(np.int64)
+    numbers = batch.column(len(columns) + 1).to_numpy(zero_copy_only=False).astype(np.int64)
+    claimed = await connection.fetch(_CLAIM, (_array(stripe_ids), _array(numbers)), (0, 0), (0, 0), (1, 1))
+    if not claimed.rows:
+        return 0
+    got = np.array([_position(row) for row in claimed.rows], np.int64)
+    mask = np.isin((stripe_ids << 32) | numbers, got)
+    kept = batch.select(list(range(len(columns)))).filter(pa.array(mask))
+    names = ", ".join(quoting.identifier(column.name) for column in columns)
+    await connection.copy_in(
+        f"COPY {relation} ({names}) FROM STDIN (FORMAT binary)", [copybinary.encode(kept, columns)]
+    )
+    return len(got)
+
+
+def _position(row: tuple[bytes | None, ...]) -> int:
+    stripe, number = row
+    return (int.from_bytes(stripe or b"", "big") << 32) | int.from_bytes(number or b"", "big")
+
+
+def _array(values: npt.NDArray[Any]) -> bytes:
+    return ("{" + ",".join(map(str, values.tolist())) + "}").encode()

@@ -1,0 +1,208 @@
+"""The entry for every statement the gateway does not relay: pick the operation by kind.
+
+A plan made from a layout that has changed since fails on a node before it reads or writes
+anything; then the catalog is read again and the statement runs again, unseen by the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from orochi import errors
+from orochi.executor import context
+from orochi.operations import (
+    calls,
+    copy,
+    ddl,
+    explain,
+    insert,
+    modify,
+    privileges,
+    relay,
+    select,
+    templates,
+    truncate,
+    writes,
+)
+from orochi.pgwire import messages
+from orochi.planner import classify, parse
+
+#: How often a statement is planned again after its layout changed under it, and the first pause.
+STALE_ATTEMPTS = 6
+STALE_PAUSE_SECONDS = 0.02
+#: Statements whose rights on Orochi tables are checked here; COPY, TRUNCATE and DDL see to it themselves.
+_CHECKED = frozenset(
+    {
+        parse.Kind.SELECT,
+        parse.Kind.INSERT,
+        parse.Kind.UPDATE,
+        parse.Kind.DELETE,
+        parse.Kind.EXPLAIN,
+        parse.Kind.CREATE_TABLE_AS,
+        parse.Kind.DECLARE,
+    }
+)
+_NEEDS_KEPT = 5_000
+_needs: dict[tuple[bytes, tuple[str, ...], int], frozenset[privileges.Need]] = {}
+
+
+async def execute(
+    session: context.Session,
+    statement: parse.Statement,
+    parameters: context.Parameters | None,
+    fields: Sequence[messages.FieldDescription] | None,
+    sink: context.Sink,
+) -> None:
+    """Run one statement to its command tag.
+
+    Args:
+        session: the client's session, its coordinator connection idle and ours.
+        statement: a parsed statement that may touch Orochi tables.
+        parameters: bound values, or None in the simple protocol.
+        fields: the result columns as the coordinator described them, None for no rows or unknown.
+        sink: where rows and the tag go.
+
+    Raises:
+        OrochiError: with the SQLSTATE that the client is to see.
+    """
+    guard = _Guard(sink)
+    for attempt in range(STALE_ATTEMPTS):
+        try:
+            return await _dispatch(session, statement, parameters, fields, guard)
+        except errors.OrochiError as error:
+            if not writes.is_stale(error) or guard.sent or attempt == STALE_ATTEMPTS - 1:
+                raise
+            if session.transaction.in_block and session.transaction.wrote:
+                raise errors.SerializationFailure(
+                    "the layout of a shard changed while this transaction was open",
+                    hint="Run the transaction again.",
+                ) from error
+        await session.transaction.rollback()
+        await asyncio.sleep(STALE_PAUSE_SECONDS * 2**attempt)
+        await session.runtime.refresh()
+    raise AssertionError("unreachable")
+
+
+def concerns(session: context.Session, statement: parse.Statement) -> bool:
+    """Whether the statement reads or writes Orochi tables, or calls Orochi's API."""
+    if statement.kind is parse.Kind.CALL:
+        return True
+    return bool(classify.tables_in(statement.tree, session.snapshot(), session.search_path))
+
+
+class Prepared(Protocol):
+    """A prepared statement, as the gateway keeps it."""
+
+    @property
+    def sql(self) -> bytes:
+        """The client's text."""
+
+    @property
+    def type_oids(self) -> tuple[int, ...]:
+        """The parameter types PostgreSQL inferred."""
+
+
+def template(session: context.Session, prepared: Prepared) -> templates.Template | None:
+    """The generic single-shard plan of a prepared statement, or None."""
+    return session.runtime.router_plan(
+        prepared.sql.decode(), prepared.type_oids, session.search_path, session.snapshot()
+    )
+
+
+def allowed(session: context.Session, prepared: Prepared) -> bool:
+    """Whether PostgreSQL granted the session's role all that a prepared statement needs, a moment ago."""
+    snapshot = session.snapshot()
+    key = (prepared.sql, session.search_path, snapshot.version)
+    wanted = _needs.get(key)
+    if wanted is None:
+        (statement,) = parse.parse(prepared.sql.decode())
+        tables = classify.tables_in(statement.tree, snapshot, session.search_path)
+        wanted = privileges.needs(statement, tables)
+        if privileges.has_views(session, statement):
+            wanted |= {privileges.NEVER}
+        if len(_needs) > _NEEDS_KEPT:
+            _needs.clear()
+        _needs[key] = wanted
+    return all(privileges.is_known(session, need) for need in wanted)
+
+
+async def _dispatch(
+    session: context.Session,
+    statement: parse.Statement,
+    parameters: context.Parameters | None,
+    fields: Sequence[messages.FieldDescription] | None,
+    sink: context.Sink,
+) -> None:
+    kind = statement.kind
+    if kind is parse.Kind.CALL:
+        return await calls.execute(session, statement, parameters, fields, sink)
+    tables = classify.tables_in(statement.tree, session.snapshot(), session.search_path)
+    if not tables:
+        return await relay.execute(session, statement, parameters, fields, sink)
+    if kind in _CHECKED:
+        await privileges.require(session, statement, parameters, tables)
+    match kind:
+        case parse.Kind.SELECT:
+            await select.execute(session, statement, parameters, fields, sink)
+        case parse.Kind.INSERT:
+            await insert.execute(session, statement, parameters, fields, sink)
+        case parse.Kind.UPDATE | parse.Kind.DELETE:
+            await modify.execute(session, statement, parameters, fields, sink)
+        case parse.Kind.COPY:
+            await copy.execute(session, statement, parameters, fields, sink)
+        case parse.Kind.TRUNCATE:
+            await truncate.execute(session, statement, parameters, fields, sink)
+        case parse.Kind.EXPLAIN:
+            await explain.execute(session, statement, parameters, fields, sink)
+        case parse.Kind.CREATE_TABLE_AS | parse.Kind.DECLARE:
+            await select.execute_rewritten(session, statement, parameters, fields, sink)
+        case parse.Kind.DDL:
+            await ddl.execute(session, statement, sink)
+        case parse.Kind.MERGE:
+            raise errors.FeatureNotSupported(
+                "MERGE into an Orochi table is not supported",
+                hint="Use INSERT ... ON CONFLICT, or UPDATE and INSERT in one transaction.",
+            )
+        case _:
+            await relay.execute(session, statement, parameters, fields, sink)
+    return None
+
+
+class _Guard:
+    """A sink that remembers whether the client has seen anything yet."""
+
+    def __init__(self, sink: context.Sink) -> None:
+        self._sink = sink
+        self.sent = False
+        self.formats = sink.formats
+
+    async def columns(self, columns: Sequence[messages.FieldDescription]) -> None:
+        self.sent = True
+        await self._sink.columns(columns)
+
+    async def rows(self, data: bytes | memoryview, count: int) -> None:
+        self.sent = True
+        await self._sink.rows(data, count)
+
+    async def complete(self, tag: str) -> None:
+        self.sent = True
+        await self._sink.complete(tag)
+
+    async def notice(self, message: str, *, severity: str = "NOTICE", hint: str | None = None) -> None:
+        await self._sink.notice(message, severity=severity, hint=hint)
+
+    def copy_in(self, overall_format: int, column_formats: Sequence[int]) -> AsyncIterator[bytes]:
+        self.sent = True
+        return self._sink.copy_in(overall_format, column_formats)
+
+    async def copy_out(self, overall_format: int, column_formats: Sequence[int]) -> None:
+        self.sent = True
+        await self._sink.copy_out(overall_format, column_formats)
+
+    async def copy_data(self, payload: bytes) -> None:
+        await self._sink.copy_data(payload)
+
+    async def copy_done(self) -> None:
+        await self._sink.copy_done()

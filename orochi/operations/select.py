@@ -1,0 +1,327 @@
+"""SELECT: plan, run fragments where the rows are, finish exactly as PostgreSQL would.
+
+Router plans hand node bytes through. Distributed plans gather fragment results as Arrow and
+either encode them as they come (no final SQL) or give them to the coordinator PostgreSQL, which
+runs the final SQL in the client's own session, so that expressions, collations and functions are
+its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import TypeAlias, TypeVar
+
+import pyarrow as pa
+
+from orochi import errors, pgtypes
+from orochi.catalog import snapshot as snapshots
+from orochi.executor import context, reduce, results, transport
+from orochi.operations import local
+from orochi.operations import parameters as bound
+from orochi.pgwire import messages
+from orochi.planner import context as planning
+from orochi.planner import fragment as plan_fragment
+from orochi.planner import literals, parse, pull, select
+from orochi.planner import plan as plans
+from orochi.sharding import hashing
+
+Plan = TypeVar("Plan")
+Loaded: TypeAlias = dict[str, tuple[tuple[plan_fragment.OutputColumn, ...], list[pa.RecordBatch]]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Materialized:
+    """A statement rewritten to read temporary tables of the client's session.
+
+    Attributes:
+        sql: runs on `session.coordinator`.
+        cleanup: drops what was loaded; call it when `sql` is done.
+    """
+
+    sql: str
+    cleanup: Callable[[], Awaitable[None]]
+
+
+async def execute(
+    session: context.Session,
+    statement: parse.Statement,
+    parameters: context.Parameters | None,
+    fields: Sequence[messages.FieldDescription] | None,
+    sink: context.Sink,
+) -> None:
+    """Answer a SELECT that reads Orochi tables."""
+    plan = await plan_select(session, statement, parameters)
+    if fields:
+        await sink.columns(fields)
+    match plan:
+        case plans.Router():
+            tag = await run_router(session, plan, parameters, sink)
+        case plans.Distributed():
+            tag = await _run_distributed(session, plan, sink)
+    await sink.complete(tag)
+
+
+async def plan_select(
+    session: context.Session,
+    statement: parse.Statement,
+    parameters: context.Parameters | None,
+) -> plans.Router | plans.Distributed:
+    """A plan for this execution: stable expressions folded, fragment column types known."""
+
+    def attempt(plan_context: planning.PlanContext) -> plans.Router | plans.Distributed:
+        return select.plan(statement, plan_context)
+
+    plan = await with_folding(session, parameters, attempt)
+    if isinstance(plan, plans.Distributed):
+        plan = await describe_intermediates(session, plan)
+    return plan
+
+
+async def with_folding(
+    session: context.Session,
+    parameters: context.Parameters | None,
+    attempt: Callable[[planning.PlanContext], Plan],
+) -> Plan:
+    """Call `attempt`, evaluating on the client's session what it says must be evaluated once."""
+    plan_context = await plan_context_of(session, parameters)
+    for _ in range(3):
+        try:
+            return attempt(plan_context)
+        except literals.NeedsFolding as needed:
+            folded = await fold(session, needed.expressions)
+            plan_context = dataclasses.replace(plan_context, folded={**plan_context.folded, **folded})
+    raise errors.OrochiError("planning did not settle")
+
+
+async def plan_context_of(
+    session: context.Session, parameters: context.Parameters | None
+) -> planning.PlanContext:
+    """What the planner may know of this session."""
+    return planning.PlanContext(
+        snapshot=session.snapshot(),
+        search_path=session.search_path,
+        builtins=session.runtime.builtins,
+        collation=session.runtime.collation,
+        parameters=await bound.resolve(session, parameters),
+        settings=session.settings,
+    )
+
+
+async def fold(session: context.Session, expressions: Sequence[str]) -> Mapping[str, literals.Literal | None]:
+    """Evaluate each expression once, in the client's session and transaction."""
+    pairs = ", ".join(f"({sql})::text, pg_typeof({sql})::text" for sql in expressions)
+    result = await session.coordinator.fetch(f"SELECT {pairs}")
+    row = [None if value is None else value.decode() for value in result.rows[0]]
+    return {
+        sql: literals.Literal(type_oid=0, type_name=row[2 * i + 1] or "text", text=row[2 * i])
+        for i, sql in enumerate(expressions)
+    }
+
+
+async def describe_intermediates(session: context.Session, plan: plans.Distributed) -> plans.Distributed:
+    """Fill in the column types that only PostgreSQL's parse analysis knows."""
+    intermediates = []
+    for intermediate in plan.intermediates:
+        if intermediate.describe_sql is not None:
+            columns = await _described_columns(session, intermediate)
+            intermediate = dataclasses.replace(
+                intermediate,
+                columns=columns,
+                describe_sql=None,
+                fragments=tuple(
+                    dataclasses.replace(fragment, columns=columns) for fragment in intermediate.fragments
+                ),
+            )
+        intermediates.append(intermediate)
+    return dataclasses.replace(plan, intermediates=tuple(intermediates))
+
+
+async def _described_columns(
+    session: context.Session, intermediate: plans.Intermediate
+) -> tuple[plan_fragment.OutputColumn, ...]:
+    assert intermediate.describe_sql is not None
+    _, fields = await session.coordinator.describe(intermediate.describe_sql)
+    described = fields or ()
+    values = ", ".join(f"format_type({field.type_oid}, {field.typmod})" for field in described)
+    names = (await session.coordinator.fetch(f"SELECT {values}")).rows[0]
+    return tuple(
+        plan_fragment.OutputColumn(
+            name=column.name,
+            type_oid=pgtypes.TEXT if field.type_oid == pgtypes.UNKNOWN else field.type_oid,
+            typmod=field.typmod,
+            type_name="text" if field.type_oid == pgtypes.UNKNOWN else (name or b"").decode(),
+        )
+        for column, field, name in zip(intermediate.columns, described, names, strict=True)
+    )
+
+
+async def run_router(
+    session: context.Session,
+    plan: plans.Router,
+    parameters: context.Parameters | None,
+    sink: context.Sink,
+) -> str:
+    snapshot = session.snapshot()
+    shards = choose_shards(plan.key, plan.tables, snapshot, parameters, session.settings)
+    sql = plans.fill(plan.sql, shards)
+    uses_parameters = isinstance(plan.key, plans.ParamKey) and parameters is not None
+    values = parameters.values if uses_parameters and parameters else ()
+    formats = parameters.formats if uses_parameters and parameters else ()
+    oids = parameters.type_oids if uses_parameters and parameters else ()
+    node_id = shards[0].node_id
+    if session.transaction.in_block or session.transaction.participants:
+        connection = await session.transaction.node(node_id, write=False)
+        return await connection.stream(sql, values, formats, oids, sink.formats, sink.rows)
+    async with session.runtime.nodes.lease(node_id, session.settings) as connection:
+        return await connection.stream(sql, values, formats, oids, sink.formats, sink.rows)
+
+
+def choose_shards(
+    key: plans.Key,
+    tables: Sequence[int],
+    snapshot: snapshots.Snapshot,
+    parameters: context.Parameters | None,
+    settings: Mapping[str, str],
+) -> tuple[snapshots.Shard, ...]:
+    """The shard of each of `tables` that the key falls into; co-located, so on one node.
+
+    A reference table has one shard, with a placement on every node.
+    """
+    match key:
+        case plans.HashKey(value=value):
+            hashed = value
+        case plans.ParamKey(number=number, type_oid=type_oid):
+            assert parameters is not None
+            wire = parameters.values[number - 1]
+            found_hash = hashing.hash_wire(type_oid, wire, parameters.formats[number - 1], settings)
+            if found_hash is None:
+                raise errors.InvalidParameter(f"the distribution key in parameter ${number} cannot be read")
+            hashed = found_hash
+        case plans.AnyKey():
+            hashed = 0
+    found = [snapshot.tables[oid].shard_for_hash(hashed) for oid in tables]  # type: ignore[index]
+    # Distributed shards first say which node; a reference shard follows them there.
+    home = min(found, key=lambda shard: len(shard.node_ids)).node_id
+    return tuple(
+        shard if shard.node_id == home else dataclasses.replace(shard, node_ids=(home,)) for shard in found
+    )
+
+
+async def _run_distributed(session: context.Session, plan: plans.Distributed, sink: context.Sink) -> str:
+    if plan.final_sql is None:
+        intermediate = plan.intermediates[0]
+        if results.can_encode(intermediate.columns, sink.formats, session.settings):
+            return await _concatenate(session, plan, sink)
+    loaded = await gather(session, plan)
+    final_sql = plan.final_sql
+    if final_sql is None:
+        name = plan.intermediates[0].name
+        final_sql = f"SELECT * FROM pg_temp.{name}" + (f" LIMIT {plan.limit}" if plan.limit is not None else "")
+    return await reduce.finish(session, loaded, final_sql, sink, keys_of(plan))
+
+
+async def _concatenate(session: context.Session, plan: plans.Distributed, sink: context.Sink) -> str:
+    """Send fragment rows as they come, until the limit."""
+    columns = plan.intermediates[0].columns
+    left: int | None = plan.limit
+    sent = 0
+    async for result in run_fragments(session, plan):
+        for batch in result.batches:
+            if left is not None:
+                batch = batch.slice(0, left)
+                left -= len(batch)
+            if batch.num_rows:
+                data, count = results.encode_rows(batch, columns, sink.formats, session.settings)
+                await sink.rows(data, count)
+                sent += count
+        if left == 0:
+            break
+    return f"SELECT {sent}"
+
+
+def keys_of(plan: plans.Distributed) -> reduce.Keys:
+    """The intermediates that must be real tables, with their primary keys."""
+    return {item.name: item.primary_key for item in plan.intermediates if item.needs_table}
+
+
+async def gather(session: context.Session, plan: plans.Distributed) -> Loaded:
+    """Run all fragments and collect each intermediate's batches."""
+    owner = {
+        fragment.number: intermediate.name
+        for intermediate in plan.intermediates
+        for fragment in intermediate.fragments
+    }
+    loaded: Loaded = {item.name: (item.columns, []) for item in plan.intermediates}
+    async for result in run_fragments(session, plan):
+        loaded[owner[result.fragment]][1].extend(result.batches)
+    return loaded
+
+
+async def run_fragments(
+    session: context.Session, plan: plans.Distributed
+) -> AsyncIterator[transport.FragmentResult]:
+    """Every fragment's result, in the order they finish."""
+    fragments = [fragment for item in plan.intermediates for fragment in item.fragments]
+    if not fragments:
+        return
+    if local.required(session):
+        results_of = local.run(session, fragments)
+    else:
+        results_of = session.runtime.transport.run(session.query_id, fragments, deadline=None)
+    async for result in results_of:
+        yield result
+
+
+async def materialize(
+    session: context.Session, statement: parse.Statement, parameters: context.Parameters | None
+) -> Materialized:
+    """Load what `statement` reads of Orochi tables into temporary tables, and rewrite it to read them."""
+
+    def attempt(plan_context: planning.PlanContext) -> plans.Distributed:
+        return pull.rewrite_any(statement, plan_context)
+
+    plan = await with_folding(session, parameters, attempt)
+    plan = await describe_intermediates(session, plan)
+    loaded = await gather(session, plan)
+    names = await reduce.load_temp(session, loaded, keys=keys_of(plan))
+    assert plan.final_sql is not None
+
+    async def cleanup() -> None:
+        await reduce.drop_temp(session, names.values())
+
+    return Materialized(reduce.rename(plan.final_sql, names), cleanup)
+
+
+async def execute_rewritten(
+    session: context.Session,
+    statement: parse.Statement,
+    parameters: context.Parameters | None,
+    fields: Sequence[messages.FieldDescription] | None,
+    sink: context.Sink,
+) -> None:
+    """CREATE TABLE AS, SELECT INTO, DECLARE: the coordinator runs them over what was pulled.
+
+    A cursor reads its tables until it is closed, so what it was given stays for the session.
+    """
+    materialized = await materialize(session, statement, parameters)
+    if fields:
+        await sink.columns(fields)
+    tag = await session.coordinator.stream(materialized.sql, (), (), (), sink.formats, sink.rows)
+    if statement.kind is not parse.Kind.DECLARE:
+        await materialized.cleanup()
+    await sink.complete(tag)
+
+
+async def copy_binary(session: context.Session, table: snapshots.Table) -> AsyncIterator[bytes]:
+    """Every row of `table`, heap and stripes, as one binary COPY stream."""
+    from orochi.engine import copybinary
+
+    plan = pull.whole_table(table, session.snapshot())
+    plan = await describe_intermediates(session, plan)
+    columns = plan.intermediates[0].columns
+    yield copybinary.HEADER
+    async for result in run_fragments(session, plan):
+        for batch in result.batches:
+            yield copybinary.encode(batch, columns, header=False, trailer=False)
+    yield copybinary.TRAILER

@@ -1,0 +1,194 @@
+"""What operations on tables share: a shell's definition, locks, the guard, and DDL on nodes.
+
+They run inside the client's transaction: catalog rows are written through the client's own
+connection, node DDL through the transaction's participants, and all of it commits together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from orochi import errors, ids
+from orochi.catalog import definition as definitions
+from orochi.catalog import snapshot as snapshots
+from orochi.executor import context
+from orochi.sharding import colocation
+
+GUARD = "orochi_guard"
+#: Statements sent to a node in one message; bounds the message, not the transaction.
+_BATCH = 400
+_KINDS = {"v": "view", "m": "materialized view", "f": "foreign table", "i": "index", "S": "sequence"}
+
+
+@contextlib.asynccontextmanager
+async def transactional(session: context.Session) -> AsyncIterator[None]:
+    """Run the block in the client's transaction, or in one of its own that commits at the end."""
+    if session.transaction.in_block:
+        yield
+        return
+    begun = session.coordinator.status == "I"
+    if begun:
+        await session.coordinator.query("BEGIN")
+    try:
+        yield
+    except BaseException:
+        await session.transaction.rollback()
+        if begun and not session.coordinator.closed and session.coordinator.status != "I":
+            await session.coordinator.query("ROLLBACK")
+        raise
+    await session.transaction.commit(session.coordinator)
+    await session.runtime.refresh()
+
+
+async def definition(session: context.Session, oid: int) -> definitions.Definition:
+    """The table's definition as the client's transaction sees it.
+
+    Raises:
+        UndefinedObject: there is no such relation.
+    """
+    result = (await session.coordinator.query(f"SELECT orochi._table_definition({oid})"))[-1]
+    text = result.rows[0][0] if result.rows else None
+    if text is None:
+        raise errors.UndefinedObject(f"relation with OID {oid} does not exist", sqlstate="42P01")
+    return definitions.from_json(json.loads(text))
+
+
+async def lock(session: context.Session, shell: definitions.Definition) -> definitions.Definition:
+    """Take the table for the transaction alone, its owner only; the definition as it is then.
+
+    Raises:
+        OrochiError: 42501, the user does not own it.
+    """
+    if not shell.owned:
+        raise errors.OrochiError(f"must be owner of table {shell.name}", sqlstate="42501")
+    await session.catalog_execute(f"LOCK TABLE {shell.relation} IN ACCESS EXCLUSIVE MODE")
+    return await definition(session, shell.oid)
+
+
+def check_table(shell: definitions.Definition, what: str) -> None:
+    """The relation is a kind of table that can become an Orochi table.
+
+    Raises:
+        InvalidTable: it is no table.
+        FeatureNotSupported: it is a table of a kind that cannot.
+    """
+    if shell.kind in _KINDS:
+        raise errors.InvalidTable(
+            f'"{shell.name}" is a {_KINDS[shell.kind]}', hint=f"Only ordinary tables can be {what}."
+        )
+    reason, hint = None, None
+    if shell.kind == "p" or shell.is_partition:
+        reason = "it is partitioned by PostgreSQL"
+        hint = "Create it without PARTITION BY and use create_hypertable()."
+    elif shell.kind != "r":
+        reason = f'it is a relation of kind "{shell.kind}"'
+    elif shell.persistence == "t":
+        reason = "it is a temporary table"
+    elif shell.inherits:
+        reason = "it takes part in table inheritance"
+    elif shell.schema in ("pg_catalog", "information_schema", "orochi", "timescaledb_information"):
+        reason = "it belongs to the system"
+    elif shell.triggers:
+        reason = f'it has the trigger "{shell.triggers[0]}"'
+        hint = "Triggers do not run on shards: drop it first."
+    elif shell.has_policies:
+        reason = "it has row-level security"
+        hint = "Row-level security is not enforced on shards: disable it first."
+    if reason is not None:
+        raise errors.FeatureNotSupported(f'table "{shell.name}" cannot be {what}: {reason}', hint=hint)
+
+
+def check_keys(shell: definitions.Definition, column: str, role: str) -> None:
+    """Every unique key contains `column`, the distribution or time column.
+
+    Raises:
+        InvalidTableDefinition: one does not.
+    """
+    for name in definitions.missing_from_keys(shell, column):
+        raise errors.InvalidTableDefinition(
+            f'unique key "{name}" of table "{shell.name}" does not contain the {role} "{column}"',
+            detail="Uniqueness is checked in each part of the table by itself.",
+            hint=f'Add "{column}" to the key, or drop it.',
+        )
+
+
+async def has_rows(session: context.Session, shell: definitions.Definition) -> bool:
+    """Whether the shell itself holds rows."""
+    rows = await session.catalog_execute(f"SELECT EXISTS (SELECT FROM ONLY {shell.relation})::int")
+    return str(rows[0][0]) == "1"
+
+
+async def empty(session: context.Session, shell: definitions.Definition) -> None:
+    """Remove the shell's own rows; they are on shards by now."""
+    if not shell.is_referenced:
+        await session.catalog_execute(f"TRUNCATE ONLY {shell.relation}")
+        return
+    # PostgreSQL would look for rows that refer to these; they will follow to the shards.
+    await session.catalog_execute("SET LOCAL session_replication_role = replica")
+    await session.catalog_execute(f"DELETE FROM ONLY {shell.relation}")
+    await session.catalog_execute("SET LOCAL session_replication_role = DEFAULT")
+
+
+async def install_guard(session: context.Session, shell: definitions.Definition) -> None:
+    """From now on nobody writes into the shell."""
+    await session.catalog_execute(
+        f"CREATE TRIGGER {GUARD} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {shell.relation}"
+        " FOR EACH STATEMENT EXECUTE FUNCTION orochi._refuse_write()"
+    )
+
+
+async def remove_guard(session: context.Session, shell: definitions.Definition) -> None:
+    """The shell becomes an ordinary table again."""
+    await session.catalog_execute(f"DROP TRIGGER IF EXISTS {GUARD} ON {shell.relation}")
+
+
+async def run_on_nodes(session: context.Session, work: Mapping[int, Sequence[str]]) -> None:
+    """Run each node's statements in order, inside the transaction, all nodes at once."""
+
+    async def one(node_id: int, statements: Sequence[str]) -> None:
+        connection = await session.transaction.node(node_id, write=True)
+        for at in range(0, len(statements), _BATCH):
+            await connection.query(";\n".join(statements[at : at + _BATCH]))
+
+    tasks = (one(node_id, statements) for node_id, statements in work.items() if statements)
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def insert_shards(
+    session: context.Session, oid: int, shards: Sequence[colocation.NewShard]
+) -> list[snapshots.Shard]:
+    """Enter new shards and their placements into the catalog."""
+    values = ", ".join(f"({oid}, {s.index}, {s.hash_min}, {s.hash_max})" for s in shards)
+    rows = await session.catalog_execute(
+        "INSERT INTO orochi.orochi_shards (table_oid, shard_index, hash_min, hash_max)"
+        f" VALUES {values} RETURNING shard_id, shard_index"
+    )
+    shard_ids = {int(str(row[1])): ids.ShardId(int(str(row[0]))) for row in rows}
+    placements = ", ".join(
+        f"({shard_ids[shard.index]}, {node_id}, {ordinal})"
+        for shard in shards
+        for ordinal, node_id in enumerate(shard.node_ids)
+    )
+    await session.catalog_execute(
+        f"INSERT INTO orochi.orochi_shard_placements (shard_id, node_id, ordinal) VALUES {placements}"
+    )
+    return [
+        snapshots.Shard(shard_ids[s.index], s.index, s.hash_min, s.hash_max, s.node_ids, layout=1)
+        for s in shards
+    ]
+
+
+def statements_by_node(
+    prerequisites: Sequence[str], shards: Sequence[tuple[snapshots.Shard, Sequence[str]]]
+) -> dict[int, list[str]]:
+    """Each node's DDL: what the table needs there once, then that of each shard placed on it."""
+    work: dict[int, list[str]] = {}
+    for shard, statements in shards:
+        for node_id in shard.node_ids:
+            work.setdefault(node_id, list(prerequisites)).extend(statements)
+    return work

@@ -1,0 +1,145 @@
+"""Statements that call Orochi's functions, rewritten so that PostgreSQL evaluates the calls' arguments.
+
+A call stands in a SELECT's target list by itself, once for each row, or it is the only item of FROM,
+or it is what CALL calls. In its place goes the function's twin, which returns the call as JSON. What
+was executed then goes back as a value of the target list, or as a VALUES list in FROM.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from pglast import ast
+
+from orochi import errors
+from orochi.catalog import api
+from orochi.planner import parse, quoting, tree
+
+_HINT = "Call it as an output column of its own, or as the only item of FROM."
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TargetCalls:
+    """Calls in the target list.
+
+    Attributes:
+        sql: the statement with twins; its rows hold JSON in `positions`.
+        positions: the output columns that are calls, with the function's name.
+    """
+
+    sql: str
+    positions: tuple[tuple[int, str], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FromCall:
+    """One call as the only item of FROM, or of CALL (`tree` is None then).
+
+    Attributes:
+        sql: returns the one call as JSON.
+        function: the function's name.
+    """
+
+    sql: str
+    function: str
+    tree: tree.Node | None
+
+
+def plan(statement: parse.Statement) -> TargetCalls | FromCall:
+    """Where the calls are, and the statement that collects them.
+
+    Raises:
+        FeatureNotSupported: a call stands where it cannot be executed once for each row.
+    """
+    node = statement.tree
+    if isinstance(node, ast.CallStmt):
+        return FromCall(_collect(node.funccall), _name(node.funccall), None)
+    calls = [item for item in tree.walk(node) if _is_call(item)]
+    in_from = _from_call(node)
+    if in_from is not None and len(calls) == 1:
+        return FromCall(_collect(in_from), _name(in_from), node)
+    positions = [
+        (at, _name(target.val)) for at, target in enumerate(node.targetList or ()) if _is_call(target.val)
+    ]
+    if node.op.name != "SETOP_NONE" or len(positions) != len(calls) or _has_star(node, positions):
+        raise errors.FeatureNotSupported(f"{_name(calls[0])}() cannot be called here", hint=_HINT)
+    for clause, what in ((node.groupClause, "GROUP BY"), (node.distinctClause, "DISTINCT")):
+        if clause:
+            raise errors.FeatureNotSupported(f"{_name(calls[0])}() cannot be called with {what}", hint=_HINT)
+    targets = tuple(
+        tree.changed(target, val=_twin(target.val)) if any(at == index for at, _ in positions) else target
+        for index, target in enumerate(node.targetList)
+    )
+    return TargetCalls(_deparse(tree.changed(node, targetList=targets)), tuple(positions))
+
+
+def with_rows(call: FromCall, rows: Sequence[Sequence[str | None]]) -> str:
+    """The statement of `call` reading its results instead of calling the function."""
+    assert call.tree is not None
+    alias: tree.Node = call.tree.fromClause[0].alias or ast.Alias(aliasname=call.function)
+    # the column of a function that returns a plain type is named by the alias
+    plain = ((str(alias.aliasname), api.result_type(call.function)),)
+    columns = api.result_columns(call.function, len(rows[0]) if rows else None) or plain
+    select = parse.parse_one(_values(columns, rows)).tree
+    replaced = ast.RangeSubselect(lateral=False, subquery=select, alias=alias)
+    return _deparse(tree.changed(call.tree, fromClause=(replaced,)))
+
+
+def _values(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str | None]]) -> str:
+    casts = ", ".join(
+        f"v{at}{'' if kind == 'void' else f'::text::{kind}'} AS {quoting.identifier(name)}"
+        for at, (name, kind) in enumerate(columns)
+    )
+    names = ", ".join(f"v{at}" for at in range(len(columns)))
+    if not rows:
+        nulls = ", ".join(f"NULL::text AS v{at}" for at in range(len(columns)))
+        return f"SELECT {casts} FROM (SELECT {nulls}) AS rows WHERE false"
+    listed = ", ".join(f"({', '.join(_literal(value) for value in row)})" for row in rows)
+    return f"SELECT {casts} FROM (VALUES {listed}) AS rows ({names})"
+
+
+def _literal(value: str | None) -> str:
+    return "NULL" if value is None else "'" + value.replace("'", "''") + "'"
+
+
+def _from_call(node: tree.Node) -> tree.Node | None:
+    """The FuncCall that is the only item of FROM, if it is Orochi's."""
+    items: tuple[tree.Node, ...] = node.fromClause or ()
+    item: tree.Node = items[0] if len(items) == 1 else None
+    if type(item).__name__ != "RangeFunction" or item.ordinality or len(item.functions) != 1:
+        return None
+    call: tree.Node = item.functions[0][0]
+    return call if _is_call(call) else None
+
+
+def _has_star(node: tree.Node, positions: Sequence[tuple[int, str]]) -> bool:
+    """Whether a star before a call makes its output position unknown."""
+    last = max((at for at, _ in positions), default=-1)
+    before: tuple[tree.Node, ...] = (node.targetList or ())[: max(last, 0)]
+    return any(type(t.val).__name__ == "ColumnRef" and not tree.is_column(t.val) for t in before)
+
+
+def _is_call(node: tree.Node) -> bool:
+    return type(node).__name__ == "FuncCall" and parse.is_api_call(node)
+
+
+def _name(call: tree.Node) -> str:
+    return tree.strings(call.funcname)[-1]
+
+
+def _twin(call: tree.Node) -> tree.Node:
+    return tree.changed(call, funcname=tree.names("orochi", api.twin(_name(call))))
+
+
+def _collect(call: tree.Node) -> str:
+    return f"SELECT {parse.deparse_expression(_twin(call))}"
+
+
+def _deparse(node: tree.Node) -> str:
+    try:
+        return parse.deparse(node)
+    except parse.CannotDeparse as error:
+        raise errors.FeatureNotSupported(
+            "this form of calling an Orochi function is not supported", hint=_HINT
+        ) from error

@@ -1,0 +1,102 @@
+"""Whether a statement concerns Orochi at all: fast and on the safe side by text, exactly by tree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from orochi.catalog import snapshot as snapshots
+from orochi.planner import builtins, context, names, parse, tree
+from orochi.planner.tree import ast
+
+_WORD = re.compile(r"[^\W\d][\w$]*")
+#: PostgreSQL cuts identifiers to this many bytes.
+_NAME_BYTES = 63
+
+
+class Classifier:
+    """Says in microseconds which statements need no more than to be relayed.
+
+    It looks at words only, wherever they stand, so it may say yes to a statement that mentions a
+    name in a string or a comment; it never says no to one that names an Orochi relation or function.
+    """
+
+    def __init__(self, snapshot: snapshots.Snapshot, api_functions: frozenset[str]) -> None:
+        found = {name for _, name in snapshot.names} | {name for _, name in snapshot.views} | api_functions
+        folded = {name.casefold() for name in found}
+        self._words = frozenset(name for name in folded if _WORD.fullmatch(name))
+        # names that are several words, or none: looked for as they are, with quotes doubled or not
+        self._odd = tuple(sorted(folded - self._words))
+        self._long = any(len(name.encode()) >= _NAME_BYTES for name in found)
+
+    def touches(self, sql: str) -> bool:
+        """Whether `sql` may name an Orochi table, a view over one, or an Orochi function."""
+        text = sql.casefold()
+        if not self._words.isdisjoint(_WORD.findall(text)):
+            return True
+        if 'u&"' in text:  # escapes may spell any name
+            return True
+        if self._odd and any(name in text.replace('""', '"') for name in self._odd):
+            return True
+        return self._long and any(len(word.encode()) > _NAME_BYTES for word in _WORD.findall(text))
+
+
+def tables_in(
+    node: tree.Node,
+    snapshot: snapshots.Snapshot,
+    search_path: tuple[str, ...],
+    temp_tables: frozenset[str] = frozenset(),
+) -> tuple[snapshots.Table, ...]:
+    """The Orochi tables that a statement really references, views looked through, each once.
+
+    Of a view's or a rule's definition nothing counts: defining one reads no table.
+    """
+    ctx = context.PlanContext(snapshot, search_path, builtins.EMPTY, temp_tables=temp_tables)
+    found: dict[int, snapshots.Table] = {}
+    for table in _tables(node, ctx, frozenset()):
+        found[table.oid] = table
+    return tuple(found.values())
+
+
+def _tables(node: tree.Node, ctx: context.PlanContext, inside: frozenset[str]) -> Iterator[snapshots.Table]:
+    scopes = names.resolve(node, ctx)
+    for reference in scopes.references:
+        yield reference.table
+    for other in scopes.others:
+        found = names.find_relation(
+            ctx.snapshot, ctx.search_path, ctx.temp_tables, other.schemaname, other.relname
+        )
+        if isinstance(found, snapshots.Table):
+            yield found
+    for _, view in scopes.views:
+        if view.definition not in inside:
+            (statement,) = parse.parse(view.definition)
+            yield from _tables(statement.tree, ctx, inside | {view.definition})
+    for parts in _object_names(node):
+        schema = parts[-2] if len(parts) > 1 else None
+        found = names.find_relation(ctx.snapshot, ctx.search_path, ctx.temp_tables, schema, parts[-1])
+        if isinstance(found, snapshots.Table):
+            yield found
+
+
+#: Objects that a name list names with their table in front of them.
+_ON_TABLE = frozenset({"OBJECT_TRIGGER", "OBJECT_RULE", "OBJECT_POLICY", "OBJECT_COLUMN", "OBJECT_TABCONSTRAINT"})
+_TABLES = frozenset({"OBJECT_TABLE", "OBJECT_FOREIGN_TABLE"})
+
+
+def _object_names(node: tree.Node) -> Iterator[tuple[str, ...]]:
+    """Table names that DROP and COMMENT give as lists of strings."""
+    if isinstance(node, ast.DropStmt):
+        kind, listed = node.removeType.name, node.objects or ()
+    elif isinstance(node, (ast.CommentStmt, ast.SecLabelStmt)):
+        kind, listed = node.objtype.name, (node.object,)
+    else:
+        return
+    for item in listed:
+        if not isinstance(item, tuple):
+            continue
+        parts = tree.strings(item)
+        if kind in _TABLES:
+            yield parts
+        elif kind in _ON_TABLE and len(parts) > 1:
+            yield parts[:-1]

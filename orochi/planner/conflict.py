@@ -1,0 +1,105 @@
+"""ON CONFLICT and RETURNING of an INSERT, made fit to run on a node.
+
+A node knows the table by its name in another schema and looks up functions in `pg_catalog` only:
+column references lose the original schema, and whatever does not depend on the row is evaluated
+once on the coordinator (`now()` must be the same on all nodes) and put in as a literal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+from pglast import ast, enums
+
+from orochi import errors
+from orochi.catalog import snapshot as snapshots
+from orochi.planner import parse
+from orochi.planner import tree as trees
+
+#: Folded expressions are spelled as parameters with numbers from here on, until their values are known.
+_FIRST = 1_000_000
+_FOLDED = re.compile(r"\$(1\d{6})\b")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tail:
+    """The two clauses as trees, with `folded` expressions taken out."""
+
+    on_conflict: ast.OnConflictClause | None
+    returning: ast.ReturningClause | None
+    folded: tuple[str, ...]
+
+
+def prepare(tree: trees.Node, table: snapshots.Table) -> Tail:
+    """The clauses of `tree`, which inserts into `table`.
+
+    Raises:
+        FeatureNotSupported: they hold a sub-select, or move a row to another shard.
+    """
+    folded: list[str] = []
+    on_conflict = tree.onConflictClause
+    if on_conflict is not None:
+        _refuse_moves(on_conflict, table)
+        on_conflict = _fit(on_conflict, tree, table, folded)
+    returning = tree.returningClause
+    if returning is not None:
+        returning = _fit(returning, tree, table, folded)
+    return Tail(on_conflict, returning, tuple(folded))
+
+
+def fill(sql: str, literals: Mapping[int, str]) -> str:
+    """`sql` with folded expressions replaced by the literals of their positions."""
+    if not literals:
+        return sql
+    return _FOLDED.sub(lambda match: literals[int(match.group(1)) - _FIRST], sql)
+
+
+def _fit(node: trees.Node, tree: trees.Node, table: snapshots.Table, folded: list[str]) -> trees.Node:
+    def change(item: trees.Node) -> trees.Node | None:
+        match item:
+            case ast.SubLink():
+                raise errors.FeatureNotSupported(
+                    "sub-selects in ON CONFLICT or RETURNING of an INSERT into an Orochi table are not supported",
+                    hint="Select the value first and pass it as a parameter.",
+                )
+            case ast.ColumnRef():
+                return _unqualified(item, tree, table)
+            case ast.FuncCall() | ast.SQLValueFunction() if _is_constant(item):
+                sql = parse.deparse_expression(item)
+                if sql not in folded:
+                    folded.append(sql)
+                return ast.ParamRef(number=_FIRST + folded.index(sql))
+        return None
+
+    return trees.transform(node, change)
+
+
+def _is_constant(node: trees.Node) -> bool:
+    return not any(
+        isinstance(item, (ast.ColumnRef, ast.ParamRef, ast.SetToDefault)) for item in trees.walk(node)
+    )
+
+
+def _unqualified(node: trees.Node, tree: trees.Node, table: snapshots.Table) -> trees.Node | None:
+    names = trees.strings(node.fields)
+    if len(node.fields) >= 3 and names[:2] == (table.schema, table.name) and tree.relation.alias is None:
+        return trees.changed(node, fields=tuple(node.fields[1:]))
+    return None
+
+
+def _refuse_moves(clause: trees.Node, table: snapshots.Table) -> None:
+    if clause.action != enums.OnConflictAction.ONCONFLICT_UPDATE or table.distribution_column is None:
+        return
+    for target in clause.targetList or ():
+        if target.name != table.distribution_column:
+            continue
+        # the conflicting row has the same key, so this assignment changes nothing
+        value = target.val
+        same = isinstance(value, ast.ColumnRef) and trees.strings(value.fields) == ("excluded", target.name)
+        if not same:
+            raise errors.FeatureNotSupported(
+                f'ON CONFLICT DO UPDATE cannot change the distribution column "{target.name}"',
+                hint="Delete the row and insert it with the new value.",
+            )

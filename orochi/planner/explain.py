@@ -1,0 +1,255 @@
+"""Plans as EXPLAIN prints them: the same plan always gives the same text.
+
+One nested dictionary says everything; it is the JSON form, and the text is made of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from orochi.catalog import snapshot as snapshots
+from orochi.planner import fragment as fragments
+from orochi.planner import plan as plans
+
+_TITLES = {
+    "router": "Orochi Router",
+    "pushdown": "Orochi Pushdown",
+    "two-phase aggregate": "Orochi Two-Phase Aggregate",
+    "pull": "Orochi Pull",
+}
+_STEP = "  "
+
+
+class Stats(Protocol):
+    """What a fragment cost when it ran (`executor.transport.FragmentStats`)."""
+
+    @property
+    def rows(self) -> int:
+        """Rows it gave."""
+
+    @property
+    def bytes(self) -> int:
+        """Their size in carrier form."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took where it ran."""
+
+    @property
+    def chunk_groups_total(self) -> int:
+        """Chunk groups of the stripes it read."""
+
+    @property
+    def chunk_groups_skipped(self) -> int:
+        """Those that its predicates ruled out."""
+
+    @property
+    def engine(self) -> str:
+        """What answered it."""
+
+
+def as_dict(
+    plan: plans.SelectPlan | plans.Modify,
+    snapshot: snapshots.Snapshot,
+    *,
+    stats: Mapping[int, Stats] | None = None,
+    timing: bool = True,
+) -> dict[str, Any]:
+    """Everything EXPLAIN tells of a plan.
+
+    Args:
+        plan: what was decided.
+        snapshot: the catalog it was made from.
+        stats: with ANALYZE, what each fragment cost, by its number.
+        timing: with ANALYZE, show times.
+    """
+    match plan:
+        case plans.Router():
+            return _router(plan, snapshot)
+        case plans.Modify():
+            return _modify(plan, snapshot)
+        case plans.Distributed():
+            return _distributed(plan, snapshot, stats, timing)
+
+
+def text(
+    plan: plans.SelectPlan | plans.Modify,
+    snapshot: snapshots.Snapshot,
+    *,
+    stats: Mapping[int, Stats] | None = None,
+    timing: bool = True,
+) -> list[str]:
+    """The lines of EXPLAIN (FORMAT TEXT)."""
+    return lines(as_dict(plan, snapshot, stats=stats, timing=timing))
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """A plan's dictionary as text."""
+    rest = dict(found)
+    printed = [str(rest.pop("Node Type"))]
+    _lines(rest, _STEP, printed)
+    return printed
+
+
+def to_json(
+    plan: plans.SelectPlan | plans.Modify,
+    snapshot: snapshots.Snapshot,
+    *,
+    stats: Mapping[int, Stats] | None = None,
+    timing: bool = True,
+) -> str:
+    """EXPLAIN (FORMAT JSON): an array of one object with a `Plan`, as PostgreSQL has it."""
+    found = as_dict(plan, snapshot, stats=stats, timing=timing)
+    return json.dumps([{"Plan": found}], indent=2)
+
+
+def _print(found: Mapping[str, Any], indent: str, printed: list[str]) -> None:
+    for key, value in found.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            for item in value:
+                rest = dict(item)
+                printed.append(f"{indent}->  {rest.pop('Node Type')}")
+                _print(rest, f"{indent}      ", printed)
+        elif isinstance(value, list):
+            printed.append(f"{indent}{key}: {', '.join(map(str, value))}")
+        else:
+            printed.append(f"{indent}{key}: {value}")
+
+
+def _router(plan: plans.Router, snapshot: snapshots.Snapshot) -> dict[str, Any]:
+    tables = [snapshot.tables[oid] for oid in plan.tables]
+    found: dict[str, Any] = {"Node Type": _TITLES["router"], "Tables": _names(tables)}
+    match plan.key:
+        case plans.HashKey(value=value):
+            shards = tuple(table.shard_for_hash(value) for table in tables)
+            first = next((t for t in tables if t.kind is snapshots.TableKind.DISTRIBUTED), tables[0])
+            shard = first.shard_for_hash(value)
+            found["Shards"] = f"1 of {len(first.shards)}"
+            found["Shard"] = f"{shard.shard_id} on n{_home(shards)}"
+        case plans.ParamKey(number=number):
+            found["Shard"] = f"of parameter ${number}"
+            return found | {"SQL": plan.sql}
+        case plans.AnyKey():
+            shards = tuple(table.shards[0] for table in tables)
+            found["Shards"] = "1 of 1"
+            found["Shard"] = f"{shards[0].shard_id} on n{_home(shards)}"
+    return found | {"SQL": plans.fill(plan.sql, shards)}
+
+
+def _home(shards: Sequence[snapshots.Shard]) -> int:
+    return min(shards, key=lambda shard: len(shard.node_ids)).node_id
+
+
+def _modify(plan: plans.Modify, snapshot: snapshots.Snapshot) -> dict[str, Any]:
+    target = snapshot.tables[plan.target]
+    verb = "Update" if plan.sql.lstrip()[:6].lower() == "update" else "Delete"
+    found: dict[str, Any] = {
+        "Node Type": f"Orochi {verb}",
+        "Tables": _names([snapshot.tables[oid] for oid in plan.tables]),
+    }
+    if isinstance(plan.key, plans.ParamKey):
+        found["Shard"] = f"of parameter ${plan.key.number}"
+    else:
+        kept = [target.shards[index] for index in plan.shard_indexes]
+        found["Shards"] = f"{len(kept)} of {len(target.shards)}"
+        homes = {
+            node
+            for shard in kept
+            for node in (shard.node_ids if target.kind is snapshots.TableKind.REFERENCE else shard.node_ids[:1])
+        }
+        found["Nodes"] = [f"n{node}" for node in sorted(homes)]
+        compressed = sum(len(chunk.stripes) for shard in kept for chunk in shard.chunks)
+        if compressed:
+            found["Stripes to recall from"] = compressed
+    if plan.predicates:
+        found["Predicates"] = [_predicate(item) for item in plan.predicates]
+    return found | {"SQL": plan.sql}
+
+
+def _distributed(
+    plan: plans.Distributed, snapshot: snapshots.Snapshot, stats: Mapping[int, Stats] | None, timing: bool
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"Node Type": _TITLES.get(plan.strategy, f"Orochi {plan.strategy.title()}")}
+    if plan.reason:
+        found["Reason"] = plan.reason
+    found["Plans"] = [_intermediate(item, snapshot, stats, timing) for item in plan.intermediates]
+    if plan.final_sql is not None:
+        found["Combine"] = plan.final_sql
+    else:
+        found["Combine"] = "rows as they come" + (f", at most {plan.limit}" if plan.limit is not None else "")
+    return found
+
+
+def _intermediate(
+    item: plans.Intermediate, snapshot: snapshots.Snapshot, stats: Mapping[int, Stats] | None, timing: bool
+) -> dict[str, Any]:
+    scans = [scan for part in item.fragments for scan in part.scans]
+    found: dict[str, Any] = {
+        "Node Type": f"{item.name} of {item.table}",
+        "Shards": f"{len(item.fragments)} of {item.shards_total}",
+    }
+    if any(scan.chunks_total for scan in scans):
+        kept, total = sum(scan.chunks_kept for scan in scans), sum(scan.chunks_total for scan in scans)
+        found["Chunks"] = f"{kept} of {total}"
+    if item.fragments:
+        first = item.fragments[0]
+        for scan in first.scans:
+            found[f"Columns of {scan.name}"] = [column.name for column in scan.columns]
+            if scan.predicates:
+                found[f"Predicates of {scan.name}"] = [_predicate(predicate) for predicate in scan.predicates]
+        found["SQL"] = first.sql
+        if first.vector_sql is not None:
+            found["Vector SQL"] = first.vector_sql
+        found["Fragments"] = [_fragment(part, snapshot, stats, timing) for part in item.fragments]
+    return found
+
+
+def _fragment(
+    part: fragments.Fragment, snapshot: snapshots.Snapshot, stats: Mapping[int, Stats] | None, timing: bool
+) -> dict[str, Any]:
+    shards = ", ".join(str(shard) for shard in part.shard_ids)
+    found: dict[str, Any] = {"Node Type": f"Fragment {part.number} on n{part.node_id}, shard {shards}"}
+    for scan in part.scans:
+        found[f"Scan {scan.name}"] = _scan(scan)
+    found["Engine"] = _engine(part)
+    cost = stats.get(part.number) if stats is not None else None
+    if cost is not None:
+        found["Actual"] = _actual(cost, timing)
+    return found
+
+
+def _scan(scan: fragments.Scan) -> str:
+    text = f"{scan.table} heap {scan.relation}"
+    if scan.stripes:
+        rows = sum(stripe.row_count for stripe in scan.stripes)
+        text += f", {len(scan.stripes)} stripes of {rows} rows"
+    if scan.chunks_total:
+        text += f", {scan.chunks_kept} of {scan.chunks_total} chunks"
+    return text
+
+
+def _engine(part: fragments.Fragment) -> str:
+    if not any(scan.stripes for scan in part.scans):
+        return "PostgreSQL"
+    return "vector" if part.vector_sql is not None else "PostgreSQL over staged stripes"
+
+
+def _actual(cost: Stats, timing: bool) -> str:
+    text = f"rows={cost.rows} bytes={cost.bytes} engine={cost.engine}"
+    if cost.chunk_groups_total:
+        text += f" chunk groups skipped={cost.chunk_groups_skipped} of {cost.chunk_groups_total}"
+    return f"{text} time={cost.seconds * 1000:.3f} ms" if timing else text
+
+
+def _predicate(item: fragments.Predicate) -> str:
+    if item.op in ("isnull", "notnull"):
+        return f"{item.column} IS {'NOT ' if item.op == 'notnull' else ''}NULL"
+    if item.op == "in":
+        return f"{item.column} IN ({', '.join(map(repr, item.values))})"
+    return f"{item.column} {item.op} {item.values[0]!r}"
+
+
+def _names(tables: Sequence[snapshots.Table]) -> list[str]:
+    return [f"{table.schema}.{table.name}" for table in tables]

@@ -1,0 +1,143 @@
+"""Fragments: the parts of a distributed SELECT that run where the rows are, as plain data.
+
+A `Fragment` is everything a worker needs; it reads no catalog. It crosses the wire as versioned
+JSON (`to_json`, `from_json`), never pickle; a worker refuses a version it does not know.
+
+In `sql`, each relation to be read is the placeholder name of a `Scan` (`orochi_scan_0`, ...). The
+worker replaces it by the heap relation when there are no stripes, and otherwise by a subquery
+over heap rows and stripe rows less those in the delete vector.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from orochi import errors
+
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OutputColumn:
+    """A column of a fragment's result or of a scan; `type_name` as `format_type` prints it."""
+
+    name: str
+    type_oid: int
+    typmod: int
+    type_name: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Predicate:
+    """`column op values`, in raw carrier units (`orochi.pgtypes`), implied by the query's WHERE.
+
+    `op` is one of `= < <= > >= in isnull notnull`. Rows that fail it cannot matter to the query,
+    so a scan may prune by it and may drop them; the query's own WHERE is still applied.
+    """
+
+    column: str
+    op: str
+    values: tuple[int | float | str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StripeRef:
+    """A stripe to read: `path` relative to the stripe directory of the node that runs the fragment."""
+
+    stripe_id: int
+    path: str
+    row_count: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scan:
+    """One relation a fragment reads.
+
+    Attributes:
+        name: the placeholder in `Fragment.sql`, e.g. `orochi_scan_0`.
+        table: `schema.name` of the Orochi table, for EXPLAIN and messages.
+        relation: quoted heap relation on the node, e.g. `"orochi_s7_1"."flights"`.
+        columns: the columns the query needs (at least one).
+        chunks_total, chunks_kept: for EXPLAIN; 0 and 0 without a time dimension.
+    """
+
+    name: str
+    table: str
+    relation: str
+    columns: tuple[OutputColumn, ...]
+    stripes: tuple[StripeRef, ...] = ()
+    predicates: tuple[Predicate, ...] = ()
+    chunks_total: int = 0
+    chunks_kept: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fragment:
+    """One unit of work on one node.
+
+    Attributes:
+        sql: PostgreSQL SQL over the scans' placeholders; always correct.
+        vector_sql: the same for the vectorised engine (DuckDB over carrier columns turned into
+            native types), present only when every expression is on the allow-list.
+        columns: the result's shape, equal for all fragments of one `Intermediate`.
+        settings: session settings that change what `sql` means (TimeZone, DateStyle, ...).
+    """
+
+    number: int
+    node_id: int
+    shard_ids: tuple[int, ...]
+    scans: tuple[Scan, ...]
+    sql: str
+    columns: tuple[OutputColumn, ...]
+    vector_sql: str | None = None
+    settings: tuple[tuple[str, str], ...] = ()
+
+
+def to_json(fragments: tuple[Fragment, ...]) -> str:
+    """Fragments as versioned JSON."""
+    return json.dumps(
+        {"version": VERSION, "fragments": [dataclasses.asdict(fragment) for fragment in fragments]},
+        separators=(",", ":"),
+    )
+
+
+def from_json(text: str) -> tuple[Fragment, ...]:
+    """The inverse of `to_json`.
+
+    Raises:
+        OrochiError: the JSON is of another version.
+    """
+    data = json.loads(text)
+    if data.get("version") != VERSION:
+        raise errors.OrochiError(f"fragment version {data.get('version')} is not {VERSION}")
+    return tuple(_fragment(item) for item in data["fragments"])
+
+
+def _fragment(item: dict[str, Any]) -> Fragment:
+    return Fragment(
+        number=item["number"],
+        node_id=item["node_id"],
+        shard_ids=tuple(item["shard_ids"]),
+        scans=tuple(_scan(scan) for scan in item["scans"]),
+        sql=item["sql"],
+        columns=tuple(OutputColumn(**column) for column in item["columns"]),
+        vector_sql=item["vector_sql"],
+        settings=tuple((name, value) for name, value in item["settings"]),
+    )
+
+
+def _scan(item: dict[str, Any]) -> Scan:
+    return Scan(
+        name=item["name"],
+        table=item["table"],
+        relation=item["relation"],
+        columns=tuple(OutputColumn(**column) for column in item["columns"]),
+        stripes=tuple(StripeRef(**stripe) for stripe in item["stripes"]),
+        predicates=tuple(
+            Predicate(column=p["column"], op=p["op"], values=tuple(p["values"])) for p in item["predicates"]
+        ),
+        chunks_total=item["chunks_total"],
+        chunks_kept=item["chunks_kept"],
+    )

@@ -1,0 +1,128 @@
+"""Plans: what the planner decided, as a closed union of frozen dataclasses read by `match`.
+
+`Router` and `Modify` are templates: their SQL keeps `$n`, and names each table's shard schema by a
+placeholder `orochi_shard_<i>` (i = position in `tables`), filled in once the distribution key is
+known. Such a plan is cached per statement text and snapshot version and costs nothing to reuse.
+`Distributed` is for one execution: parameters are already literals in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TypeAlias
+
+from orochi import ids
+from orochi.catalog import snapshot as snapshots
+from orochi.planner import fragment as fragments
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HashKey:
+    """The distribution key is a constant; `value` is its int32 hash."""
+
+    value: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ParamKey:
+    """The distribution key is parameter `$number` (1-based), compared as type `type_oid`."""
+
+    number: int
+    type_oid: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AnyKey:
+    """Reference tables only: any placement answers."""
+
+
+Key: TypeAlias = HashKey | ParamKey | AnyKey
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Router:
+    """The whole SELECT runs on one node's heap; bytes come back untouched.
+
+    Valid only while no chosen shard has stripes; otherwise the statement is planned again with
+    its parameters known.
+    """
+
+    key: Key
+    tables: tuple[ids.TableId, ...]
+    sql: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Modify:
+    """UPDATE or DELETE pushed to the shards of `target`.
+
+    Attributes:
+        shard_indexes: the shards that can hold affected rows, when `key` is None.
+        key: set when exactly one shard is affected, known at execution.
+        predicates: implied conditions on the target, to find the stripe rows to recall.
+    """
+
+    key: Key | None
+    shard_indexes: tuple[int, ...]
+    tables: tuple[ids.TableId, ...]
+    target: ids.TableId
+    sql: str
+    predicates: tuple[fragments.Predicate, ...]
+    returning: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Intermediate:
+    """Fragment results gathered under one name, which the final SQL reads as a relation.
+
+    Attributes:
+        name: `orochi_i0`; appears in final SQL as `pg_temp.orochi_i0 AS "alias"`.
+        columns: their shape; where only parse analysis can tell a type, type 0.
+        fragments: may be none: then the relation is empty.
+        table: what it was made of, for EXPLAIN.
+        describe_sql: over the shell tables, its described columns are `columns`' types; None if
+            they are all known.
+        primary_key: not empty if the final SQL needs a real table with this primary key, because a
+            GROUP BY names no more than the key.
+        needs_table: the final SQL reads it in a way that only a real table allows (a primary key,
+            TABLESAMPLE).
+    """
+
+    name: str
+    columns: tuple[fragments.OutputColumn, ...]
+    fragments: tuple[fragments.Fragment, ...]
+    shards_total: int
+    table: str
+    describe_sql: str | None = None
+    primary_key: tuple[str, ...] = ()
+    needs_table: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Distributed:
+    """Fragments on workers, then `final_sql` on the coordinator, or no more than concatenation.
+
+    Attributes:
+        strategy: 'router' | 'pushdown' | 'two-phase aggregate' | 'pull', as EXPLAIN prints it; a
+            router with stripes to read is one fragment.
+        final_sql: None when the one intermediate's rows are the answer, in any order if there are
+            several fragments, in the fragment's own if there is one.
+        limit: with no final SQL, stop after this many rows; None is no limit.
+    """
+
+    strategy: str
+    intermediates: tuple[Intermediate, ...]
+    final_sql: str | None
+    limit: int | None = None
+    reason: str = ""
+
+
+SelectPlan: TypeAlias = Router | Distributed
+
+_PLACEHOLDER = re.compile(r"\borochi_shard_(\d+)\b")
+
+
+def fill(sql: str, shards: tuple[snapshots.Shard, ...]) -> str:
+    """`sql` with each `orochi_shard_<i>` replaced by the schema of `shards[i]`."""
+    return _PLACEHOLDER.sub(lambda match: shards[int(match.group(1))].schema, sql)

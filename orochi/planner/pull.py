@@ -1,0 +1,343 @@
+"""Pull: the rows of each Orochi table that can matter go to the coordinator, which runs the statement itself.
+
+Each mention of a table becomes an intermediate, filtered and projected where its rows are, and the
+statement is run as it was written with these in the tables' places. So it is exact for every shape
+of query; other strategies are there because this one moves the most rows.
+"""
+
+from __future__ import annotations
+
+from orochi import errors
+from orochi.catalog import snapshot as snapshots
+from orochi.planner import (
+    context,
+    edit,
+    labels,
+    literals,
+    lookup,
+    names,
+    parse,
+    prepare,
+    safety,
+    scans,
+    spread,
+    tree,
+)
+from orochi.planner import (
+    fragment as fragments,
+)
+from orochi.planner import (
+    plan as plans,
+)
+from orochi.planner.tree import ast
+
+
+def rewrite_any(
+    statement: parse.Statement, ctx: context.PlanContext, *, target: str | None = None
+) -> plans.Distributed:
+    """Any statement that reads Orochi tables (CREATE TABLE AS, DECLARE, INSERT ... SELECT, ...), by pull.
+
+    Args:
+        statement: the whole statement.
+        ctx: the planning context.
+        target: an INSERT's table is replaced by this SQL name.
+
+    Raises:
+        FeatureNotSupported: no rewriting gives the statement's meaning.
+    """
+    if isinstance(statement.tree, ast.CreateTableAsStmt) and statement.tree.objtype.name == "OBJECT_MATVIEW":
+        raise errors.FeatureNotSupported(
+            "materialized views over Orochi tables are not supported",
+            hint="Use CREATE TABLE AS, or a view.",
+        )
+    return plan(prepare.prepare(statement, ctx), "the statement is not a plain SELECT", target=target)
+
+
+def plan(prepared: prepare.Prepared, reason: str, *, target: str | None = None) -> plans.Distributed:
+    """The pull plan of a prepared statement; `reason` says why nothing better was found."""
+    _refuse(prepared)
+    number = scans.Numbers()
+    used = used_columns(prepared)
+    editor = edit.Editor(prepared.statement)
+    intermediates = []
+    for index, reference in enumerate(prepared.references):
+        columns = used[id(reference)]
+        name = f"orochi_i{index}"
+        key = primary_key(reference, columns, prepared)
+        groupable = all(is_groupable(column) for column in columns)
+        intermediates.append(
+            plans.Intermediate(
+                name=name,
+                columns=tuple(scans.output(column) for column in columns),
+                fragments=_fragments(reference, columns, prepared, number),
+                shards_total=len(reference.table.shards),
+                table=f"{reference.table.schema}.{reference.table.name}",
+                primary_key=() if groupable else key,
+                needs_table=reference.sampled or (bool(key) and not groupable),
+            )
+        )
+        editor.relation(reference.node, _relation_sql(name, reference, columns))
+        if key and groupable:
+            _spell_groups_out(editor, reference, key, columns, prepared)
+    _edit_columns(editor, prepared)
+    _edit_folded(editor, prepared)
+    if target is not None:
+        editor.relation(prepared.statement.tree.relation, target)
+    return plans.Distributed("pull", tuple(intermediates), editor.result(), reason=reason)
+
+
+#: Types that GROUP BY does not take: they have no equality of the kind it needs.
+_NOT_GROUPABLE = frozenset({114, 142, 600, 601, 602, 603, 604, 628, 718, 199, 143, 1017, 1018, 1019, 1020, 1027})
+
+
+def is_groupable(column: snapshots.Column) -> bool:
+    """Whether GROUP BY takes a column of this type."""
+    return column.base_oid not in _NOT_GROUPABLE
+
+
+def _spell_groups_out(
+    editor: edit.Editor,
+    reference: names.Reference,
+    key: tuple[str, ...],
+    columns: tuple[snapshots.Column, ...],
+    prepared: prepare.Prepared,
+) -> None:
+    """Where GROUP BY names a primary key and means the whole row, name the other columns too.
+
+    The key decides them, so the groups stay the same; an intermediate has no key of its own.
+    """
+    alias = names.quoted(reference.alias)
+    shown = {real: name for name, real in reference.visible.items()}
+    others = [f"{alias}.{names.quoted(shown[c.name])}" for c in columns if c.name not in key]
+    item = _grouped_columns(reference, prepared)[key[0]]
+    own = f"{alias}.{names.quoted(shown[key[0]])}"
+    if tree.is_column(item):
+        editor.column(item, ", ".join([own, *others]))
+    else:
+        editor.token(item.location, ", ".join([own, *others]))
+
+
+def whole_table(table: snapshots.Table, snapshot: snapshots.Snapshot) -> plans.Distributed:
+    """Every column of every row of `table`."""
+    from orochi.planner import builtins
+
+    ctx = context.PlanContext(snapshot, (), builtins.EMPTY)
+    statement = parse.parse_one(f"SELECT * FROM {names.qualified(table)}")
+    found = plan(prepare.prepare(statement, ctx), "the whole table")
+    return plans.Distributed("pull", found.intermediates, None, reason=found.reason)
+
+
+def _refuse(prepared: prepare.Prepared) -> None:
+    if prepare.locking(prepared):
+        raise errors.FeatureNotSupported(
+            "row locks on Orochi tables need a query that one shard answers",
+            hint="Compare the distribution column with a constant, or lock without joining other tables.",
+        )
+    prepare.refuse_writes_inside(prepared)
+    for reference in prepared.references:
+        if reference.target:
+            raise errors.FeatureNotSupported(
+                f'cannot modify the Orochi table "{reference.table.name}" in this statement',
+                hint="Use UPDATE or DELETE as a statement of its own.",
+            )
+
+
+def _fragments(
+    reference: names.Reference,
+    columns: tuple[snapshots.Column, ...],
+    prepared: prepare.Prepared,
+    number: scans.Numbers,
+) -> tuple[fragments.Fragment, ...]:
+    pruned = prepared.pruned[id(reference)]
+    terms = _own_terms(reference, prepared)
+    (placeholder,) = scans.scan_names(1)
+    listed = ", ".join(names.quoted(column.name) for column in columns)
+    sql = f"SELECT {listed} FROM {placeholder} AS {names.quoted(reference.table.name)}"
+    if terms:
+        sql += " WHERE " + " AND ".join(f"({term})" for term in terms)
+    units = scans.units([reference], prepared.pruned, [shard.index for shard in pruned.shards])
+    outputs = tuple(scans.output(column) for column in columns)
+    return scans.build(units, [reference], prepared.pruned, [columns], sql, outputs, prepared.ctx, number)
+
+
+def _own_terms(reference: names.Reference, prepared: prepare.Prepared) -> list[str]:
+    """The conditions that may filter the table's rows where they are, as SQL over its bare columns."""
+    found = []
+    types = safety.node_types([reference])
+    for term, level in prepared.analysis.filters(reference):
+        if not _is_own(term, level, reference, prepared) or safety.problem(term, prepared.ctx, types):
+            continue
+
+        def bare(node: tree.Node, level: names.Level = level) -> tree.Node | None:
+            if not isinstance(node, ast.ColumnRef):
+                return None
+            column = lookup.find_column(node, level)
+            assert column is not None
+            return tree.column(column[1])
+
+        try:
+            found.append(parse.deparse_expression(tree.transform(safety.fold(term, prepared.ctx), bare)))
+        except parse.CannotDeparse:
+            continue
+    return found
+
+
+def _is_own(term: tree.Node, level: names.Level, reference: names.Reference, prepared: prepare.Prepared) -> bool:
+    """Whether a condition is about columns of this one table and nothing else."""
+    if isinstance(term, ast.A_Const):
+        return False
+    for node in tree.walk(term):
+        if isinstance(node, (ast.SubLink, ast.GroupingFunc)):
+            return False
+        if isinstance(node, ast.ColumnRef):
+            key = prepared.analysis.key(node, level)
+            if key is None or key[0] != id(reference):
+                return False
+    return True
+
+
+def used_columns(prepared: prepare.Prepared) -> dict[int, tuple[snapshots.Column, ...]]:
+    """For each mention of a table, the columns the statement may read of it, in the table's order."""
+    mentioned: set[str] = set()
+    whole: set[int] = set()
+    for node, level in prepared.scopes.columns:
+        parts = tree.strings(node.fields)
+        if parts == ("*",):
+            whole.update(id(item) for item in level.references)
+            continue
+        found = lookup.is_whole_row(node, level)
+        if found is not None:
+            whole.add(id(found))
+        elif parts[-1] == "*":
+            whole.update(id(item) for item in prepared.references if item.hidden)
+        mentioned.add(parts[-1])
+    for node in tree.walk(prepared.statement.tree):
+        if isinstance(node, ast.JoinExpr):
+            mentioned.update(tree.strings(node.usingClause))
+            if node.isNatural or node.alias is not None:
+                inside = {id(part) for part in tree.walk(node) if isinstance(part, ast.RangeVar)}
+                whole.update(id(item) for item in prepared.references if id(item.node) in inside)
+    return {
+        id(item): _columns_of(item.table, mentioned, whole=item.renamed or id(item) in whole)
+        for item in prepared.references
+    }
+
+
+def _columns_of(table: snapshots.Table, mentioned: set[str], *, whole: bool) -> tuple[snapshots.Column, ...]:
+    columns = tuple(column for column in table.columns if whole or column.name in mentioned)
+    return columns or narrowest(table)
+
+
+def narrowest(table: snapshots.Table) -> tuple[snapshots.Column, ...]:
+    """One cheap column, to count rows by."""
+    return (min(table.columns, key=lambda column: (not column.not_null, column.base_oid not in (21, 23, 1082))),)
+
+
+def _relation_sql(name: str, reference: names.Reference, columns: tuple[snapshots.Column, ...]) -> str:
+    alias = f" AS {names.quoted(reference.alias)}" if reference.node.alias is None else ""
+    if not any(column.collation for column in columns):
+        return f"pg_temp.{name}{alias}"
+    listed = ", ".join(
+        names.quoted(column.name)
+        + (f" COLLATE {names.quoted(column.collation)} AS {names.quoted(column.name)}" if column.collation else "")
+        for column in columns
+    )
+    return f"(SELECT {listed} FROM pg_temp.{name} AS {name}){alias}"
+
+
+def _edit_columns(editor: edit.Editor, prepared: prepare.Prepared) -> None:
+    """Make column references fit: no schema, whole rows of the table's own type, no system columns."""
+    targets = {
+        id(node.val) for node in tree.walk(prepared.statement.tree) if isinstance(node, ast.ResTarget) and not node.name
+    }
+    plain = _arguments(prepared)
+    for node, level in prepared.scopes.columns:
+        parts = tree.strings(node.fields)
+        _refuse_system_column(parts, level)
+        row = lookup.is_whole_row(node, level) if parts[-1] != "*" else None
+        if row is not None and id(node) not in plain:
+            label = f" AS {names.quoted(row.alias)}" if id(node) in targets else ""
+            editor.column(node, _row_sql(row) + label)
+        elif len(parts) > 2:
+            found = lookup.find_alias(parts[:-1], level)
+            if found is not None:
+                last = parts[-1] if parts[-1] == "*" else names.quoted(parts[-1])
+                editor.column(node, f"{names.quoted(found.alias)}.{last}")
+
+
+def _arguments(prepared: prepare.Prepared) -> set[int]:
+    """Arguments of built-in functions: they take a row of any type."""
+    return {
+        id(argument)
+        for node in tree.walk(prepared.statement.tree)
+        if isinstance(node, ast.FuncCall)
+        and prepared.ctx.builtins.function(tree.strings(node.funcname)) is not None
+        for argument in node.args or ()
+    }
+
+
+def _row_sql(reference: names.Reference) -> str:
+    """A whole row as a value of the table's type; NULL, not a row of nulls, where an outer join added it."""
+    alias = names.quoted(reference.alias)
+    row = ", ".join(f"{alias}.{names.quoted(shown)}" for shown in reference.visible)
+    return f"(CASE WHEN {alias} IS DISTINCT FROM NULL THEN ROW({row})::{names.qualified(reference.table)} END)"
+
+
+def _refuse_system_column(parts: tuple[str, ...], level: names.Level) -> None:
+    if parts[-1] not in names.SYSTEM_COLUMNS:
+        return
+    found = lookup.find_alias(parts[:-1], level) if len(parts) > 1 else None
+    alone = len(parts) == 1 and bool(level.relations) and all(
+        isinstance(item, names.Reference) for item in level.relations.values()
+    )
+    if found is not None or alone:
+        raise errors.FeatureNotSupported(
+            f'system column "{parts[-1]}" of an Orochi table has a meaning only within one shard',
+            hint="Compare the distribution column with a constant, or use the table's own key.",
+        )
+
+
+def _edit_folded(editor: edit.Editor, prepared: prepare.Prepared) -> None:
+    """Where a filter was given a value of `now()` or the like, the statement itself must use the same."""
+    ctx = prepared.ctx
+    if not ctx.folded:
+        return
+    shown = {
+        id(node.val): labels.output_name(node)
+        for node in tree.walk(prepared.statement.tree)
+        if isinstance(node, ast.ResTarget) and not node.name
+    }
+    for call in safety.folded_calls(prepared.statement.tree, ctx):
+        value = ctx.folded.get(parse.deparse_expression(call))
+        if not isinstance(value, literals.Literal):
+            continue
+        label = f" AS {names.quoted(shown[id(call)])}" if id(call) in shown else ""
+        try:
+            editor.call(call, value.sql + label)
+        except parse.CannotDeparse:
+            continue
+
+
+def primary_key(
+    reference: names.Reference, columns: tuple[snapshots.Column, ...], prepared: prepare.Prepared
+) -> tuple[str, ...]:
+    """The key by which GROUP BY may leave other columns of the table out, if the statement does that."""
+    grouped = _grouped_columns(reference, prepared)
+    for unique in reference.table.unique_keys:
+        wanted = [reference.table.column(name) for name in unique]
+        if set(unique) <= set(grouped) and all(column is not None and column.not_null for column in wanted):
+            return unique if len(columns) > len(grouped) else ()
+    return ()
+
+
+def _grouped_columns(reference: names.Reference, prepared: prepare.Prepared) -> dict[str, tree.Node]:
+    """The columns of a table that its query level groups by, with the items of GROUP BY that say so."""
+    found = {}
+    for item in getattr(reference.level.stmt, "groupClause", None) or ():
+        if isinstance(item, ast.GroupingSet):
+            return {}
+        node = spread.group_expression(item, reference.level)
+        key = prepared.analysis.key(node, reference.level) if tree.is_column(node) else None
+        if key is not None and key[0] == id(reference):
+            found[key[1]] = item
+    return found

@@ -1,0 +1,194 @@
+"""Pushdown: every shard answers the query for its own rows; the answers together are the answer.
+
+Rows only have to be sorted, cut and freed of duplicates once more where the statement says so.
+"""
+
+from __future__ import annotations
+
+from pglast import enums
+
+from orochi.planner import (
+    analyze,
+    names,
+    parse,
+    pieces,
+    prepare,
+    pull,
+    scans,
+    spread,
+    tree,
+    vector,
+)
+from orochi.planner import (
+    fragment as fragments,
+)
+from orochi.planner import (
+    plan as plans,
+)
+from orochi.planner.tree import ast
+
+
+def plan(prepared: prepare.Prepared, level: names.Level, found: spread.Spread) -> plans.Distributed:
+    """The pushdown plan of a checked statement.
+
+    Raises:
+        Unfit: the statement has a part that is not answered shard by shard.
+        CannotDeparse: the fragment's SQL cannot be printed faithfully.
+    """
+    stmt = level.stmt
+    checker = spread.Checker(prepared)
+    if spread.is_aggregated(stmt, prepared) and not checker.grouped_by_key(level, found):
+        raise spread.Unfit("its groups spread over shards")
+    if not checker.windows_by_key(level, found):
+        raise spread.Unfit("a window is not partitioned by the distribution column")
+    if any(item is not None for item in stmt.distinctClause or ()):
+        raise spread.Unfit("DISTINCT ON")
+    pieces.refuse_collations(level, prepared)
+    outputs, keys = pieces.outputs(level), pieces.sort_keys(level)
+    targets = [pieces.strip_collation(item.expression) for item in outputs]
+    columns = [f"c{index}" for index in range(len(targets))]
+    order = []
+    for key in keys:
+        expression = pieces.canonical(key.expression, level)
+        position = next(
+            (i for i, (node, _) in enumerate(targets) if pieces.canonical(node, level) == expression), None
+        )
+        if position is None:
+            if stmt.distinctClause:
+                raise spread.Unfit("DISTINCT sorted by something else")
+            position = len(targets)
+            targets.append((key.expression, ""))
+            columns.append(f"s{position - len(outputs)}")
+        order.append((position, "" if key.collation == targets[position][1] else key.collation, key.words))
+    return _build(prepared, level, outputs, targets, columns, order)
+
+
+def _build(
+    prepared: prepare.Prepared,
+    level: names.Level,
+    outputs: list[pieces.Output],
+    targets: list[tuple[tree.Node, str]],
+    columns: list[str],
+    order: list[tuple[int, str, str]],
+) -> plans.Distributed:
+    stmt = level.stmt
+    body = tree.changed(
+        stmt,
+        targetList=tuple(
+            ast.ResTarget(name=name, val=node) for (node, _), name in zip(targets, columns, strict=True)
+        ),
+        sortClause=None,
+        limitCount=None,
+        limitOffset=None,
+        limitOption=enums.LimitOption.LIMIT_OPTION_DEFAULT,
+        groupClause=_grouping(level),
+    )
+    folded = pieces.fold(prepared, body)
+    sql = parse.deparse(pieces.over_scans(folded, prepared))
+    count, offset = pieces.number(stmt.limitCount), pieces.number(stmt.limitOffset)
+    bounded = stmt.limitCount is not None and stmt.limitOption.name != "LIMIT_OPTION_WITH_TIES"
+    top = None
+    # the fragment's columns come without the collations that the statement sorts by
+    sortable = not any(collation or targets[index][1] for index, collation, _ in order)
+    if bounded and sortable and count is not None and (stmt.limitOffset is None or offset is not None):
+        top = count + (offset or 0)
+        sql += _order(order, [str(index + 1) for index in range(len(columns))]) + f" LIMIT {top}"
+    types = tuple(
+        pieces.named(pieces.known_type(node, level), name)
+        for (node, _), name in zip(targets, columns, strict=True)
+    )
+    describe = None
+    if any(column.type_oid == 0 for column in types):
+        describe = parse.deparse(pieces.over_shells(folded, prepared))
+    intermediate = intermediate_of(prepared, sql, types, describe, vector.rows(prepared, level, targets, top))
+    final = None
+    listed = list(zip(columns, targets, strict=True))
+    if order or stmt.distinctClause or stmt.limitOffset is not None or (stmt.limitCount is not None and top is None):
+        final = _final(stmt, outputs, [f"{name}{collation}" for name, (_, collation) in listed], order)
+    return plans.Distributed("pushdown", (intermediate,), final, limit=None if final else top)
+
+
+def _final(
+    stmt: tree.Node, outputs: list[pieces.Output], columns: list[str], order: list[tuple[int, str, str]]
+) -> str:
+    listed = ", ".join(
+        f"{pieces.RELATION}.{name} AS {names.quoted(item.name)}" for item, name in zip(outputs, columns, strict=False)
+    )
+    distinct = "DISTINCT " if stmt.distinctClause else ""
+    sorted_by = _order(order, [f"{pieces.RELATION}.{name}" for name in columns])
+    return f"SELECT {distinct}{listed} FROM {pieces.FROM}{sorted_by}{pieces.limit_sql(stmt)}"
+
+
+def _order(order: list[tuple[int, str, str]], columns: list[str]) -> str:
+    if not order:
+        return ""
+    return " ORDER BY " + ", ".join(f"{columns[index]}{collation}{words}" for index, collation, words in order)
+
+
+def _grouping(level: names.Level) -> tuple[tree.Node, ...] | None:
+    """GROUP BY with positions and output names spelled out: the fragment's outputs are others."""
+    grouped = spread.group_expressions(level)
+    if any(isinstance(item, ast.A_Const) for item in grouped or ()):
+        raise spread.Unfit("GROUP BY a constant")
+    return grouped or None if grouped is not None else level.stmt.groupClause
+
+
+def intermediate_of(
+    prepared: prepare.Prepared,
+    sql: str,
+    columns: tuple[fragments.OutputColumn, ...],
+    describe: str | None,
+    vector_sql: str | None,
+) -> plans.Intermediate:
+    """The intermediate that one SQL over all the statement's tables, run shard by shard, fills."""
+    references = prepared.references
+    kept = kept_shards(prepared)
+    units = scans.units(references, prepared.pruned, kept)
+    used = pull.used_columns(prepared)
+    refuse_keyless_groups(prepared, units)
+    wanted = [used[id(item)] for item in references]
+    spread_tables = [item for item in references if scans.is_distributed(item)]
+    return plans.Intermediate(
+        name=pieces.RELATION,
+        columns=columns,
+        fragments=scans.build(
+            units, references, prepared.pruned, wanted, sql, columns, prepared.ctx, scans.Numbers(), vector_sql
+        ),
+        shards_total=len(spread_tables[0].table.shards) if spread_tables else 1,
+        table=", ".join(dict.fromkeys(f"{item.table.schema}.{item.table.name}" for item in references)),
+        describe_sql=describe,
+    )
+
+
+def kept_shards(prepared: prepare.Prepared) -> list[int]:
+    """The shard indexes whose rows can matter, of tables that are joined on their distribution columns."""
+    counts = [len(item.table.shards) for item in prepared.references if scans.is_distributed(item)]
+    if not counts:
+        return [0]
+    kept = _kept(prepared.analysis.joins[id(prepared.scopes.levels[0])], prepared)
+    return list(range(counts[0])) if kept is None else sorted(kept)
+
+
+def _kept(item: analyze.Item | None, prepared: prepare.Prepared) -> set[int] | None:
+    """The shards without which a FROM tree has no rows; None for any."""
+    if isinstance(item, names.Reference):
+        return {shard.index for shard in prepared.pruned[id(item)].shards} if scans.is_distributed(item) else None
+    if isinstance(item, names.Other):
+        return _kept(prepared.analysis.joins[id(item.level)], prepared) if item.level is not None else None
+    if item is None or item.kind not in ("JOIN_INNER", "JOIN_LEFT"):
+        return None
+    left = _kept(item.left, prepared)
+    right = _kept(item.right, prepared) if item.kind == "JOIN_INNER" else None
+    if left is None or right is None:
+        return right if left is None else left
+    return left & right
+
+
+def refuse_keyless_groups(prepared: prepare.Prepared, units: list[scans.Unit]) -> None:
+    """Raise Unfit where GROUP BY relies on a primary key that a scan of stripes does not have."""
+    used = pull.used_columns(prepared)
+    for position, reference in enumerate(prepared.references):
+        if pull.primary_key(reference, used[id(reference)], prepared) and any(
+            prepared.pruned[id(reference)].stripes(unit.shards[position]) for unit in units
+        ):
+            raise spread.Unfit("GROUP BY relies on a primary key that compressed rows do not have")

@@ -1,0 +1,103 @@
+"""Which way a SELECT is answered: router, pushdown, two-phase aggregate or pull, in this order.
+
+Each way checks whether it gives PostgreSQL's own answer and steps aside otherwise; pull always does.
+"""
+
+from __future__ import annotations
+
+from orochi import errors
+from orochi.planner import (
+    context,
+    decompose,
+    names,
+    parse,
+    prepare,
+    pull,
+    pushdown,
+    router,
+    spread,
+)
+from orochi.planner import (
+    plan as plans,
+)
+from orochi.planner.tree import ast
+
+PlanContext = context.PlanContext
+
+
+def plan(statement: parse.Statement, ctx: context.PlanContext) -> plans.SelectPlan:
+    """The plan of a SELECT that reads Orochi tables, for one execution.
+
+    Raises:
+        NeedsFolding: evaluate expressions on the client's session, then call again.
+        FeatureNotSupported: no way gives the statement's meaning.
+    """
+    prepared = prepare.prepare(statement, ctx)
+    prepare.refuse_writes_inside(prepared)
+    forced = ctx.force_strategy
+    reason = f"orochi.force_strategy is {forced}" if forced else ""
+    if forced in ("", "auto", "router"):
+        try:
+            return router.plan(prepared)
+        except (spread.Unfit, parse.CannotDeparse) as unfit:
+            reason = str(unfit)
+    if prepare.locking(prepared):
+        return pull.plan(prepared, reason)  # which refuses it
+    if forced in ("", "auto", "pushdown", "two-phase aggregate", "two-phase", "aggregate"):
+        try:
+            return _by_shards(prepared)
+        except spread.Unfit as unfit:
+            reason = str(unfit)
+        except parse.CannotDeparse:
+            reason = "its SQL cannot be composed anew"
+    return pull.plan(prepared, reason)
+
+
+def template(
+    statement: parse.Statement, type_oids: tuple[int, ...], ctx: context.PlanContext
+) -> plans.Router | None:
+    """A router plan that holds for any parameters, or None: then plan each execution.
+
+    Args:
+        statement: with `$n`.
+        type_oids: the parameters' types as the coordinator inferred them.
+        ctx: the planning context, without parameters.
+    """
+    if ctx.force_strategy not in ("", "auto", "router"):
+        return None
+    try:
+        prepared = prepare.prepare(statement, ctx, template=True)
+        prepare.refuse_writes_inside(prepared)
+        return router.template(prepared, type_oids)
+    except (spread.Unfit, parse.CannotDeparse, errors.FeatureNotSupported):
+        return None
+
+
+def _by_shards(prepared: prepare.Prepared) -> plans.Distributed:
+    level = prepared.scopes.levels[0]
+    stmt = level.stmt
+    if not isinstance(stmt, ast.SelectStmt) or stmt.larg is not None or stmt.valuesLists:
+        raise spread.Unfit("a set operation")
+    if stmt.withClause is not None:
+        raise spread.Unfit("WITH")
+    if not stmt.fromClause:
+        raise spread.Unfit("no FROM")
+    spread.refuse(prepared, stmt)
+    _refuse_system_columns(prepared)
+    found = spread.Checker(prepared).level(level)
+    if not found.distributed:
+        raise spread.Unfit("the rows it starts from are on every node")
+    try:
+        plan = pushdown.plan(prepared, level, found)
+    except spread.Unfit:
+        if not spread.is_aggregated(stmt, prepared):
+            raise
+        plan = decompose.plan(prepared, level, found)
+    prepared.analysis.settle()
+    return plan
+
+
+def _refuse_system_columns(prepared: prepare.Prepared) -> None:
+    for node, _ in prepared.scopes.columns:
+        if node.fields and getattr(node.fields[-1], "sval", None) in names.SYSTEM_COLUMNS:
+            raise spread.Unfit("a system column")

@@ -1,0 +1,148 @@
+"""The composition root: the only place that picks implementations.
+
+One `Runtime` serves a gateway process. It keeps the newest committed catalog snapshot, kept fresh
+by `NOTIFY orochi_catalog` and by `refresh()`, which compares the version row; a snapshot is
+replaced whole, never changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from typing import TypeAlias
+
+import structlog
+
+from orochi import errors, settings as settings_module
+from orochi.catalog import api, snapshot as snapshots, store
+from orochi.executor import celery_transport, node_pool
+from orochi.operations import templates
+from orochi.pgwire import client
+from orochi.planner import builtins, classify
+
+log = structlog.get_logger()
+
+#: Bound on cached generic plans; the least recently used goes first.
+PLAN_CACHE_SIZE = 5_000
+
+PlanKey: TypeAlias = tuple[str, tuple[int, ...], tuple[str, ...], int]
+CachedPlan: TypeAlias = "templates.Template | None"
+
+
+class Runtime:
+    """Process-wide services of a gateway (`orochi.executor.context.Runtime`)."""
+
+    def __init__(self, settings: settings_module.Settings) -> None:
+        self.settings = settings
+        self.builtins = builtins.EMPTY
+        self.collation = "C"
+        self._snapshot = snapshots.EMPTY
+        self._classifier = classify.Classifier(snapshots.EMPTY, api.NAMES)
+        self._plans: OrderedDict[PlanKey, CachedPlan] = OrderedDict()
+        self._loading = asyncio.Lock()
+        self._listener: asyncio.Task[None] | None = None
+        self.nodes = node_pool.NodePool(settings, lambda: self._snapshot.nodes)
+        self.transport = celery_transport.CeleryTransport(settings, self.snapshot)
+
+    def snapshot(self) -> snapshots.Snapshot:
+        """The newest committed catalog this process knows."""
+        return self._snapshot
+
+    def classifier(self) -> classify.Classifier:
+        """The classifier built from `snapshot()`."""
+        return self._classifier
+
+    async def start(self) -> None:
+        """Load builtins and the catalog, and begin to listen for changes."""
+        async with self.service() as connection:
+            self.builtins = await _load_builtins(connection)
+            result = await connection.fetch(
+                "SELECT datcollate FROM pg_database WHERE datname = current_database()"
+            )
+            self.collation = (result.rows[0][0] or b"C").decode()
+            self._install(await store.load(connection))
+        self._listener = asyncio.create_task(self._listen())
+
+    async def close(self) -> None:
+        """Stop listening and close every connection."""
+        if self._listener is not None:
+            self._listener.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._listener
+        await self.nodes.close()
+        await self.transport.close()
+
+    async def refresh(self) -> snapshots.Snapshot:
+        """Reload the committed catalog if its version row moved; returns the newest."""
+        async with self._loading, self.service() as connection:
+            result = await connection.fetch("SELECT version::text FROM orochi.orochi_catalog_version")
+            version = int((result.rows[0][0] or b"0").decode())
+            if version != self._snapshot.version:
+                self._install(await store.load(connection))
+        return self._snapshot
+
+    def service(self) -> node_pool.Lease:
+        """`async with runtime.service() as conn`: a coordinator connection of Orochi's own role."""
+        return self.nodes.service()
+
+    def router_plan(
+        self, sql: str, type_oids: tuple[int, ...], search_path: tuple[str, ...], snapshot: snapshots.Snapshot
+    ) -> CachedPlan:
+        """The generic single-shard template of a prepared statement, or None if it has none.
+
+        Args:
+            sql: the statement as the client sent it, with `$n`.
+            type_oids: the parameter types PostgreSQL inferred.
+            search_path: the session's existing schemas in lookup order.
+            snapshot: what the plan must be valid for.
+        """
+        key = (sql, type_oids, search_path, snapshot.version)
+        if key in self._plans:
+            self._plans.move_to_end(key)
+            return self._plans[key]
+        plan = templates.template(
+            sql, type_oids, snapshot, search_path, self.builtins, collation=self.collation
+        )
+        self._plans[key] = plan
+        if len(self._plans) > PLAN_CACHE_SIZE:
+            self._plans.popitem(last=False)
+        return plan
+
+    def _install(self, snapshot: snapshots.Snapshot) -> None:
+        self._snapshot = snapshot
+        self._classifier = classify.Classifier(snapshot, api.NAMES)
+        self._plans.clear()
+
+    async def _listen(self) -> None:
+        """Follow NOTIFY for ever; a lost connection is made again, and the catalog reread."""
+        while True:
+            try:
+                async with self.service() as connection:
+                    await connection.query("LISTEN orochi_catalog")
+                    await self.refresh()
+                    while not connection.closed:
+                        if await connection.wait_notification(timeout=5.0):
+                            await self.refresh()
+            except (errors.OrochiError, OSError) as error:
+                log.warning("catalog.listen_failed", error=str(error))
+            await asyncio.sleep(0.5)
+
+
+async def _load_builtins(connection: client.PgConnection) -> builtins.Builtins:
+    result = await connection.fetch(builtins.QUERY)
+    rows = [tuple(None if v is None else v.decode() for v in row) for row in result.rows]
+    return builtins.from_rows(rows)
+
+
+async def create(settings: settings_module.Settings) -> Runtime:
+    """A started runtime.
+
+    Raises:
+        NodeUnavailable: the coordinator cannot be reached.
+        OrochiError: the catalog is missing: `orochi migrate` was not run.
+    """
+    runtime = Runtime(settings)
+    await runtime.start()
+    return runtime
+

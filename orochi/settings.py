@@ -1,0 +1,60 @@
+"""All settings of all processes, read from `OROCHI_*` variables.
+
+Every field here is documented in `.env.example`; `tests/meta` holds the two together.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+
+import pydantic
+import pydantic_settings
+
+
+class Settings(pydantic_settings.BaseSettings):
+    """Process settings; sizes in the unit the name ends with, times in seconds."""
+
+    model_config = pydantic_settings.SettingsConfigDict(env_prefix="OROCHI_", extra="ignore")
+
+    coordinator_dsn: str = "postgresql://orochi@127.0.0.1:5432/orochi"
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    node_user: str | None = None
+    node_password: pydantic.SecretStr | None = None
+    gateway_host: str = "127.0.0.1"
+    gateway_port: int = 6432
+    gateway_max_connections: int = 500
+    gateway_auth_timeout: float = 60.0
+    metrics_port: int | None = None
+    tls_cert: pathlib.Path | None = None
+    tls_key: pathlib.Path | None = None
+    data_dir: pathlib.Path = pathlib.Path("./orochi-data")
+    node_id: int | None = None
+    ready_file: pathlib.Path | None = None
+    parallel_workers: int = 1
+    default_shard_count: int = 32
+    fragment_lease: float = 3.0
+    fragment_attempts: int = 3
+    fragment_timeout: float = 3600.0
+    inline_result_bytes: int = 4 << 20
+    cache_size_mb: int = 256
+    node_pool_size: int = 20
+    prepared_per_connection: int = 500
+    recovery_interval: float = 5.0
+    retired_grace: float = 60.0
+    s3_endpoint: str | None = None
+    s3_bucket: str | None = None
+    s3_region: str = "us-east-1"
+    log_level: str = "info"
+    log_json: bool = False
+
+    @property
+    def stripe_dir(self) -> pathlib.Path:
+        """Where this node's worker keeps stripe files."""
+        return self.data_dir / "stripes"
+
+
+@functools.lru_cache(maxsize=1)
+def get() -> Settings:
+    """The process's settings, read once."""
+    return Settings()

@@ -1,0 +1,70 @@
+"""A cache of footers and decoded columns in one process, bounded in bytes.
+
+Stripes never change, so an entry is right as long as its file is the same file (device, inode,
+size, time of change); entries of deleted files age out. Least recently used goes first. Arrays are
+shared between readers and never written to.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import os
+import threading
+from collections.abc import Hashable
+from typing import Any
+
+from orochi import settings
+
+
+class Cache:
+    """A thread-safe LRU map whose values are charged by size."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self._entries: collections.OrderedDict[Hashable, tuple[Any, int]] = collections.OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    @property
+    def size_bytes(self) -> int:
+        """What the entries were charged."""
+        return self._size
+
+    def get(self, key: Hashable) -> Any:
+        """The value, now the most recently used, or None."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                return None
+            self._entries.move_to_end(key)
+            return entry[0]
+
+    def put(self, key: Hashable, value: Any, size: int) -> None:
+        """Keeps `value`; one larger than a quarter of the bound is not kept."""
+        if size > self.limit_bytes // 4:
+            return
+        with self._lock:
+            _, old = self._entries.pop(key, (None, 0))
+            self._entries[key] = (value, size)
+            self._size += size - old
+            while self._size > self.limit_bytes:
+                _, (_, dropped) = self._entries.popitem(last=False)
+                self._size -= dropped
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        with self._lock:
+            self._entries.clear()
+            self._size = 0
+
+
+def file_key(status: os.stat_result) -> tuple[int, int, int, int]:
+    """What tells a file from every other file."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=1)
+def shared() -> Cache:
+    """The process's cache, of the size that the settings give."""
+    return Cache(settings.get().cache_size_mb << 20)

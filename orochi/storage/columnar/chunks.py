@@ -1,0 +1,117 @@
+"""One column chunk: an Arrow array with nulls to stored bytes, and back.
+
+Codecs see dense values only; the validity bitmap goes in front of them here, and values are
+spread to their rows again here. What null slots hold is zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from orochi.storage.columnar import format as layout
+from orochi.storage.columnar import skiplist
+from orochi.storage.compression import boolean, buffers, chooser, registry
+
+
+def encode(
+    array: pa.Array, type_oid: int, *, compression: str, level: int, codec: str | None
+) -> tuple[bytes, chooser.Encoded, skiplist.Stats]:
+    """The bytes to store, padding included, how they came about, and the statistics."""
+    nulls = array.null_count
+    bitmap = b""
+    dense = array
+    if nulls:
+        dense = array.drop_null()
+        if len(dense):
+            bitmap = boolean.encode(array.is_valid()) or b""
+            bitmap += bytes(buffers.pad(len(bitmap)))
+    encoded = chooser.encode(dense, compression=compression, level=level, codec=codec, prefix=bitmap)
+    stored = bytes(encoded.data)
+    return stored + bytes(buffers.pad(len(stored))), encoded, skiplist.compute(array, type_oid)
+
+
+def decode(stored: pa.Buffer, chunk: layout.ColumnChunk, arrow: pa.DataType) -> pa.Array:
+    """The chunk's array. ValueError, struct.error or an Arrow error when the bytes make no sense."""
+    rows, nulls = chunk.stats.rows, chunk.stats.null_count
+    if nulls == rows:
+        return pa.nulls(rows, arrow)
+    payload, bitmap = _split(stored, chunk)
+    dense = _codec(chunk).decode(payload, rows - nulls, arrow)
+    return dense if bitmap is None else _spread(dense, bitmap, rows, nulls)
+
+
+def decode_into(
+    stored: pa.Buffer, chunk: layout.ColumnChunk, out: buffers.Vector, valid: buffers.Vector | None
+) -> None:
+    """A fixed-width chunk into `out`; its validity into `valid` (all True on entry)."""
+    rows, nulls = chunk.stats.rows, chunk.stats.null_count
+    if nulls == rows:
+        out[:] = 0
+        if valid is not None:
+            valid[:] = False
+        return
+    payload, bitmap = _split(stored, chunk)
+    codec = registry.FIXED[registry.CODEC_IDS[chunk.codec]]
+    if bitmap is None:
+        codec.decode_into(payload, out)
+        return
+    if valid is None:
+        raise ValueError("a chunk without nulls has a bitmap")
+    dense = np.empty(rows - nulls, out.dtype)
+    codec.decode_into(payload, dense)
+    flags = _flags(bitmap, rows, nulls)
+    valid[:] = flags
+    out[:] = 0
+    out[flags] = dense
+
+
+def validity(flags: buffers.Vector) -> pa.Buffer:
+    """Row flags as an Arrow validity bitmap."""
+    return pa.py_buffer(np.packbits(flags, bitorder="little"))
+
+
+def _codec(chunk: layout.ColumnChunk) -> registry.Codec:
+    return registry.CODECS[registry.CODEC_IDS[chunk.codec]]
+
+
+def _split(stored: pa.Buffer, chunk: layout.ColumnChunk) -> tuple[Any, buffers.Vector | None]:
+    """The codec's bytes, and the bitmap when some values are null."""
+    payload: Any = stored.slice(0, chunk.stored_size)
+    if chunk.block != "none":
+        payload = registry.BLOCKS[registry.BLOCK_IDS[chunk.block]].decompress(payload, chunk.payload_size)
+    if not chunk.stats.null_count:
+        return payload, None
+    size = (chunk.stats.rows + 7) // 8
+    bitmap = buffers.raw(payload)[:size]
+    return payload.slice(size + buffers.pad(size)), bitmap
+
+
+def _flags(bitmap: buffers.Vector, rows: int, nulls: int) -> buffers.Vector:
+    flags = np.unpackbits(bitmap, count=rows, bitorder="little").view(np.bool_)
+    if np.count_nonzero(flags) != rows - nulls:
+        raise ValueError("the bitmap does not fit the null count")
+    return flags
+
+
+def _spread(dense: pa.Array, bitmap: buffers.Vector, rows: int, nulls: int) -> pa.Array:
+    """`dense` at the rows whose bit is set."""
+    flags = _flags(bitmap, rows, nulls)
+    valid = pa.py_buffer(bitmap)
+    if buffers.is_bytes(dense.type):
+        _, offsets, data = dense.buffers()
+        ends = np.frombuffer(offsets, np.int32, len(dense) + 1)
+        buffer, spread = buffers.allocate(rows + 1, np.dtype(np.int32))
+        spread[0] = 0
+        np.take(ends, np.cumsum(flags), out=spread[1:], mode="clip")
+        return pa.Array.from_buffers(dense.type, rows, [valid, buffer, data or pa.py_buffer(b"")], nulls)
+    if pa.types.is_boolean(dense.type):
+        values = np.zeros(rows, np.bool_)
+        values[flags] = dense.to_numpy(zero_copy_only=False)
+        return pa.Array.from_buffers(dense.type, rows, [valid, validity(values)], nulls)
+    buffer, out = buffers.allocate(rows, np.dtype(dense.type.to_pandas_dtype()))
+    out[:] = 0
+    out[flags] = buffers.values(dense)
+    return pa.Array.from_buffers(dense.type, rows, [valid, buffer], nulls)

@@ -1,0 +1,344 @@
+"""The stripe file: its byte layout, and the footer that describes it.
+
+A stripe is written once and never changed. Integers are little-endian; every part starts at a
+multiple of 8 bytes; every byte of the file is covered by a CRC-32 or compared with a constant.
+
+    header   16 bytes   magic "OROSTRIP", format version u32, CRC-32 of the 12 bytes before u32
+    chunks              column chunks, column after column, chunk group after chunk group, no gaps
+    footer              see below
+    trailer  24 bytes   footer length u64, CRC-32 of the footer u32, CRC-32 of the 12 bytes before
+                        u32, magic "OROSTRIP"
+
+A **column chunk** holds one column of one chunk group, compressed as a whole by its block
+compressor, then padded to 8 bytes. Uncompressed it is the validity bitmap (least significant bit
+first, padded to 8; absent when no value or every value is null), then the values that are not
+null in the codec's encoding.
+
+    footer:  row count u32, chunk group count u32, column count u32, heap length u32
+             rows of each chunk group u32 each (padded to 8)
+             each column: type OID u32, typmod i32, carrier u8, 0 u8, name length u16, name
+             (then padded to 8)
+             each column, each chunk group: a record of 80 bytes
+                 offset u64, stored size u64 (padding excluded), payload size u64 (uncompressed),
+                 raw size u64 (as Arrow), CRC-32 of stored bytes and padding u32, rows u32,
+                 null count u32, flags u16, codec u8, block compressor u8, minimum 8 bytes, maximum 8 bytes,
+                 sum 16 bytes
+             heap: bounds of strings and binary, to which minimum and maximum refer by
+             offset u32, length u32 (padded to 8)
+
+Minimum and maximum of integers and booleans are i64, of floats f64; the sum of integers is a
+128-bit integer, of floats an f64. Flags: 1 minimum, 2 maximum, 4 sum present, 8 bounds exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from orochi.storage.columnar import skiplist
+from orochi.storage.compression import buffers, registry
+
+MAGIC = b"OROSTRIP"
+VERSION = 1
+
+_HEADER = struct.Struct("<8sII")
+_TRAILER = struct.Struct("<QII8s")
+_COUNTS = struct.Struct("<IIII")
+_COLUMN = struct.Struct("<IiBBH")
+_RECORD = struct.Struct("<QQQQIIIHBB8s8s16s")
+_HEAP_REF = struct.Struct("<II")
+
+HEADER_SIZE = _HEADER.size
+TRAILER_SIZE = _TRAILER.size
+
+_HAS_MINIMUM, _HAS_MAXIMUM, _HAS_SUM, _EXACT = 1, 2, 4, 8
+
+#: Carrier types by their number on disk.
+_CARRIERS: tuple[pa.DataType, ...] = (
+    pa.bool_(),
+    pa.int16(),
+    pa.int32(),
+    pa.int64(),
+    pa.uint32(),
+    pa.float32(),
+    pa.float64(),
+    pa.string(),
+    pa.binary(),
+)
+
+
+class MalformedError(ValueError):
+    """Bytes that are not a stripe's header, footer or trailer."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StripeColumn:
+    """A column to write: name and PostgreSQL type."""
+
+    name: str
+    type_oid: int
+    typmod: int = -1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ColumnChunk:
+    """Where one column chunk lies, how it is encoded, and what the skip list knows of it.
+
+    Attributes:
+        codec, block: names, as in `orochi.storage.compression.registry`.
+        stored_size: bytes in the file without padding; `payload_size` before block compression; `raw_size` as
+            an Arrow array.
+    """
+
+    column: str
+    group: int
+    offset: int
+    stored_size: int
+    payload_size: int
+    raw_size: int
+    checksum: int
+    codec: str
+    block: str
+    stats: skiplist.Stats
+
+    @property
+    def extent(self) -> int:
+        """Bytes it takes in the file, with its padding."""
+        return self.stored_size + buffers.pad(self.stored_size)
+
+    @property
+    def minimum_text(self) -> str | None:
+        """The lower bound as text for the catalog; binary as hexadecimal."""
+        return _text(self.stats.minimum)
+
+    @property
+    def maximum_text(self) -> str | None:
+        """The upper bound as text for the catalog; binary as hexadecimal."""
+        return _text(self.stats.maximum)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FooterColumn:
+    """A column of a stripe with its chunks, one a chunk group."""
+
+    name: str
+    type_oid: int
+    typmod: int
+    arrow: pa.DataType
+    chunks: tuple[ColumnChunk, ...]
+    stats: skiplist.Stats
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Footer:
+    """All there is to know of a stripe without reading its column chunks."""
+
+    row_count: int
+    group_rows: tuple[int, ...]
+    columns: tuple[FooterColumn, ...]
+    size_bytes: int
+
+    def column(self, name: str) -> FooterColumn | None:
+        """The column of that name, or None when the stripe was written without it."""
+        return next((column for column in self.columns if column.name == name), None)
+
+
+def header() -> bytes:
+    """The file's first bytes."""
+    start = struct.pack("<8sI", MAGIC, VERSION)
+    return start + struct.pack("<I", zlib.crc32(start))
+
+
+def check_header(data: bytes) -> None:
+    """Raises MalformedError unless `data` is the header of a file this code can read."""
+    if len(data) != HEADER_SIZE:
+        raise MalformedError("the file is too short")
+    magic, version, checksum = _HEADER.unpack(data)
+    if magic != MAGIC or zlib.crc32(data[:12]) != checksum:
+        raise MalformedError("the header is damaged")
+    if version != VERSION:
+        raise MalformedError(f"format version {version} is not {VERSION}")
+
+
+def trailer(footer: bytes) -> bytes:
+    """The file's last bytes."""
+    start = struct.pack("<QI", len(footer), zlib.crc32(footer))
+    return start + struct.pack("<I8s", zlib.crc32(start), MAGIC)
+
+
+def read_trailer(data: bytes, file_size: int) -> tuple[int, int, int]:
+    """Offset, length and CRC-32 of the footer."""
+    if len(data) != TRAILER_SIZE:
+        raise MalformedError("the file is too short")
+    length, checksum, own, magic = _TRAILER.unpack(data)
+    if magic != MAGIC or zlib.crc32(data[:12]) != own:
+        raise MalformedError("the trailer is damaged")
+    offset = file_size - TRAILER_SIZE - length
+    if offset < HEADER_SIZE:
+        raise MalformedError("the footer is longer than the file")
+    return offset, length, checksum
+
+
+def encode_footer(group_rows: Sequence[int], columns: Sequence[FooterColumn]) -> bytes:
+    """The footer's bytes."""
+    heap = bytearray()
+    records = [_record(chunk, column.arrow, heap) for column in columns for chunk in column.chunks]
+    parts = [
+        _COUNTS.pack(sum(group_rows), len(group_rows), len(columns), len(heap)),
+        _padded(struct.pack(f"<{len(group_rows)}I", *group_rows)),
+        _padded(b"".join(_describe(column) for column in columns)),
+        *records,
+        _padded(bytes(heap)),
+    ]
+    return b"".join(parts)
+
+
+def decode_footer(data: bytes, checksum: int, footer_offset: int, file_size: int) -> Footer:
+    """The footer of a file of `file_size` bytes; MalformedError unless all of it is consistent."""
+    if zlib.crc32(data) != checksum:
+        raise MalformedError("the footer is damaged")
+    try:
+        return _decode_footer(data, footer_offset, file_size)
+    except (struct.error, IndexError, KeyError, UnicodeDecodeError) as error:
+        raise MalformedError(f"the footer makes no sense: {error}") from error
+
+
+def _decode_footer(data: bytes, footer_offset: int, file_size: int) -> Footer:
+    row_count, group_count, column_count, heap_length = _COUNTS.unpack_from(data)
+    at = _COUNTS.size
+    group_rows = struct.unpack_from(f"<{group_count}I", data, at)
+    at += group_count * 4 + buffers.pad(group_count * 4)
+    described = []
+    start = at
+    for _ in range(column_count):
+        type_oid, typmod, carrier, _, length = _COLUMN.unpack_from(data, at)
+        at += _COLUMN.size
+        described.append((data[at : at + length].decode(), type_oid, typmod, _CARRIERS[carrier]))
+        at += length
+    at += buffers.pad(at - start)
+    heap_at = at + column_count * group_count * _RECORD.size
+    heap = data[heap_at : heap_at + heap_length]
+    expected = HEADER_SIZE
+    columns = []
+    for name, type_oid, typmod, arrow in described:
+        chunks = []
+        for group in range(group_count):
+            chunk = _read_record(_RECORD.unpack_from(data, at), name, group, arrow, heap)
+            if chunk.offset != expected or chunk.stats.rows != group_rows[group]:
+                raise MalformedError(f'column chunk "{name}", group {group} is misplaced')
+            expected += chunk.extent
+            at += _RECORD.size
+            chunks.append(chunk)
+        stats = skiplist.merge([chunk.stats for chunk in chunks])
+        columns.append(FooterColumn(name, type_oid, typmod, arrow, tuple(chunks), stats))
+    if expected != footer_offset or sum(group_rows) != row_count:
+        raise MalformedError("the column chunks do not fill the file")
+    return Footer(row_count, tuple(group_rows), tuple(columns), file_size)
+
+
+def _describe(column: FooterColumn) -> bytes:
+    name = column.name.encode()
+    carrier = _CARRIERS.index(column.arrow)
+    return _COLUMN.pack(column.type_oid, column.typmod, carrier, 0, len(name)) + name
+
+
+def _record(chunk: ColumnChunk, arrow: pa.DataType, heap: bytearray) -> bytes:
+    stats = chunk.stats
+    flags = _EXACT if stats.exact else 0
+    flags |= _HAS_MINIMUM if stats.minimum is not None else 0
+    flags |= _HAS_MAXIMUM if stats.maximum is not None else 0
+    flags |= _HAS_SUM if stats.total is not None else 0
+    return _RECORD.pack(
+        chunk.offset,
+        chunk.stored_size,
+        chunk.payload_size,
+        chunk.raw_size,
+        chunk.checksum,
+        stats.rows,
+        stats.null_count,
+        flags,
+        registry.CODEC_IDS[chunk.codec],
+        registry.BLOCK_IDS[chunk.block],
+        _pack_bound(stats.minimum, arrow, heap),
+        _pack_bound(stats.maximum, arrow, heap),
+        _pack_sum(stats.total),
+    )
+
+
+def _read_record(
+    record: tuple[Any, ...], column: str, group: int, arrow: pa.DataType, heap: bytes
+) -> ColumnChunk:
+    offset, stored, payload, raw_size, checksum, rows, nulls, flags, codec, block = record[:10]
+    minimum, maximum, total = record[10:]
+    stats = skiplist.Stats(
+        rows,
+        nulls,
+        _unpack_bound(minimum, arrow, heap) if flags & _HAS_MINIMUM else None,
+        _unpack_bound(maximum, arrow, heap) if flags & _HAS_MAXIMUM else None,
+        bool(flags & _EXACT),
+        _unpack_sum(total, arrow) if flags & _HAS_SUM else None,
+    )
+    return ColumnChunk(
+        column,
+        group,
+        offset,
+        stored,
+        payload,
+        raw_size,
+        checksum,
+        registry.CODECS[codec].NAME,
+        registry.BLOCK_NAMES[block],
+        stats,
+    )
+
+
+def _pack_bound(value: Any, arrow: pa.DataType, heap: bytearray) -> bytes:
+    if value is None:
+        return bytes(8)
+    if pa.types.is_floating(arrow):
+        return struct.pack("<d", value)
+    if not buffers.is_bytes(arrow):
+        return struct.pack("<q", value)
+    octets = value.encode() if isinstance(value, str) else value
+    reference = _HEAP_REF.pack(len(heap), len(octets))
+    heap.extend(octets)
+    return reference
+
+
+def _unpack_bound(data: bytes, arrow: pa.DataType, heap: bytes) -> Any:
+    if pa.types.is_floating(arrow):
+        return struct.unpack("<d", data)[0]
+    if not buffers.is_bytes(arrow):
+        return struct.unpack("<q", data)[0]
+    start, length = _HEAP_REF.unpack(data)
+    octets = heap[start : start + length]
+    return octets.decode() if pa.types.is_string(arrow) else octets
+
+
+def _pack_sum(value: float | None) -> bytes:
+    if value is None:
+        return bytes(16)
+    if isinstance(value, int):
+        return value.to_bytes(16, "little", signed=True)
+    return struct.pack("<dQ", value, 0)
+
+
+def _unpack_sum(data: bytes, arrow: pa.DataType) -> int | float:
+    if pa.types.is_floating(arrow):
+        return float(struct.unpack_from("<d", data)[0])
+    return int.from_bytes(data, "little", signed=True)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(buffers.pad(len(data)))
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return value.hex() if isinstance(value, bytes) else str(value)

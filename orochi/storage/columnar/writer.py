@@ -1,0 +1,228 @@
+"""Writes stripe files: encode, write under a temporary name, fsync, publish by link, fsync the folder.
+
+A stripe appears under its name complete or not at all, and an existing file is never replaced.
+What a crash leaves behind is a temporary file that `is_temporary` tells apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import uuid
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import pyarrow as pa
+
+from orochi import errors, pgtypes
+from orochi.storage.columnar import chunks, skiplist
+from orochi.storage.columnar import format as layout
+from orochi.storage.columnar.format import StripeColumn
+from orochi.storage.compression import chooser, registry
+
+__all__ = [
+    "StripeColumn",
+    "StripeInfo",
+    "WriteOptions",
+    "is_temporary",
+    "slices",
+    "write_stripe",
+]
+
+#: A chunk group, and a piece that `slices` gives, is cut when its values pass this many bytes:
+#: offsets of strings are 32 bits wide, and a reader holds a group in memory.
+GROUP_BYTES = 64 << 20
+STRIPE_BYTES = 1 << 30
+
+_TEMPORARY = ".tmp"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """How to lay out and compress a stripe.
+
+    Attributes:
+        compression: `auto`, `zstd`, `lz4` or `none`: the block compressor over the codecs.
+        level: Zstandard's level.
+        codecs: column name to the codec that column must use where it fits.
+    """
+
+    compression: str = "auto"
+    level: int = 3
+    stripe_row_limit: int = 150_000
+    chunk_group_row_limit: int = 10_000
+    codecs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.compression not in chooser.COMPRESSIONS:
+            raise errors.InvalidParameter(
+                f'unknown compression "{self.compression}"',
+                hint=f"Compressions are {', '.join(chooser.COMPRESSIONS)}.",
+            )
+        if not 1 <= self.level <= 19:
+            raise errors.InvalidParameter("compression level must be between 1 and 19")
+        if not 1 <= self.chunk_group_row_limit <= self.stripe_row_limit <= 10_000_000:
+            raise errors.InvalidParameter("row limits must satisfy 1 <= chunk group <= stripe <= 10,000,000")
+        for codec in self.codecs.values():
+            if codec not in registry.CODEC_IDS:
+                raise errors.InvalidParameter(
+                    f'unknown codec "{codec}"',
+                    hint=f"Codecs are {', '.join(sorted(registry.CODEC_IDS))}.",
+                )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StripeInfo:
+    """What the catalog keeps of a stripe; `chunks` column after column, group after group."""
+
+    row_count: int
+    size_bytes: int
+    raw_bytes: int
+    group_rows: tuple[int, ...]
+    chunks: tuple[layout.ColumnChunk, ...]
+
+    @classmethod
+    def of(cls, footer: layout.Footer) -> StripeInfo:
+        """The same from a footer."""
+        found = tuple(chunk for column in footer.columns for chunk in column.chunks)
+        raw = sum(chunk.raw_size for chunk in found)
+        return cls(footer.row_count, footer.size_bytes, raw, footer.group_rows, found)
+
+
+def write_stripe(
+    path: str | os.PathLike[str],
+    batches: Iterable[pa.RecordBatch],
+    columns: Sequence[StripeColumn],
+    options: WriteOptions | None = None,
+) -> StripeInfo:
+    """Writes all rows of `batches`, in their order, as one stripe at `path`.
+
+    Batches hold carrier arrays of `columns`, matched by position. The folder must exist.
+
+    Raises:
+        FileExistsError: there is a file at `path`; it is left as it is.
+        InvalidParameter: the batches do not fit the columns, or are more than a stripe holds.
+    """
+    options = options or WriteOptions()
+    table = _table(batches, columns)
+    if table.num_rows > options.stripe_row_limit:
+        raise errors.InvalidParameter(
+            f"{table.num_rows} rows exceed the stripe row limit of {options.stripe_row_limit}"
+        )
+    groups = list(_pieces(table, options.chunk_group_row_limit, GROUP_BYTES))
+    target = pathlib.Path(path)
+    with _published(target) as write:
+        write(layout.header())
+        at = layout.HEADER_SIZE
+        described = []
+        for index, column in enumerate(columns):
+            written = []
+            for number, group in enumerate(groups):
+                array = pa.concat_arrays(group.column(index).chunks)
+                stored, chunk = _encode(array, column, number, at, options)
+                write(stored)
+                at += chunk.extent
+                written.append(chunk)
+            stats = skiplist.merge([chunk.stats for chunk in written])
+            arrow = pgtypes.carrier(column.type_oid)
+            described.append(
+                layout.FooterColumn(column.name, column.type_oid, column.typmod, arrow, tuple(written), stats)
+            )
+        group_rows = tuple(group.num_rows for group in groups)
+        footer = layout.encode_footer(group_rows, described)
+        tail = layout.trailer(footer)
+        write(footer)
+        write(tail)
+    size = at + len(footer) + len(tail)
+    return StripeInfo.of(layout.Footer(table.num_rows, group_rows, tuple(described), size))
+
+
+def slices(table: pa.Table, options: WriteOptions | None = None) -> Iterator[pa.Table]:
+    """Consecutive pieces of `table`, each fit to be one stripe by rows and by bytes."""
+    limit = (options or WriteOptions()).stripe_row_limit
+    return _pieces(table, limit, STRIPE_BYTES)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name was being written and never published."""
+    return name.startswith(".") and name.endswith(_TEMPORARY)
+
+
+def _table(batches: Iterable[pa.RecordBatch], columns: Sequence[StripeColumn]) -> pa.Table:
+    """The batches as one table, checked against the columns."""
+    names = [column.name for column in columns]
+    if not columns or len(set(names)) != len(names):
+        raise errors.InvalidParameter("a stripe needs columns with distinct names")
+    schema = pa.schema([(column.name, pgtypes.carrier(column.type_oid)) for column in columns])
+    checked = []
+    for batch in batches:
+        if batch.schema.types != schema.types:
+            raise errors.InvalidParameter(
+                "a batch does not fit the stripe's columns",
+                detail=f"Expected {schema.types}, got {batch.schema.types}.",
+            )
+        checked.append(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
+    return pa.Table.from_batches(checked, schema)
+
+
+def _pieces(table: pa.Table, row_limit: int, byte_limit: int) -> Iterator[pa.Table]:
+    """Consecutive slices of at most `row_limit` rows, halved while over `byte_limit` bytes."""
+    start = 0
+    while start < table.num_rows:
+        piece = table.slice(start, row_limit)
+        while piece.num_rows > 1 and piece.nbytes > byte_limit:
+            piece = piece.slice(0, piece.num_rows // 2)
+        yield piece
+        start += piece.num_rows
+
+
+def _encode(
+    array: pa.Array, column: StripeColumn, group: int, offset: int, options: WriteOptions
+) -> tuple[bytes, layout.ColumnChunk]:
+    stored, encoded, stats = chunks.encode(
+        array,
+        column.type_oid,
+        compression=options.compression,
+        level=options.level,
+        codec=options.codecs.get(column.name),
+    )
+    chunk = layout.ColumnChunk(
+        column=column.name,
+        group=group,
+        offset=offset,
+        stored_size=len(encoded.data),
+        payload_size=encoded.payload_size,
+        raw_size=array.nbytes,
+        checksum=zlib.crc32(stored),
+        codec=registry.CODECS[encoded.codec].NAME,
+        block=registry.BLOCK_NAMES[encoded.block],
+        stats=stats,
+    )
+    return stored, chunk
+
+
+@contextlib.contextmanager
+def _published(target: pathlib.Path) -> Iterator[Callable[[bytes], int]]:
+    """A function that writes to a file which gets its name only if the body succeeds."""
+    if target.exists():
+        raise FileExistsError(f"stripe file {target} exists")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}{_TEMPORARY}")
+    try:
+        with temporary.open("xb") as file:
+            yield file.write
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Tiers of chunks by age, and moving between them."""

@@ -1,0 +1,224 @@
+"""Housekeeping of a node by its maintenance worker: what nobody needs is removed, sizes are counted.
+
+Everything here may run twice, and at the same time as anything else: removal goes by names that are
+never used again, and counting only writes numbers that no plan depends on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import psycopg
+import structlog
+
+from orochi import settings as process_settings
+from orochi.catalog import nodes
+from orochi.storage.columnar import writer
+
+log = structlog.get_logger()
+
+Connection = psycopg.Connection[Any]
+
+#: A stripe file without a catalog row may be about to get one; after this it will not.
+ORPHAN_AGE_SECONDS = 3600.0
+_BATCH = 200
+_LOCK_TIMEOUT = "2s"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Swept:
+    """How many things went: node schemas, stripes, files that no catalog row named."""
+
+    schemas: int = 0
+    stripes: int = 0
+    orphans: int = 0
+
+
+def sweep(coordinator: str, node_id: int, settings: process_settings.Settings) -> Swept:
+    """Remove what the cleanup queue lists for a node, and old files that the catalog does not know."""
+    with psycopg.connect(coordinator, autocommit=True) as catalog:
+        node_dsn = nodes.all_dsns(catalog, settings).get(node_id)
+        if node_dsn is None:
+            return Swept()
+        with psycopg.connect(node_dsn, autocommit=True) as node:
+            node.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT}'".encode())
+            schemas = _sweep_schemas(catalog, node, node_id)
+            stripes = _sweep_stripes(catalog, node, node_id, settings.stripe_dir)
+        orphans = _sweep_orphans(catalog, node_id, settings.stripe_dir)
+        _fold_versions(catalog)
+    return Swept(schemas, stripes, orphans)
+
+
+def _sweep_schemas(catalog: Connection, node: Connection, node_id: int) -> int:
+    removed = 0
+    rows = catalog.execute(
+        "SELECT cleanup_id, kind, object_id FROM orochi.orochi_cleanup"
+        " WHERE node_id = %s AND kind IN ('shard', 'chunk') AND not_before <= now()"
+        " ORDER BY kind DESC, cleanup_id LIMIT %s",
+        (node_id, _BATCH),
+    ).fetchall()
+    for cleanup_id, kind, object_id in rows:
+        pattern = f"^orochi_{'s' if kind == 'shard' else 'c'}{object_id}_[0-9]+$"
+        names = node.execute("SELECT nspname FROM pg_namespace WHERE nspname ~ %s", (pattern,)).fetchall()
+        try:
+            for (name,) in names:
+                node.execute(f'DROP SCHEMA IF EXISTS "{name}" CASCADE'.encode())
+                removed += 1
+        except psycopg.errors.LockNotAvailable:
+            continue  # still read: next time
+        catalog.execute("DELETE FROM orochi.orochi_cleanup WHERE cleanup_id = %s", (cleanup_id,))
+    return removed
+
+
+def _sweep_stripes(catalog: Connection, node: Connection, node_id: int, stripe_dir: pathlib.Path) -> int:
+    rows = catalog.execute(
+        "SELECT cleanup_id, object_id, path FROM orochi.orochi_cleanup"
+        " WHERE node_id = %s AND kind = 'stripe' AND not_before <= now() LIMIT %s",
+        (node_id, 10 * _BATCH),
+    ).fetchall()
+    for _, _, path in rows:
+        (stripe_dir / path).unlink(missing_ok=True)
+    if rows:
+        node.execute(
+            "DELETE FROM orochi_data.delete_vectors WHERE stripe_id = ANY(%s)", ([row[1] for row in rows],)
+        )
+        catalog.execute(
+            "DELETE FROM orochi.orochi_cleanup WHERE cleanup_id = ANY(%s)", ([row[0] for row in rows],)
+        )
+    return len(rows)
+
+
+def _sweep_orphans(catalog: Connection, node_id: int, stripe_dir: pathlib.Path) -> int:
+    """Files of writers that died before they published them."""
+    if not stripe_dir.is_dir():
+        return 0
+    oldest = time.time() - ORPHAN_AGE_SECONDS
+    old = [
+        path
+        for path in stripe_dir.rglob("*")
+        if path.is_file()
+        and (path.suffix == ".stripe" or writer.is_temporary(path.name))
+        and path.stat().st_mtime < oldest
+    ]
+    if not old:
+        return 0
+    known = {
+        path
+        for (path,) in catalog.execute(
+            "SELECT path FROM orochi.orochi_stripes WHERE node_id = %s UNION ALL"
+            " SELECT path FROM orochi.orochi_cleanup WHERE node_id = %s AND kind = 'stripe'",
+            (node_id, node_id),
+        )
+    }
+    orphans = [path for path in old if str(path.relative_to(stripe_dir)) not in known]
+    for path in orphans:
+        log.warning("stripes.orphan_removed", path=str(path))
+        path.unlink(missing_ok=True)
+    return len(orphans)
+
+
+def _fold_versions(catalog: Connection) -> None:
+    """Replace the rows whose sum is the catalog's version by one of the same sum."""
+    catalog.execute(
+        "WITH gone AS (DELETE FROM orochi.orochi_catalog_changes"
+        " WHERE (SELECT count(*) FROM orochi.orochi_catalog_changes) > 100 RETURNING weight)"
+        " INSERT INTO orochi.orochi_catalog_changes (weight)"
+        " SELECT sum(weight) FROM gone HAVING count(*) > 0"
+    )
+
+
+_COUNT = """
+SELECT n.nspname, sum(greatest(c.reltuples, 0))::bigint, sum(pg_total_relation_size(c.oid))::bigint
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND n.nspname ~ '^orochi_[sc][0-9]+_[0-9]+$'
+GROUP BY n.nspname
+"""
+_ANALYZE = """
+SELECT format('%I.%I', n.nspname, c.relname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
+WHERE c.relkind = 'r' AND n.nspname ~ '^orochi_[sc][0-9]+_[0-9]+$'
+  AND (c.reltuples < 0 AND pg_relation_size(c.oid) > 0
+       OR s.n_mod_since_analyze > 50 + 0.1 * greatest(c.reltuples, 0))
+LIMIT 500
+"""
+
+
+def collect_stats(coordinator: str, node_id: int, settings: process_settings.Settings) -> int:
+    """Write row counts and sizes of a node's shards and chunks into the catalog; how many it found.
+
+    Heap rows are PostgreSQL's estimate, brought up to date by ANALYZE where much has changed; rows in
+    stripes are exact, less those deleted.
+    """
+    with psycopg.connect(coordinator, autocommit=True) as catalog:
+        node_dsn = nodes.all_dsns(catalog, settings).get(node_id)
+        if node_dsn is None:
+            return 0
+        with psycopg.connect(node_dsn, autocommit=True) as node:
+            node.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT}'".encode())
+            for (relation,) in node.execute(_ANALYZE).fetchall():
+                _analyze(node, relation)
+            counted = node.execute(_COUNT).fetchall()
+            deleted = node.execute(
+                "SELECT stripe_id, count(*) FROM orochi_data.delete_vectors GROUP BY 1"
+            ).fetchall()
+            size = node.execute("SELECT pg_database_size(current_database())").fetchone()
+        _store(catalog, node_id, counted, deleted)
+        catalog.execute(
+            "UPDATE orochi.orochi_nodes SET size_bytes = %s, last_heartbeat = now() WHERE node_id = %s",
+            (size[0] if size else 0, node_id),
+        )
+    return len(counted)
+
+
+def _analyze(node: Connection, relation: str) -> None:
+    try:
+        node.execute(f"ANALYZE {relation}".encode())
+    except psycopg.errors.LockNotAvailable:
+        return
+    except psycopg.errors.UndefinedTable:
+        return
+    except psycopg.errors.InvalidSchemaName:
+        return
+
+
+def _store(
+    catalog: Connection,
+    node_id: int,
+    counted: list[tuple[str, int, int]],
+    deleted: list[tuple[int, int]],
+) -> None:
+    with catalog.transaction(), catalog.cursor() as cursor:
+        cursor.execute(
+            "CREATE TEMP TABLE heaps (kind text, id bigint, rows bigint, size bigint) ON COMMIT DROP"
+        )
+        with cursor.copy("COPY heaps FROM STDIN") as copy:
+            for schema, rows, size in counted:
+                copy.write_row((schema[7], int(schema[8:].partition("_")[0]), rows, size))
+        cursor.execute("CREATE TEMP TABLE gone (stripe_id bigint, rows bigint) ON COMMIT DROP")
+        with cursor.copy("COPY gone FROM STDIN") as copy:
+            for stripe_id, rows in deleted:
+                copy.write_row((stripe_id, rows))
+        cursor.execute(
+            "UPDATE orochi.orochi_chunks c SET row_count = n.rows, size_bytes = n.size FROM ("
+            "  SELECT h.id, h.rows + coalesce(sum(f.row_count - coalesce(g.rows, 0)), 0) AS rows,"
+            "    h.size + coalesce(sum(f.size_bytes), 0) AS size"
+            "  FROM heaps h LEFT JOIN orochi.orochi_stripes f ON f.chunk_id = h.id LEFT JOIN gone g USING (stripe_id)"
+            "  WHERE h.kind = 'c' GROUP BY h.id, h.rows, h.size) n"
+            " WHERE c.chunk_id = n.id AND (c.row_count, c.size_bytes) IS DISTINCT FROM (n.rows, n.size)"
+        )
+        cursor.execute(
+            "UPDATE orochi.orochi_shards s SET row_count = n.rows, size_bytes = n.size FROM ("
+            "  SELECT p.shard_id, coalesce(h.rows, 0) + coalesce(c.rows, 0) AS rows,"
+            "    coalesce(h.size, 0) + coalesce(c.size, 0) AS size"
+            "  FROM orochi.orochi_shard_placements p"
+            "  LEFT JOIN heaps h ON h.kind = 's' AND h.id = p.shard_id"
+            "  LEFT JOIN (SELECT shard_id, sum(row_count) AS rows, sum(size_bytes) AS size"
+            "             FROM orochi.orochi_chunks GROUP BY shard_id) c ON c.shard_id = p.shard_id"
+            "  WHERE p.node_id = %s AND p.ordinal = 0) n"
+            " WHERE s.shard_id = n.shard_id AND (s.row_count, s.size_bytes) IS DISTINCT FROM (n.rows, n.size)",
+            (node_id,),
+        )

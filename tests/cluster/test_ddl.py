@@ -1,0 +1,160 @@
+"""DDL on Orochi tables reaches their shards, or is refused with a reason; nothing half-way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import layouts, oracle
+
+_CHANGES = {
+    "add-column": "ALTER TABLE events ADD COLUMN extra int",
+    "add-column-default": "ALTER TABLE events ADD COLUMN extra text DEFAULT 'x' NOT NULL",
+    "drop-column": "ALTER TABLE events DROP COLUMN ratio",
+    "rename-column": "ALTER TABLE events RENAME COLUMN what TO kind",
+    "set-default": "ALTER TABLE events ALTER COLUMN what SET DEFAULT 'something else'",
+    "drop-default": "ALTER TABLE events ALTER COLUMN what DROP DEFAULT",
+    "set-not-null": "ALTER TABLE events ALTER COLUMN ratio SET NOT NULL",
+    "type": "ALTER TABLE events ALTER COLUMN ratio TYPE numeric(20, 4)",
+    "add-check": "ALTER TABLE events ADD CONSTRAINT positive CHECK (id >= 0)",
+    "drop-check": "ALTER TABLE events DROP CONSTRAINT amount_is_sane",
+    "index": "CREATE INDEX events_what_idx ON events (what)",
+    "unique-index": "CREATE UNIQUE INDEX events_all_idx ON events (tenant, at, id, what)",
+    "rename-table": "ALTER TABLE events RENAME TO incidents",
+    "comment": "COMMENT ON TABLE events IS 'what happened'",
+    "bad-check": "ALTER TABLE events ADD CONSTRAINT never CHECK (id < 0)",
+    "bad-column": "ALTER TABLE events ADD COLUMN tenant int",
+    "bad-not-null": "ALTER TABLE events ALTER COLUMN amount SET NOT NULL",
+    "bad-type": "ALTER TABLE events ALTER COLUMN what TYPE int USING what::int",
+}
+_REFUSABLE = {"0A000", "42P16", "42809"}
+
+
+@pytest.fixture(params=["distributed", "both-compressed", "reference"])
+def filled(request: pytest.FixtureRequest, pair: oracle.Pair) -> Iterator[oracle.Pair]:
+    layouts.events(pair, request.param)
+    return pair
+
+
+@pytest.mark.parametrize("name", _CHANGES)
+def test_change(filled: oracle.Pair, name: str) -> None:
+    sql = _CHANGES[name]
+    ours = oracle.ask(filled.gateway, sql)
+    if ours.sqlstate in _REFUSABLE and not name.startswith("bad-"):
+        assert ours.hint, ours
+        filled.check_tables("events")
+        return
+    theirs = oracle.ask(filled.plain, sql)
+    assert (ours.sqlstate, ours.tag) == (theirs.sqlstate, theirs.tag), ours
+    table = "incidents" if name == "rename-table" else "events"
+    filled.check_tables(table)
+    if name != "drop-column":
+        filled.both(f"INSERT INTO {table} (tenant, at, id, ratio) VALUES (3, '2024-03-10', 9999, 1)")
+    filled.check_tables(table)
+    filled.same(f"SELECT tenant, count(*) FROM {table} GROUP BY tenant")
+
+
+def test_change_rolled_back(filled: oracle.Pair) -> None:
+    for name in ("index", "add-column"):
+        filled.both("BEGIN")
+        ours = oracle.ask(filled.gateway, _CHANGES[name])
+        filled.plain.execute(_CHANGES[name])
+        if ours.sqlstate is None:
+            filled.check_tables("events")
+        filled.both("ROLLBACK")
+        filled.check_tables("events")
+
+
+def test_truncate_and_drop(filled: oracle.Pair) -> None:
+    filled.same("TRUNCATE events")
+    filled.check_tables("events")
+    filled.both(layouts.FILL)
+    filled.check_tables("events")
+    filled.same("DROP TABLE events")
+    filled.same("SELECT * FROM events")
+    filled.both(layouts.EVENTS)
+    filled.check_tables("events")
+
+
+def test_wide_table(pair: oracle.Pair) -> None:
+    wide = ", ".join(f"w{n} {('int', 'text', 'float8', 'numeric(38,10)')[n % 4]}" for n in range(100))
+    pair.both(f"CREATE TABLE wide (k int, at date NOT NULL, {wide})")
+    layouts.place(pair, "wide", "both", key="k", time="at")
+    for row in range(30):
+        values = ", ".join("NULL" if (row + n) % 9 == 0 else str(row * n) for n in range(100))
+        pair.both(f"INSERT INTO wide VALUES ({row}, '2024-01-0{1 + row % 3}', {values})")
+    layouts.compress(pair, "wide", "both-compressed", every=2)
+    pair.check_tables("wide")
+    pair.same("SELECT " + ", ".join(f"count(w{n}), sum(w{n}::numeric)" for n in range(100)) + " FROM wide")
+
+
+def test_empty_tables(pair: oracle.Pair) -> None:
+    for number, layout in enumerate(layouts.LAYOUTS):
+        name = f"empty_{number}"
+        pair.both(f"CREATE TABLE {name} (k int, at timestamptz NOT NULL, v numeric)")
+        layouts.place(pair, name, layout, key="k", time="at")
+        pair.check_tables(name)
+        pair.same(f"SELECT count(*), sum(v), max(at), array_agg(k) FROM {name}")
+        pair.same(f"SELECT k, count(*) FROM {name} GROUP BY k")
+        pair.same(f"SELECT * FROM {name} WHERE k = 1")
+        pair.same(f"UPDATE {name} SET v = 1")
+        pair.same(f"DELETE FROM {name}")
+
+
+def test_no_columns_but_two(pair: oracle.Pair) -> None:
+    pair.both("CREATE TABLE narrow (at timestamptz NOT NULL)")
+    layouts.place(pair, "narrow", "hypertable", key="at", time="at")
+    pair.both(
+        "INSERT INTO narrow SELECT timestamptz '2024-01-01' + g * interval '7 hours' FROM generate_series(1, 20) g"
+    )
+    layouts.compress(pair, "narrow", "hypertable-compressed", every=2)
+    pair.check_tables("narrow")
+    pair.same("SELECT count(*) FROM narrow")
+    pair.same("SELECT FROM narrow")
+
+
+def test_foreign_keys(pair: oracle.Pair) -> None:
+    pair.both(
+        "CREATE TABLE kinds (id int PRIMARY KEY, name text)", "INSERT INTO kinds VALUES (1, 'a'), (2, 'b')"
+    )
+    pair.orochi("SELECT create_reference_table('kinds')")
+    pair.both("CREATE TABLE things (k int, kind int REFERENCES kinds (id))")
+    answer = oracle.ask(pair.gateway, "SELECT create_distributed_table('things', 'k', 4)")
+    if answer.sqlstate is not None:
+        assert answer.hint, answer
+        return
+    pair.same("INSERT INTO things VALUES (1, 1), (2, 2), (3, NULL)")
+    pair.same("INSERT INTO things VALUES (4, 99)")
+    pair.same("DELETE FROM kinds WHERE id = 1")
+    pair.check_tables("things", "kinds")
+
+
+def test_sequences_and_volatile_defaults(pair: oracle.Pair) -> None:
+    pair.both(
+        "CREATE TABLE numbered (k int, n bigserial, i int GENERATED BY DEFAULT AS IDENTITY, made timestamptz DEFAULT now())"
+    )
+    pair.orochi("SELECT create_distributed_table('numbered', 'k', 4)")
+    pair.both(
+        "INSERT INTO numbered (k) SELECT g FROM generate_series(1, 20) AS g",
+        "INSERT INTO numbered (k) VALUES (100), (101)",
+    )
+    pair.same(
+        "SELECT count(*), count(DISTINCT n), count(DISTINCT i), min(n), max(n), count(made) FROM numbered"
+    )
+    pair.same("SELECT k, n FROM numbered WHERE k >= 100")
+
+
+def test_views_and_matviews(pair: oracle.Pair) -> None:
+    layouts.events(pair, "both-compressed")
+    pair.both(
+        "CREATE VIEW v AS SELECT tenant, count(*) AS n FROM events GROUP BY tenant",
+        "CREATE VIEW w AS SELECT * FROM v WHERE n > 28",
+    )
+    pair.same("SELECT * FROM w")
+    pair.same("SELECT e.id, v.n FROM events AS e JOIN v USING (tenant) WHERE e.id < 10")
+    pair.both("CREATE MATERIALIZED VIEW m AS SELECT tenant, sum(amount) AS total FROM events GROUP BY tenant")
+    pair.same("SELECT * FROM m")
+    pair.both("DELETE FROM events WHERE tenant = 1", "REFRESH MATERIALIZED VIEW m")
+    pair.same("SELECT * FROM m")
+    pair.both("DROP MATERIALIZED VIEW m", "DROP VIEW v CASCADE")

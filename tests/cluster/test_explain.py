@@ -1,0 +1,69 @@
+"""EXPLAIN says which strategy and why, the same each time; EXPLAIN ANALYZE says what happened."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support import oracle
+
+
+@pytest.fixture
+def pair(flights_pair: oracle.Pair) -> oracle.Pair:
+    return flights_pair
+
+
+def explain(pair: oracle.Pair, sql: str, options: str = "") -> str:
+    return "\n".join(str(row[0]) for row in pair.orochi(f"EXPLAIN {options} {sql}"))
+
+
+_QUERIES = {
+    "router": "SELECT * FROM airports WHERE faa = 'IAH'",
+    "aggregate": "SELECT carrier, count(*), avg(dep_delay) FROM flights GROUP BY carrier",
+    "co-located": "SELECT count(*) FROM flights f JOIN airports a ON a.faa = f.dest",
+    "reference": "SELECT l.name, count(*) FROM flights f JOIN airlines l USING (carrier) GROUP BY 1",
+    "pull": "SELECT count(*) FROM flights f JOIN weather w ON w.origin = f.origin AND w.time_hour = f.time_hour",
+    "time": "SELECT count(*) FROM flights WHERE time_hour < '2013-02-01'",
+}
+
+
+@pytest.mark.parametrize("name", _QUERIES)
+def test_names_orochi_and_is_stable(pair: oracle.Pair, name: str) -> None:
+    text = explain(pair, _QUERIES[name])
+    assert "Orochi" in text
+    assert text == explain(pair, _QUERIES[name])
+
+
+def test_strategies_differ(pair: oracle.Pair) -> None:
+    texts = {name: explain(pair, sql).lower() for name, sql in _QUERIES.items()}
+    assert "router" in texts["router"]
+    assert "aggregate" in texts["aggregate"]
+    assert "pull" in texts["pull"]
+    assert "pull" not in texts["co-located"]
+    assert "pull" not in texts["reference"]
+
+
+def test_time_excludes_chunks(pair: oracle.Pair) -> None:
+    assert explain(pair, _QUERIES["time"]) != explain(pair, "SELECT count(*) FROM flights")
+
+
+def test_analyze(pair: oracle.Pair) -> None:
+    text = explain(pair, _QUERIES["aggregate"], "(ANALYZE)").lower()
+    assert "rows" in text
+    assert "ms" in text or "time" in text
+
+
+def test_local_explain_is_postgresqls(pair: oracle.Pair) -> None:
+    pair.both("ANALYZE holidays")
+    sql = "EXPLAIN (COSTS OFF) SELECT * FROM holidays WHERE day = '2013-07-04'"
+    assert pair.orochi(sql) == pair.plain.execute(sql).fetchall()
+
+
+def test_wire_shape_is_postgresqls(pair: oracle.Pair) -> None:
+    ours = oracle.ask(pair.gateway, f"EXPLAIN {_QUERIES['aggregate']}")
+    theirs = oracle.ask(pair.plain, f"EXPLAIN {_QUERIES['aggregate']}")
+    assert (ours.names, ours.types, ours.tag) == (theirs.names, theirs.types, "EXPLAIN")
+
+
+def test_explain_of_a_bad_query(pair: oracle.Pair) -> None:
+    pair.same("EXPLAIN SELECT nonsense FROM flights")
+    pair.same("EXPLAIN SELECT * FROM no_such_table")

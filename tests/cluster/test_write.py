@@ -1,0 +1,166 @@
+"""INSERT, UPDATE, DELETE, TRUNCATE on every layout: PostgreSQL's tags, rows and errors, and the same table after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import layouts, oracle
+
+_STATEMENTS = {
+    "insert-values": "INSERT INTO events VALUES (1, '2024-03-10 05:00+00', 900, 'new', 1.5, 0.1)",
+    "insert-columns": "INSERT INTO events (at, tenant) VALUES ('2024-03-10 05:00+00', 3)",
+    "insert-rows": "INSERT INTO events (tenant, at, id) VALUES (1, '2024-03-10', 901), (2, '2024-03-11', 902), (3, '2030-01-01', 903)",
+    "insert-default-keyword": "INSERT INTO events VALUES (5, '2024-03-11', DEFAULT, DEFAULT, NULL, 'NaN')",
+    "insert-expression": "INSERT INTO events (tenant, at, id, amount) VALUES (2 + 3, date '2024-03-12' + time '10:00', 10 * 91, 1 / 3.0)",
+    "insert-select": "INSERT INTO events (tenant, at, id) SELECT tenant + 10, at + interval '1 year', id FROM events WHERE tenant < 3",
+    "insert-select-values": "INSERT INTO events (tenant, at, id) SELECT * FROM (VALUES (1, timestamptz '2024-03-10', 77)) AS v",
+    "insert-nothing": "INSERT INTO events SELECT * FROM events WHERE false",
+    "insert-returning": "INSERT INTO events (tenant, at, id) VALUES (6, '2024-03-11', 999) RETURNING *, id + 1 AS next, upper(what)",
+    "insert-rows-returning": "INSERT INTO events (tenant, at, id) VALUES (6, '2024-03-11', 1), (1, '2024-03-12', 2) RETURNING id, tenant",
+    "insert-cte": "WITH s AS (SELECT max(id) AS m FROM events) INSERT INTO events (tenant, at, id) SELECT 1, '2024-03-11', m + 1 FROM s",
+    "conflict-nothing": "INSERT INTO events SELECT * FROM events ON CONFLICT DO NOTHING",
+    "conflict-update": """INSERT INTO events (tenant, at, id, what) SELECT tenant, at, id, 'again' FROM events WHERE id < 20
+        ON CONFLICT (tenant, at, id) DO UPDATE SET what = excluded.what, amount = events.amount + 1""",
+    "conflict-update-where": """INSERT INTO events AS e (tenant, at, id) SELECT tenant, at, id FROM events
+        ON CONFLICT ON CONSTRAINT events_pkey DO UPDATE SET what = 'w' WHERE e.id % 2 = 0 RETURNING e.id""",
+    "update-one": "UPDATE events SET what = 'changed' WHERE tenant = 3 AND id = 10",
+    "update-key-range": "UPDATE events SET amount = amount * 2, ratio = NULL WHERE tenant = 2 AND at < '2024-03-11'",
+    "update-all": "UPDATE events SET amount = coalesce(amount, 0) + 0.001",
+    "update-none": "UPDATE events SET what = 'x' WHERE tenant = 12345",
+    "update-returning": "UPDATE events SET what = what || '!' WHERE id BETWEEN 50 AND 60 RETURNING tenant, id, what, amount",
+    "update-from-values": "UPDATE events AS e SET what = v.w FROM (VALUES (3, 'three'), (4, 'four')) AS v(t, w) WHERE e.tenant = v.t",
+    "update-subquery": "UPDATE events SET ratio = 0 WHERE id = (SELECT max(id) FROM events)",
+    "update-case": "UPDATE events SET what = CASE WHEN what IS NULL THEN 'was null' ELSE what END WHERE id % 11 = 0",
+    "delete-one": "DELETE FROM events WHERE tenant = 1 AND id = 8",
+    "delete-range": "DELETE FROM events WHERE at >= '2024-03-11' AND at < '2024-03-12'",
+    "delete-returning": "DELETE FROM events WHERE what IS NULL RETURNING id, at",
+    "delete-using": "DELETE FROM events AS e USING (VALUES (1), (2)) AS v(t) WHERE e.tenant = v.t",
+    "delete-in-subquery": "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE amount > 100)",
+    "delete-all": "DELETE FROM events",
+    "truncate": "TRUNCATE events",
+    "duplicate-key": "INSERT INTO events SELECT * FROM events WHERE id = 21",
+    "check-violation": "UPDATE events SET amount = 1e8 WHERE id = 5",
+    "not-null-violation": "INSERT INTO events (tenant, at, id) VALUES (1, NULL, 1)",
+    "numeric-overflow": "INSERT INTO events (tenant, at, amount) VALUES (1, '2024-03-10', 1e30)",
+    "division-by-zero": "UPDATE events SET ratio = 1 / (id - 10) WHERE tenant = 3",
+    "unknown-column": "UPDATE events SET nonsense = 1",
+    "wrong-type": "INSERT INTO events VALUES ('one', now())",
+}
+
+
+@pytest.fixture(scope="module", params=layouts.LAYOUTS)
+def filled(request: pytest.FixtureRequest, module_pair: oracle.Pair) -> Iterator[oracle.Pair]:
+    """The table in one layout, for all statements of this module."""
+    module_pair.both("DROP TABLE IF EXISTS events")
+    layouts.events(module_pair, request.param)
+    yield module_pair
+    module_pair.both("DROP TABLE events")
+
+
+@pytest.mark.parametrize("name", _STATEMENTS)
+def test_statement_rolled_back(filled: oracle.Pair, name: str) -> None:
+    """Inside a transaction the change is seen at once, and after ROLLBACK it is gone."""
+    filled.both("BEGIN")
+    try:
+        answer = filled.same(_STATEMENTS[name])
+        if answer.sqlstate is None:
+            filled.check_tables("events")
+            filled.same("SELECT tenant, count(*), sum(amount) FROM events GROUP BY tenant")
+        else:
+            filled.same("SELECT 1")  # refused until the transaction ends
+    finally:
+        filled.both("ROLLBACK")
+    filled.check_tables("events")
+
+
+def test_statements_committed(filled: oracle.Pair) -> None:
+    """One after another, each committed; another client sees the result."""
+    refill = "TRUNCATE events", layouts.FILL
+    for name, sql in _STATEMENTS.items():
+        filled.same(sql)
+        filled.check_tables("events")
+        if name in {"delete-all", "truncate", "conflict-update-where", "update-case"}:
+            filled.both(*refill)
+    filled.both(*refill)
+
+
+def test_parameters(filled: oracle.Pair) -> None:
+    """Named prepared statements with parameters in every place, run often enough to be reused."""
+    insert = "INSERT INTO events (tenant, at, id, what, amount) VALUES (%s, %s, %s, %s, %s)"
+    for number in range(8):
+        row = (
+            number % 3,
+            f"2024-03-1{number % 4} 01:00+00",
+            5000 + number,
+            f"p{number}" if number % 2 else None,
+            "1.5",
+        )
+        filled.same(insert, row, prepare=True)
+    for number in range(8):
+        filled.same(
+            "UPDATE events SET what = %s WHERE tenant = %s AND id = %s RETURNING *",
+            ("q", number % 3, 5000 + number),
+            prepare=True,
+        )
+        filled.same(
+            "SELECT what, amount FROM events WHERE tenant = %s AND id = %s",
+            (number % 3, 5000 + number),
+            prepare=True,
+        )
+    for number in range(8):
+        filled.same("DELETE FROM events WHERE id = %s", (5000 + number,), prepare=True)
+    filled.check_tables("events")
+
+
+def test_savepoints(filled: oracle.Pair) -> None:
+    filled.both("BEGIN")
+    try:
+        filled.same("INSERT INTO events (tenant, at, id) VALUES (1, '2024-03-10', 7001)")
+        filled.both("SAVEPOINT a")
+        filled.same("UPDATE events SET what = 'inner' WHERE tenant = 1")
+        filled.same("DELETE FROM events WHERE tenant = 2")
+        filled.check_tables("events")
+        filled.both("ROLLBACK TO SAVEPOINT a")
+        filled.check_tables("events")
+        filled.both("SAVEPOINT b")
+        filled.same(
+            "INSERT INTO events (tenant, at, id) VALUES (1, '2024-03-10', 7001)"
+        )  # fails: twice the same
+        filled.both("ROLLBACK TO SAVEPOINT b")
+        filled.same("INSERT INTO events (tenant, at, id) VALUES (4, '2024-03-10', 7002)")
+        filled.both("RELEASE SAVEPOINT b")
+    finally:
+        filled.both("COMMIT")
+    filled.check_tables("events")
+    filled.same("DELETE FROM events WHERE id > 7000")
+
+
+def test_executemany(filled: oracle.Pair) -> None:
+    rows = [(n % 9, "2024-03-10 12:00+00", 8000 + n, f"many {n}") for n in range(200)]
+    for connection in (filled.gateway, filled.plain):
+        with connection.cursor() as cursor:
+            cursor.executemany("INSERT INTO events (tenant, at, id, what) VALUES (%s, %s, %s, %s)", rows)
+            assert cursor.rowcount == len(rows)
+    filled.check_tables("events")
+    filled.same("DELETE FROM events WHERE id >= 8000")
+
+
+def test_two_clients(filled: oracle.Pair) -> None:
+    """An uncommitted change is not seen by another client, a committed one is."""
+    schema = filled.orochi("SELECT current_schema()")[0][0]
+    with filled.gateway.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("UPDATE events SET what = 'mine' WHERE id = 12")
+        cursor.execute("INSERT INTO events (tenant, at, id) VALUES (3, '2024-03-10', 6001)")
+        host = filled.gateway.info
+        with oracle.psycopg.connect(host.dsn, password=host.password, autocommit=True) as other:
+            read = f"SELECT what FROM {schema}.events WHERE id IN (12, 6001)"
+            before = oracle.ask(other, read).values
+            cursor.execute("COMMIT")
+            after = oracle.ask(other, read).values
+    assert before == [("kind 2",)]
+    assert sorted(after) == [("mine",), ("nothing",)]
+    filled.both("DELETE FROM events WHERE id IN (12, 6001)")
+    filled.check_tables("events")

@@ -1,0 +1,102 @@
+"""Fixtures every test may use: one cluster of real servers a session, PostgreSQL as the oracle."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pathlib
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+from tests.support import cluster as clusters
+from tests.support import oracle, pairs, services
+
+hypothesis.settings.register_profile("dev", max_examples=40, deadline=None)
+hypothesis.settings.register_profile("ci", max_examples=200, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+_ROOT = pathlib.Path(__file__).parent
+_numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--complete-slt",
+        action="store_true",
+        help="write the expectations of tests/slt/*.slt anew, from plain PostgreSQL (refused under CI)",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark by folder, and run cheap tests first: a broken rule is seen before a cluster starts."""
+    order = {
+        "meta": 0,
+        "unit": 1,
+        "property": 2,
+        "golden": 3,
+        "services": 4,
+        "slt": 6,
+        "cluster": 5,
+        "faults": 7,
+    }
+    for item in items:
+        folder = item.path.relative_to(_ROOT).parts[0]
+        if folder in {"cluster", "slt"}:
+            item.add_marker(pytest.mark.cluster)
+        if folder == "faults":
+            item.add_marker(pytest.mark.faults)
+    items.sort(key=lambda item: order.get(item.path.relative_to(_ROOT).parts[0], 5))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[services.Server]:
+    """A plain PostgreSQL of our own."""
+    with services.postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[services.Server]:
+    """A Valkey of our own."""
+    with services.valkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[clusters.Cluster]:
+    """Coordinator, two data nodes, a worker for each, gateway, Valkey, beat and Flower."""
+    with clusters.started(nodes=2) as running:
+        with running.connect_coordinator() as connection:
+            connection.execute("CREATE DATABASE plain")
+        yield running
+
+
+@pytest.fixture(scope="session")
+def single_cluster() -> Iterator[clusters.Cluster]:
+    """One server that is coordinator and data node."""
+    with clusters.started(nodes=1) as running:
+        with running.connect_coordinator() as connection:
+            connection.execute("CREATE DATABASE plain")
+        yield running
+
+
+@pytest.fixture
+def pair(cluster: clusters.Cluster) -> Iterator[oracle.Pair]:
+    """Two clients in a fresh schema of both sides."""
+    schema = f"t{next(_numbers)}"
+    made = pairs.opened(cluster, schema)
+    made.both(f"CREATE SCHEMA {schema}")
+    yield made
+    pairs.close(made, schema)
+
+
+@pytest.fixture(scope="module")
+def module_pair(cluster: clusters.Cluster) -> Iterator[oracle.Pair]:
+    """Like `pair`, kept for all tests of a module: for data that is costly to load."""
+    schema = f"t{next(_numbers)}"
+    made = pairs.opened(cluster, schema)
+    made.both(f"CREATE SCHEMA {schema}")
+    yield made
+    pairs.close(made, schema)

@@ -1,0 +1,131 @@
+"""Maintenance tasks by a real maintenance worker: answers, errors, and every periodic task beat sends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+
+import beat_schedule
+from orochi import errors, settings
+from orochi.catalog import bootstrap
+from orochi.catalog import snapshot as snapshots
+from orochi.executor import celery_transport, envelope, names
+from tests.support import services
+
+_ROOT = pathlib.Path(__file__).parents[2]
+
+
+class _Stack:
+    def __init__(self, dsn: str, redis_url: str, folder: pathlib.Path) -> None:
+        self.dsn, self.redis_url, self.folder = dsn, redis_url, folder
+        self.log = folder / "maintenance.log"
+
+    def run_task(self, node_id: int, name: str, arguments: dict[str, Any], timeout: float = 20) -> dict[str, Any]:
+        """As a gateway calls it."""
+        chosen = settings.Settings(
+            coordinator_dsn=self.dsn, redis_url=self.redis_url, data_dir=self.folder / "gateway"
+        )
+
+        async def main() -> dict[str, Any]:
+            transport = celery_transport.CeleryTransport(chosen, lambda: snapshots.EMPTY)
+            try:
+                return await transport.run_task(node_id, name, arguments, timeout=timeout)
+            finally:
+                await transport.close()
+
+        return asyncio.run(main())
+
+
+@pytest.fixture(scope="module")
+def stack(postgres_server: services.Server, valkey_server: services.Server) -> Iterator[_Stack]:
+    with psycopg.connect(postgres_server.dsn, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS maintained")
+        connection.execute("CREATE DATABASE maintained")
+    dsn = postgres_server.dsn.rsplit("/", 1)[0] + "/maintained"
+    bootstrap.migrate(dsn)
+    bootstrap.prepare_node(dsn)
+    node_id = bootstrap.register_node(dsn, dsn)
+    folder = services.temporary_directory("maintenance")
+    ready = folder / "ready"
+    environment = os.environ | {
+        "OROCHI_COORDINATOR_DSN": dsn,
+        "OROCHI_REDIS_URL": valkey_server.dsn,
+        "OROCHI_DATA_DIR": str(folder / "node"),
+        "OROCHI_NODE_ID": str(node_id),
+        "OROCHI_READY_FILE": str(ready),
+    }
+    made = _Stack(dsn, valkey_server.dsn, folder)
+    code = f"from orochi import settings; from workers import launch; launch.maintenance({node_id}, settings.get())"
+    with made.log.open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=_ROOT, env=environment, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 60
+        while not ready.exists():
+            assert process.poll() is None, made.log.read_text()[-3000:]
+            assert time.monotonic() < deadline, made.log.read_text()[-3000:]
+            time.sleep(0.05)
+        yield made
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        process.kill()
+
+
+def test_an_answer(stack: _Stack) -> None:
+    assert stack.run_task(1, names.COLLECT_NODE_STATS, {"node_id": 1}) == {"relations": 0}
+
+
+def test_an_error_keeps_its_sqlstate(stack: _Stack) -> None:
+    with pytest.raises(errors.OrochiError) as caught:
+        stack.run_task(1, names.COMPRESS_CHUNK, {"chunk_id": 4711})
+    assert caught.value.sqlstate == "42704"
+
+
+def test_without_a_worker_it_is_an_error(stack: _Stack) -> None:
+    with pytest.raises(errors.WorkerLost):
+        stack.run_task(77, names.COMPRESS_CHUNK, {"chunk_id": 1})
+
+
+def test_every_periodic_task_runs(stack: _Stack) -> None:
+    client = redis.Redis.from_url(stack.redis_url)
+    assert set(beat_schedule.SCHEDULE) == {entry["task"] for entry in beat_schedule.SCHEDULE.values()}
+    for task in beat_schedule.SCHEDULE:
+        queue = beat_schedule.SCHEDULE[task]["options"]["queue"]
+        message = envelope.task_message(task, envelope.new_task_id(), queue, {}, "")
+        import base64
+        import json
+
+        decoded = json.loads(message)
+        body = [[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
+        decoded["body"] = base64.b64encode(json.dumps(body).encode()).decode()
+        client.lpush(queue, json.dumps(decoded))
+    deadline = time.monotonic() + 20
+    while client.llen(names.MAINTENANCE_QUEUE) or client.llen(names.maintenance_queue(1)) or client.hlen("unacked"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(0.5)
+    text = stack.log.read_text()
+    assert "failed" not in text, text[-4000:]
+    assert "Traceback" not in text, text[-4000:]
+    assert "rebalancing.spread" in text
+
+
+def test_the_schedule_names_tasks_that_exist() -> None:
+    environment = os.environ | {"OROCHI_NODE_ID": "1"}
+    code = (
+        "import beat_schedule; from workers import app; app.app.loader.import_default_modules(); "
+        "missing = set(beat_schedule.SCHEDULE) - set(app.app.tasks); assert not missing, missing"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=_ROOT, env=environment)

@@ -1,0 +1,27 @@
+"""Tasks that turn chunks' heap rows into stripes and back, and the look at what compression policies want."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orochi.executor import maintenance, names, serving
+from workers import app
+
+
+@app.task(names.COMPRESS_CHUNK)
+def compress_chunk(request: dict[str, Any]) -> None:
+    """Compress one chunk of this worker's node."""
+    serving.seat().serve_call(request, maintenance.compress_chunk)
+
+
+@app.task(names.DECOMPRESS_CHUNK)
+def decompress_chunk(request: dict[str, Any]) -> None:
+    """Decompress one chunk of this worker's node."""
+    serving.seat().serve_call(request, maintenance.decompress_chunk)
+
+
+@app.task(names.COMPRESSION_DUE)
+def run_due() -> None:
+    """Ask the nodes to compress what policies want compressed."""
+    seat = serving.seat()
+    seat.serve_periodic(names.COMPRESSION_LOCK, maintenance.due_compressions(seat.send))

@@ -1,0 +1,47 @@
+"""Starts a worker in this process: a solo process for each fragment slot, a forking one for maintenance.
+
+A solo worker answers fragments in half of a forking one's time. It has no time limits and no
+termination of its own; leases, the cancel flag and a supervisor stand in for them.
+"""
+
+from __future__ import annotations
+
+import os
+
+from orochi import settings as process_settings
+from orochi.executor import names
+
+_COMMON = ("worker", "--without-gossip", "--without-mingle", "--loglevel=WARNING")
+
+
+def fragments(node_id: int, slot: int, settings: process_settings.Settings) -> None:
+    """Be slot `slot` of a node's fragment workers until told to stop."""
+    _run(
+        node_id,
+        settings,
+        f"--hostname=node{node_id}.slot{slot}@%h",
+        f"--queues={names.fragment_queue(node_id)}",
+        "--pool=solo",
+    )
+
+
+def maintenance(node_id: int, settings: process_settings.Settings) -> None:
+    """Be a node's maintenance worker until told to stop."""
+    _run(
+        node_id,
+        settings,
+        f"--hostname=node{node_id}.maintenance@%h",
+        f"--queues={names.maintenance_queue(node_id)},{names.MAINTENANCE_QUEUE}",
+        "--pool=prefork",
+        "--concurrency=1",
+        "--max-tasks-per-child=200",
+    )
+
+
+def _run(node_id: int, settings: process_settings.Settings, *arguments: str) -> None:
+    os.environ["OROCHI_NODE_ID"] = str(node_id)  # the app reads its settings when it is imported
+    process_settings.get.cache_clear()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    from workers import app
+
+    app.app.worker_main([*_COMMON, *arguments])
