@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python" >&2; exit 1; }
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@echo "installing into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir -e '.[embedded,demo,dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-cache-dir -e '.[embedded,demo,dev]'
 	@touch $@
 
 setup: $(STAMP) ## create .venv with all that the other targets need

@@ -7,6 +7,7 @@ process of a cluster begins here.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -222,6 +223,7 @@ def migrate(
     from orochi.embedded import registry
 
     settings = _settings()
+    _log("migrate")
     try:
         dsns = [registry.node_dsn(settings, address) for address in nodes or []]
         registry.wait_for([settings.coordinator_dsn, *dsns], wait)
@@ -257,9 +259,10 @@ def health(
         raise typer.Exit(1)
 
 
-def _celery(*arguments: str) -> NoReturn:
-    """Become a Celery command; this process is the one its supervisor knows."""
-    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "workers.app", *arguments])
+def _celery(*arguments: str) -> None:
+    from workers import app as workers
+
+    workers.app.start(argv=list(arguments))
 
 
 def _settings() -> settings_module.Settings:
@@ -274,6 +277,7 @@ def _log(process: str) -> None:
 
     settings = _settings()
     logs.setup(settings.log_level, json=settings.log_json, process=process)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def _print_up(info: dict[str, object], *, as_json: bool, out: object) -> None:

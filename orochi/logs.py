@@ -33,7 +33,10 @@ def setup(level: str = "info", *, json: bool = False, process: str = "") -> None
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,  # the rich one takes seconds
+        )
     )
     structlog.configure(
         processors=[

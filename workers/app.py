@@ -105,4 +105,3 @@ def _take_seat(sender: Any, **_: Any) -> None:
     serving.seat(consumed)
     if _SETTINGS.ready_file is not None:
         _SETTINGS.ready_file.touch()
-

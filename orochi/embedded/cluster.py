@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from orochi.embedded import fleet, objectstore, ports, postgres, process, state, supervisor, valkey
+from orochi.embedded import fleet, nursery, objectstore, ports, postgres, process, state, supervisor, valkey
 
 log = structlog.get_logger()
 
@@ -50,7 +50,11 @@ class Cluster:
         self._report = report
         self._data_dir = options.data_dir.resolve()
         self._state = _remembered(options)
-        self._supervisor = supervisor.Supervisor(self._service_changed)
+        self._nursery = nursery.open_nursery(
+            fleet.python_environment(self._data_dir) | {"OROCHI_DATA_DIR": str(self._data_dir)},
+            self._log("nursery"),
+        )
+        self._supervisor = supervisor.Supervisor(self._service_changed, self._nursery)
         self._install: postgres.Install | None = None
         self._store: objectstore.Server | None = None
 
@@ -75,6 +79,8 @@ class Cluster:
             owner.cancel()
             self._enter(state.Phase.STOPPING)
             self._report("stopping", {})
+            if self._nursery is not None:
+                self._nursery.close()
             await self._supervisor.stop()
             self._clean()
             self._state.processes = []
@@ -97,7 +103,7 @@ class Cluster:
         broker, stores = self._valkey(), self._stores()
         servers = self._servers(self._install)
         outer = [self._supervisor.launch(spec) for spec in (broker.spec(_STORE_TIER), *stores)]
-        await postgres.initialise_all(servers)
+        fresh = await postgres.initialise_all(servers)
         await self._supervisor.start([server.spec(_POSTGRES_TIER) for server in servers])
         await asyncio.gather(*(server.create_database() for server in servers), warm)
         nodes = [server for server in servers if server.role == "nodes"]
@@ -110,7 +116,11 @@ class Cluster:
         specs = [crew.gateway()]
         for number, node_id in enumerate(node_ids, start=1):
             specs += crew.workers(node_id, self._node_folder(number), self._state.workers)
+        if self._nursery is not None:
+            await asyncio.to_thread(self._nursery.wait_ready)
+        synced = asyncio.create_task(postgres.sync_all(fresh))
         await self._supervisor.start([*specs, crew.beat(), crew.flower()])
+        await synced
         self._state.info["pids"] = self._pids()
 
     def _port_names(self) -> list[str]:

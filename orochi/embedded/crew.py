@@ -12,7 +12,7 @@ import signal
 import time
 
 from orochi import settings as settings_module
-from orochi.embedded import fleet, process, supervisor
+from orochi.embedded import fleet, nursery, process, supervisor
 
 _BEAT_SECONDS = 5.0
 _FRESH_SECONDS = 30.0
@@ -29,23 +29,29 @@ async def _run(node_id: int, settings: settings_module.Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    crew = supervisor.Supervisor(lambda _service: None)
+    data_dir = settings.data_dir.resolve()
+    forks = nursery.open_nursery(fleet.python_environment(data_dir), None)
+    crew = supervisor.Supervisor(lambda _service: None, forks)
     heartbeat = asyncio.create_task(_heartbeat(crew, _marker(settings)))
     try:
-        data_dir = settings.data_dir.resolve()
+        if forks is not None:
+            await asyncio.to_thread(forks.wait_ready)
         crew.supervise(
             fleet.worker_specs(node_id, data_dir, data_dir, settings.parallel_workers, {}, logs=None)
         )
         await crew.watch(stop)
     finally:
         heartbeat.cancel()
+        if forks is not None:
+            forks.close()
         await crew.stop()
 
 
 async def _heartbeat(crew: supervisor.Supervisor, marker: pathlib.Path) -> None:
     _prepare(marker)
     while True:
-        healthy = all(service.condition is supervisor.Condition.UP for service in crew.services)
+        services = crew.services
+        healthy = bool(services) and all(each.condition is supervisor.Condition.UP for each in services)
         if healthy:
             _touch(marker)
         await asyncio.sleep(_BEAT_SECONDS if healthy else 0.2)

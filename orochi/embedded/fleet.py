@@ -155,6 +155,7 @@ def _orochi(
         environment=python_environment(data_dir) | dict(environment),
         cwd=data_dir,
         log=log,
+        orochi=arguments,
     )
 
 

@@ -134,7 +134,7 @@ class Server:
         return f"postgresql://{USER}:{self.password}@{ports.LOOPBACK}:{self.port}/{database}"
 
     def initialise(self) -> bool:
-        """Run initdb unless it was done; True if it was run now. Blocks.
+        """Run initdb unless it was done; True if it was run now, and `sync` is still due. Blocks.
 
         Raises:
             RuntimeError: initdb failed; its output is the message.
@@ -158,18 +158,29 @@ class Server:
             secret.unlink(missing_ok=True)
         return True
 
+    def sync(self) -> None:
+        """Put on disk what initdb wrote: apart, since it takes seconds and the server may run meanwhile."""
+        self._run_initdb(["--sync-only"])
+
     def _initdb(self, secret: pathlib.Path) -> None:
-        account = self.install.account
         settings = [item for name, value in SETTINGS.items() for item in ("-c", f"{name}={value}")]
+        try:
+            self._run_initdb(
+                [
+                    *("--no-sync", "-U", USER, "--auth=scram-sha-256", f"--pwfile={self._reachable(secret)}"),
+                    *("--encoding=UTF8", f"--locale={_libc_locale()}", "--locale-provider=builtin"),
+                    *("--builtin-locale=C.UTF-8", "--text-search-config=english"),
+                    *settings,
+                ]
+            )
+        except RuntimeError:
+            shutil.rmtree(self.data, ignore_errors=True)
+            raise
+
+    def _run_initdb(self, options: list[str]) -> None:
+        account = self.install.account
         done = subprocess.run(  # type: ignore[call-overload]
-            [
-                str(self.install.bin_dir / "initdb"),
-                *("-D", self._reachable_data()),
-                *("-U", USER, "--auth=scram-sha-256", f"--pwfile={self._reachable(secret)}"),
-                *("--encoding=UTF8", f"--locale={_libc_locale()}", "--locale-provider=builtin"),
-                *("--builtin-locale=C.UTF-8", "--text-search-config=english"),
-                *settings,
-            ],
+            [str(self.install.bin_dir / "initdb"), "-D", self._reachable_data(), *options],
             cwd=self.data,
             env=self.environment(),
             capture_output=True,
@@ -179,7 +190,6 @@ class Server:
             **({} if account is None else account.popen_arguments()),
         )
         if done.returncode != 0:
-            shutil.rmtree(self.data, ignore_errors=True)
             raise RuntimeError(f"initdb of {self.name} failed:\n{done.stderr.strip()[-2000:]}")
 
     def spec(self, tier: int) -> process.Spec:
@@ -268,12 +278,19 @@ def _libc_locale() -> str:
     return "C.UTF-8"
 
 
-async def initialise_all(servers: list[Server]) -> None:
-    """Run initdb for new servers, two at a time."""
+async def initialise_all(servers: list[Server]) -> list[Server]:
+    """Run initdb for new servers, two at a time; which they were."""
     gate = asyncio.Semaphore(2)
 
-    async def one(server: Server) -> None:
+    async def one(server: Server) -> bool:
         async with gate:
-            await asyncio.to_thread(server.initialise)
+            return await asyncio.to_thread(server.initialise)
 
-    await asyncio.gather(*(one(server) for server in servers))
+    fresh = await asyncio.gather(*(one(server) for server in servers))
+    return [server for server, is_fresh in zip(servers, fresh, strict=True) if is_fresh]
+
+
+async def sync_all(servers: list[Server]) -> None:
+    """Put new servers on disk, one after the other."""
+    for server in servers:
+        await asyncio.to_thread(server.sync)

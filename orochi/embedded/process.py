@@ -16,13 +16,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import IO
+from typing import IO, Protocol
 
 import psutil
 
 from orochi.embedded import accounts
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _ROTATE_BYTES = 16 << 20
 
@@ -46,6 +47,7 @@ class Spec:
         death_signal: what the kernel sends when the supervisor dies.
         restart_delay: seconds before the first restart; later ones back off.
         prepare: called before each start (removes what a crash left).
+        orochi: the arguments if it is one of Orochi's own commands, which a nursery can fork.
     """
 
     name: str
@@ -62,8 +64,68 @@ class Spec:
     stop_timeout: float = 10.0
     death_signal: signal.Signals = signal.SIGKILL
     restart_delay: float = 0.0
-    start_timeout: float = 60.0
+    start_timeout: float = 120.0
     prepare: Callable[[], None] | None = None
+    orochi: Sequence[str] | None = None
+
+
+class Child(Protocol):
+    """A process that this one waits for."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal, once it has ended."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; raises `subprocess.TimeoutExpired`."""
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+
+    def kill(self) -> None:
+        """Send it SIGKILL."""
+
+
+class Adopted:
+    """A child that another process forked for us (`nursery`)."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal, once it has ended."""
+        if self._code is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                self._code = -1  # someone else collected it
+            else:
+                self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not ended in time.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+            time.sleep(0.02)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Send it SIGKILL."""
+        self.send_signal(signal.SIGKILL)
 
 
 def spawn(spec: Spec) -> subprocess.Popen[bytes]:
@@ -75,7 +137,7 @@ def spawn(spec: Spec) -> subprocess.Popen[bytes]:
     if spec.prepare is not None:
         spec.prepare()
     account: dict[str, object] = {} if spec.account is None else spec.account.popen_arguments()
-    with _output(spec.log) as log:
+    with output(spec.log) as log:
         return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
             list(spec.argv),
             stdin=subprocess.DEVNULL,
@@ -89,24 +151,31 @@ def spawn(spec: Spec) -> subprocess.Popen[bytes]:
         )
 
 
-def _output(log: pathlib.Path | None) -> contextlib.AbstractContextManager[IO[bytes] | None]:
+def output(log: pathlib.Path | None) -> contextlib.AbstractContextManager[IO[bytes] | None]:
+    """The log opened for appending; None where there is none."""
     if log is None:
         return contextlib.nullcontext()
     rotate(log)
     return log.open("ab")
 
 
-def _follow_parent(death_signal: signal.Signals) -> Callable[[], None] | None:
-    if _libc is None:
-        return None
-    prctl, parent, number = _libc.prctl, os.getpid(), int(death_signal)
+def _follow_parent(death_signal: signal.Signals) -> Callable[[], None]:
+    parent = os.getpid()
+    return lambda: follow_parent(death_signal, parent)
 
-    def follow() -> None:
-        prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
-        if os.getppid() != parent:  # it died between fork and prctl
+
+def follow_parent(death_signal: signal.Signals, parent: int) -> None:
+    """Have the kernel send this process a signal when its parent dies (Linux)."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
+        if os.getppid() != parent:  # it died before that
             os._exit(1)
 
-    return follow
+
+def set_name(name: str) -> None:
+    """What `top` calls this process (Linux)."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def adopt_orphans() -> None:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 import psutil
 import structlog
 
-from orochi.embedded import process, state
+from orochi.embedded import nursery, process, state
 
 log = structlog.get_logger()
 
@@ -51,7 +51,7 @@ class Service:
     """A supervised process and its history."""
 
     spec: process.Spec
-    child: subprocess.Popen[bytes]
+    child: process.Child
     created: float
     condition: Condition = Condition.STARTING
     started: float = dataclasses.field(default_factory=time.monotonic)
@@ -73,10 +73,16 @@ class Service:
 
 
 class Supervisor:
-    """Runs services until told to stop. `changed` is called whenever a pid or a condition changes."""
+    """Runs services until told to stop.
 
-    def __init__(self, changed: Callable[[Service], None]) -> None:
+    Args:
+        changed: is called whenever a pid or a condition changes.
+        forks: forks Orochi's own commands; without it they are started like all others.
+    """
+
+    def __init__(self, changed: Callable[[Service], None], forks: nursery.Nursery | None = None) -> None:
         self._changed = changed
+        self._forks = forks
         self._services: dict[str, Service] = {}
         self._checks: set[asyncio.Task[None]] = set()
         self._reaped = 0.0
@@ -98,7 +104,7 @@ class Supervisor:
 
     def launch(self, spec: process.Spec) -> Service:
         """Start a process without waiting."""
-        service = Service(spec, *_spawn(spec))
+        service = Service(spec, *self._spawn(spec))
         self._services[spec.name] = service
         self._changed(service)
         return service
@@ -175,7 +181,7 @@ class Supervisor:
 
     def _restart(self, service: Service) -> None:
         try:
-            service.child, service.created = _spawn(service.spec)
+            service.child, service.created = self._spawn(service.spec)
         except OSError as error:
             service.due = time.monotonic() + _LONGEST_DELAY
             log.error("process.restart_failed", name=service.spec.name, error=str(error))
@@ -186,12 +192,22 @@ class Supervisor:
         self._changed(service)
         self._check(service)
 
+    def _spawn(self, spec: process.Spec) -> tuple[process.Child, float]:
+        child: process.Child | None = None
+        if self._forks is not None and spec.orochi is not None:
+            with contextlib.suppress(nursery.Gone):
+                child = self._forks.spawn(spec)
+        if child is None:
+            child = process.spawn(spec)
+        identity = process.Identity.of(child.pid)
+        return child, time.time() if identity is None else identity.created
+
     def _check(self, service: Service) -> None:
         check = asyncio.create_task(self._recheck(service, service.child))
         self._checks.add(check)
         check.add_done_callback(self._checks.discard)
 
-    async def _recheck(self, service: Service, child: subprocess.Popen[bytes]) -> None:
+    async def _recheck(self, service: Service, child: process.Child) -> None:
         if await self._becomes_ready(service):
             log.info("process.ready", name=service.spec.name, pid=child.pid)
         elif child.poll() is None and child is service.child:
@@ -224,12 +240,6 @@ class Supervisor:
             )
         left = [child for child in process.descendants(os.getpid()) if child.pid not in self._strangers]
         process.end(left, timeout=0.0)
-
-
-def _spawn(spec: process.Spec) -> tuple[subprocess.Popen[bytes], float]:
-    child = process.spawn(spec)
-    identity = process.Identity.of(child.pid)
-    return child, time.time() if identity is None else identity.created
 
 
 def _end(service: Service) -> None:

@@ -176,7 +176,9 @@ class _Run:
 class _transaction:  # noqa: N801 - reads as a statement
     """A transaction of the fragment's own, with its settings; rolled back on any error."""
 
-    def __init__(self, connection: Connection, settings: Iterable[tuple[str, str]], *, with_stripes: bool) -> None:
+    def __init__(
+        self, connection: Connection, settings: Iterable[tuple[str, str]], *, with_stripes: bool
+    ) -> None:
         self._connection = connection
         begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE" if with_stripes else "BEGIN READ ONLY"
         self._statements = [pgsql.SQL(begin)] + [

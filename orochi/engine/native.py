@@ -118,7 +118,9 @@ def from_native(table: pa.Table, columns: Sequence[contract.OutputColumn]) -> li
     batches = []
     for batch in table.to_batches(max_chunksize=copybinary.BATCH_ROWS):
         try:
-            arrays = [_from(array, column.type_oid) for array, column in zip(batch.columns, columns, strict=True)]
+            arrays = [
+                _from(array, column.type_oid) for array, column in zip(batch.columns, columns, strict=True)
+            ]
         except pa.ArrowInvalid as error:
             raise Unsupported(str(error)) from error
         batches.append(pa.RecordBatch.from_arrays(arrays, schema=schema))

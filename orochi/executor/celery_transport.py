@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import dataclasses
+import functools
 import itertools
-import json
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ import structlog
 from orochi import errors
 from orochi import settings as process_settings
 from orochi.catalog import snapshot as snapshots
-from orochi.executor import envelope, exchange, failures, names, redis_link, tracking, transport
+from orochi.executor import envelope, exchange, failures, names, redis_link, single_task, tracking, transport
 from orochi.planner import fragment as plan_fragment
 
 log = structlog.get_logger()
@@ -48,6 +47,7 @@ class CeleryTransport:
         self._runs: dict[str, set[_Run]] = collections.defaultdict(set)
         self._cleaning: set[asyncio.Task[None]] = set()
         self._folder: exchange.SharedFolder | None = None
+        self._keeper: asyncio.Task[None] | None = None
 
     async def run(
         self, query_id: str, fragments: Sequence[plan_fragment.Fragment], *, deadline: float | None = None
@@ -67,9 +67,7 @@ class CeleryTransport:
             number=0, node_id=node_id, shard_ids=(), scans=(scan,), sql="", columns=scan.columns
         )
         batches: list[pa.RecordBatch] = []
-        async with contextlib.aclosing(
-            self._run(query_id, names.SCAN_STRIPES, (fragment,), None)
-        ) as results:
+        async with contextlib.aclosing(self._run(query_id, names.SCAN_STRIPES, (fragment,), None)) as results:
             async for result in results:
                 batches += result.batches
         return batches
@@ -89,8 +87,10 @@ class CeleryTransport:
         described = ", ".join(f"{name}={value}" for name, value in arguments.items())
         message = envelope.task_message(task_name, task_id, queue, request, f"{described} on n{node_id}")
         patience = redis_link.FIRST_SECONDS
-        await self._link.push({queue: [message]}, {names.query_key(run_id): names.QUERY_TTL_SECONDS}, patience)
-        watch = _Single(self._link, run_id, task_id, queue)
+        await self._link.push(
+            {queue: [message]}, {names.query_key(run_id): names.QUERY_TTL_SECONDS}, patience
+        )
+        watch = single_task.Watch(self._link, run_id, task_id, queue)
         try:
             return await watch.wait(time.monotonic() + timeout)
         finally:
@@ -101,19 +101,16 @@ class CeleryTransport:
         for run in list(self._runs.get(query_id, ())):
             run.cancelled = True
             with contextlib.suppress(errors.QueueUnavailable):
-                await self._link.push(
-                    {}, {names.cancel_key(run.run_id): names.CANCEL_TTL_SECONDS}, redis_link.FIRST_SECONDS
-                )
-                await self._link.call(lambda client, run=run: client.lpush(names.result_key(run.run_id), _WAKE))  # type: ignore[misc]
+                await self._link.call(functools.partial(_cancel, run_id=run.run_id))
 
     async def close(self) -> None:
         """Let go of every connection."""
         for task in list(self._cleaning):
             with contextlib.suppress(errors.OrochiError):
                 await task
+        if self._keeper is not None:
+            self._keeper.cancel()
         await self._link.close()
-        if self._folder is not None:
-            self._folder.marker.unlink(missing_ok=True)
 
     async def _run(
         self,
@@ -122,8 +119,12 @@ class CeleryTransport:
         fragments: Sequence[plan_fragment.Fragment],
         deadline: float | None,
     ) -> AsyncGenerator[transport.FragmentResult]:
-        run = _Run(self._link, self._settings, self._shared_folder(), query_id, task_name, fragments, deadline)
+        run = _Run(
+            self._link, self._settings, self._shared_folder(), query_id, task_name, fragments, deadline
+        )
         self._runs[query_id].add(run)
+        if self._keeper is None or self._keeper.done():
+            self._keeper = asyncio.get_running_loop().create_task(self._keep())
         try:
             async for result in run.results():
                 yield result
@@ -133,10 +134,26 @@ class CeleryTransport:
                 del self._runs[query_id]
             self._in_background(run.forget())
 
+    async def _keep(self) -> None:
+        """While there are runs, tell workers that somebody waits, however slowly their rows are read."""
+        while self._runs:
+            await asyncio.sleep(_QUERY_RENEW_SECONDS)
+            runs = [run.run_id for waiting in self._runs.values() for run in waiting]
+
+            async def renew(client: Any, runs: list[str] = runs) -> None:
+                pipeline = client.pipeline(transaction=False)
+                for run_id in runs:
+                    pipeline.expire(names.query_key(run_id), names.QUERY_TTL_SECONDS)
+                    pipeline.expire(names.result_key(run_id), names.RESULT_TTL_SECONDS)
+                await pipeline.execute()
+
+            with contextlib.suppress(errors.QueueUnavailable):
+                await self._link.call(renew)
+
     def _shared_folder(self) -> exchange.SharedFolder:
         if self._folder is None:
             folder = self._settings.data_dir.absolute() / "results"
-            self._folder = exchange.SharedFolder.create(folder, secrets.token_hex(8))
+            self._folder = exchange.SharedFolder.create(folder)
             self._folder.sweep(_STALE_FILE_SECONDS)
         return self._folder
 
@@ -172,7 +189,6 @@ class _Run:
         )
         self._parts: dict[tuple[str, int], list[pa.RecordBatch]] = {}
         self._sent: list[str] = []
-        self._renewed_at = 0.0
         self._completed = False
 
     async def results(self) -> AsyncIterator[transport.FragmentResult]:
@@ -181,18 +197,19 @@ class _Run:
         looked_at = time.monotonic()
         failures_before = self._link.failures
         while not self._tracker.is_done:
-            item = await self._link.pop(names.result_key(self.run_id), _TICK_SECONDS, redis_link.RUNNING_SECONDS)
+            items = await self._link.pop(
+                names.result_key(self.run_id), _TICK_SECONDS, redis_link.RUNNING_SECONDS
+            )
             self._check()
             if self._link.failures != failures_before:
                 failures_before = self._link.failures
                 await self._after_outage()
-            if item is not None:
-                result = self._receive(item)
-                if result is not None:
-                    if not self._tracker.is_done:
-                        await self._send_next(redis_link.RUNNING_SECONDS)
-                    yield result
-            elif time.monotonic() - looked_at >= _TICK_SECONDS:
+            found = [result for item in items if (result := self._receive(item)) is not None]
+            if items and not self._tracker.is_done:
+                await self._send_next(redis_link.RUNNING_SECONDS)
+            for result in found:
+                yield result
+            if not items and time.monotonic() - looked_at >= _TICK_SECONDS:
                 looked_at = time.monotonic()
                 await self._look()
         self._completed = True
@@ -218,7 +235,6 @@ class _Run:
             self._sent.append(task.task_id)
             queues.setdefault(names.fragment_queue(task.node_id), []).append(self._message(task))
         await self._link.push(queues, {names.query_key(self.run_id): names.QUERY_TTL_SECONDS}, patience)
-        self._renewed_at = time.monotonic()
 
     def _message(self, task: tracking.Task) -> str:
         request = {
@@ -250,6 +266,8 @@ class _Run:
         if "fragment" not in header:
             if "error" in header:
                 raise failures.from_json(header["error"])
+            if "deferred" in header:
+                self._tracker.deferred(header["task"], header["deferred"])
             return None
         task_id, number = header["task"], header["fragment"]
         self._tracker.heard(task_id)
@@ -275,10 +293,6 @@ class _Run:
             if task_id in self._tracker.tasks:
                 self._tracker.observe(task_id, sighting, now)
         await self._send_next(redis_link.RUNNING_SECONDS)
-        if now - self._renewed_at > _QUERY_RENEW_SECONDS:
-            self._renewed_at = now
-            keys = {names.query_key(self.run_id): names.QUERY_TTL_SECONDS}
-            await self._link.push({}, keys, redis_link.RUNNING_SECONDS)
 
     async def _sightings(self) -> dict[str, tracking.Sighting]:
         tasks = list(self._tracker.tasks.values())
@@ -313,58 +327,13 @@ class _Run:
             await self._send_next(redis_link.RUNNING_SECONDS)
 
 
-@dataclasses.dataclass(slots=True)
-class _Single:
-    """Waits for a task that is never sent twice."""
-
-    link: redis_link.RedisLink
-    run_id: str
-    task_id: str
-    queue: str
-    answered: bool = False
-
-    async def wait(self, deadline: float) -> dict[str, Any]:
-        """The task's answer."""
-        fragment = plan_fragment.Fragment(
-            number=0, node_id=0, shard_ids=(), scans=(), sql="", columns=()
-        )
-        tracker = tracking.Tracker((fragment,), slots=1, attempts=1)
-        tracker.next_tasks(time.monotonic(), [self.task_id])
-        while True:
-            item = await self.link.pop(names.result_key(self.run_id), _TICK_SECONDS, redis_link.RUNNING_SECONDS)
-            if item is not None:
-                self.answered = True
-                return _answer(json.loads(item))
-            now = time.monotonic()
-            if now > deadline:
-                raise errors.QueryCanceled("a maintenance task did not finish in time")
-            try:
-                tracker.observe(self.task_id, await self._sighting(), now)
-            except errors.WorkerLost as error:
-                raise errors.WorkerLost(
-                    f"the task in queue {self.queue} was lost",
-                    detail="Its worker died, or no worker listens.",
-                    hint="It may have done its work; running it again does no harm.",
-                ) from error
-
-    async def _sighting(self) -> tracking.Sighting:
-        async def operation(client: Any) -> list[Any]:
-            pipeline = client.pipeline(transaction=False)
-            pipeline.get(names.lease_key(self.run_id, self.task_id))
-            pipeline.llen(self.queue)
-            pipeline.exists(names.alive_key(self.queue))
-            pipeline.expire(names.query_key(self.run_id), names.QUERY_TTL_SECONDS)
-            answers: list[Any] = await pipeline.execute()
-            return answers
-
-        lease, length, alive, _ = await self.link.call(operation, redis_link.RUNNING_SECONDS)
-        return tracking.Sighting(lease, length, bool(alive))
-
-
-def _answer(answer: dict[str, Any]) -> dict[str, Any]:
-    if "error" in answer:
-        raise failures.from_json(answer["error"])
-    return dict(answer["result"])
+async def _cancel(client: Any, run_id: str) -> None:
+    """Tell the run's workers, and wake whoever waits for its answers."""
+    pipeline = client.pipeline(transaction=False)
+    pipeline.set(names.cancel_key(run_id), b"1", ex=names.CANCEL_TTL_SECONDS)
+    pipeline.lpush(names.result_key(run_id), _WAKE)
+    pipeline.expire(names.result_key(run_id), names.RESULT_TTL_SECONDS)
+    await pipeline.execute()
 
 
 async def _forget(

@@ -22,7 +22,12 @@ def new_task_id() -> str:
 
 
 def task_message(
-    task_name: str, task_id: str, queue: str, argument: Mapping[str, Any], description: str, origin: str = "gateway"
+    task_name: str,
+    task_id: str,
+    queue: str,
+    argument: Mapping[str, Any],
+    description: str,
+    origin: str = "gateway",
 ) -> str:
     """A message that makes a worker of `queue` call the task with one argument.
 

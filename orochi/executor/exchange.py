@@ -7,9 +7,11 @@ by a token it wrote there; where it cannot, parts follow one another through Red
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
+import secrets
 import struct
 import time
 from collections.abc import Callable
@@ -20,6 +22,7 @@ import pyarrow as pa
 from orochi import errors
 
 _LENGTH = struct.Struct(">I")
+_MARKER = ".token"
 #: Parts of one run that may wait in Redis at a time.
 _WAITING_PARTS = 8
 
@@ -53,28 +56,33 @@ def read_part(header: dict[str, Any], payload: memoryview) -> list[pa.RecordBatc
 
 
 class SharedFolder:
-    """A folder of the gateway, and the token by which a worker sees that it is the same one."""
+    """A folder of the gateway, and the token in it by which a worker sees that it is the same one."""
 
     def __init__(self, folder: pathlib.Path, token: str) -> None:
         self.folder = folder
         self.token = token
 
     @classmethod
-    def create(cls, folder: pathlib.Path, token: str) -> SharedFolder:
-        """Make the folder and put the token there."""
+    def create(cls, folder: pathlib.Path) -> SharedFolder:
+        """Make the folder, with a token that stays: gateways of one folder share it."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        shared = cls(folder, token)
-        shared.marker.touch(mode=0o600)
-        return shared
-
-    @property
-    def marker(self) -> pathlib.Path:
-        """The token's file."""
-        return self.folder / f".gateway-{self.token}"
+        marker = folder / _MARKER
+        if not marker.exists():
+            token = secrets.token_hex(16)
+            own = folder / f"{_MARKER}-{token}"
+            own.write_text(token)
+            with contextlib.suppress(FileExistsError):  # another gateway was first
+                os.link(own, marker)
+            own.unlink()
+        return cls(folder, marker.read_text())
 
     def is_visible(self) -> bool:
         """Whether this process sees the gateway's own folder and may write there."""
-        return self.marker.exists() and os.access(self.folder, os.W_OK)
+        try:
+            token = (self.folder / _MARKER).read_text()
+        except OSError:
+            return False
+        return bool(token) and token == self.token and os.access(self.folder, os.W_OK)
 
     def remove(self, prefix: str) -> None:
         """Delete the files that begin with `prefix`."""

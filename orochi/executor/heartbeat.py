@@ -117,7 +117,9 @@ class Heartbeat:
             current = self._work is work
             if current and not work.cancelled():
                 # under the lock, so that it cannot overwrite the mark of a task that has just ended
-                self._client.set(names.lease_key(work.run, work.task), self._now(), px=self._lease_milliseconds)
+                self._client.set(
+                    names.lease_key(work.run, work.task), self._now(), px=self._lease_milliseconds
+                )
         if current and (cancelled or not wanted) and not work.cancelled():
             log.info("task.cancelled", run=work.run, task=work.task)
             work.cancel()

@@ -21,17 +21,27 @@ Facts = dict[str, Any]
 
 
 def compress_chunk(settings: Settings, arguments: Facts) -> Facts:
-    """Move a chunk's rows into stripes."""
-    facts = compression.compress_chunk(settings.coordinator_dsn, int(arguments["chunk_id"]), settings)
-    log.info("chunk.compressed", **facts)
-    return facts
+    """Move the rows of `chunk_id`, or of each of `chunk_ids`, into stripes."""
+    return _logged("chunk.compressed", compression.compress_chunks, settings, arguments)
 
 
 def decompress_chunk(settings: Settings, arguments: Facts) -> Facts:
-    """Move a chunk's rows back into the heap."""
-    facts = compression.decompress_chunk(settings.coordinator_dsn, int(arguments["chunk_id"]), settings)
-    log.info("chunk.decompressed", **facts)
-    return facts
+    """Move the rows of `chunk_id`, or of each of `chunk_ids`, back into the heap."""
+    return _logged("chunk.decompressed", compression.decompress_chunks, settings, arguments)
+
+
+def _logged(
+    event: str,
+    change: Callable[[str, list[int], Settings], list[Facts]],
+    settings: Settings,
+    arguments: Facts,
+) -> Facts:
+    """The facts of every chunk as `results`."""
+    chunk_ids = [int(chunk_id) for chunk_id in arguments.get("chunk_ids") or [arguments["chunk_id"]]]
+    results = change(settings.coordinator_dsn, chunk_ids, settings)
+    for facts in results:
+        log.info(event, **facts)
+    return {"results": results}
 
 
 def due_compressions(

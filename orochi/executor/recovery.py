@@ -18,8 +18,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 import psycopg
+from psycopg import conninfo
 
-from orochi.catalog import twophase
+from orochi import settings as process_settings
+from orochi.catalog import store, twophase
+from orochi.executor import node_pool
 
 #: Seconds that a prepared, undecided transaction is left to its gateway.
 GRACE_SECONDS = 10.0
@@ -84,6 +87,25 @@ def resolve(
             run.outcome.unreachable = tuple(sorted(set(nodes) - set(connections)))
             run.all_steps()
             return run.outcome
+
+
+def run(settings: process_settings.Settings) -> Outcome | None:
+    """`resolve` for the cluster that `settings` name, over the nodes in its catalog."""
+    with psycopg.connect(settings.coordinator_dsn, connect_timeout=_CONNECT_SECONDS) as catalog:
+        snapshot = store.load_sync(catalog)
+    service = node_pool.service_endpoint(settings)
+    secret = settings.node_password
+    nodes = {
+        int(node.node_id): conninfo.make_conninfo(
+            host=node.host,
+            port=node.port,
+            dbname=node.dbname,
+            user=settings.node_user or service.user,
+            password=service.password if secret is None else secret.get_secret_value(),
+        )
+        for node in snapshot.nodes.values()
+    }
+    return resolve(settings.coordinator_dsn, nodes)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,8 @@ _Result = TypeVar("_Result")
 _CONNECT_SECONDS = 2.0
 _SOCKET_SECONDS = 5.0
 _PAUSE_SECONDS = 0.1
+#: Items taken beside the first, in the same round trip.
+_MORE = 32
 #: What means that Redis is not there, as opposed to refusing a command.
 _DOWN = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
 
@@ -75,14 +77,17 @@ class RedisLink:
 
         await self.call(operation, patience)
 
-    async def pop(self, key: str, seconds: float, patience: float) -> bytes | None:
-        """The oldest item of a list, waiting for one up to `seconds`."""
+    async def pop(self, key: str, seconds: float, patience: float) -> list[bytes]:
+        """The items of a list, oldest first, waiting up to `seconds` for the first."""
 
         async def operation(client: redis.Redis) -> Any:
-            return await client.blpop([key], timeout=seconds)
+            pipeline = client.pipeline(transaction=False)
+            pipeline.blpop([key], timeout=seconds)
+            pipeline.lpop(key, _MORE)
+            return await pipeline.execute()
 
-        item: Any = await self.call(operation, patience)
-        return None if item is None else bytes(item[1])
+        first, more = await self.call(operation, patience)
+        return [] if first is None else [first[1], *(more or ())]
 
     async def close(self) -> None:
         """Close every connection."""

@@ -59,7 +59,9 @@ def can_encode(columns: Sequence[Column], formats: Sequence[int], settings: Mapp
     return True
 
 
-async def ready(session: context.Session, columns: Sequence[Column], formats: Sequence[int]) -> dict[str, str] | None:
+async def ready(
+    session: context.Session, columns: Sequence[Column], formats: Sequence[int]
+) -> dict[str, str] | None:
     """The settings to call `encode_rows` with, or None if PostgreSQL must print these columns.
 
     Compares the session's time zone with the server's once a process, where that decides.
@@ -88,7 +90,11 @@ def encode_rows(
     sizes = np.full(rows, _HEADER + 4 * len(columns), np.int64)
     fields = []
     for array, column, fmt in zip(batch.columns, columns, wanted, strict=True):
-        field = _binary(array, column.type_oid) if fmt == 1 else textforms.column(array, column.type_oid, settings)
+        field = (
+            _binary(array, column.type_oid)
+            if fmt == 1
+            else textforms.column(array, column.type_oid, settings)
+        )
         _add_sizes(field, sizes)
         fields.append(field)
     ends = np.cumsum(sizes)

@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import pathlib
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,10 @@ Connection = psycopg.Connection[Any]
 Answer = dict[str, Any]
 
 _CONNECT_SECONDS = 5
+#: A task begins no further fragment after so long, so that other queries get their turn.
+_TASK_SECONDS = 0.5
+#: Answers wait for others at most so long, and until there is so much of them.
+_OUTBOX_SECONDS, _OUTBOX_BYTES = 0.005, 64 << 10
 #: A node's maintenance queue that is this long gets no more periodic work.
 _BACKLOG = 100
 _NODES = "SELECT node_id FROM orochi.orochi_nodes WHERE state <> 'down' ORDER BY node_id"
@@ -86,7 +91,9 @@ class Seat:
             _log_failure(error, task=request["task"])
             answer = {"error": failures.to_json(error)}
         if run is not None:
-            self._push(work, json.dumps(answer).encode())
+            outbox = _Outbox(self._redis, work)
+            outbox.add(json.dumps(answer).encode())
+            outbox.flush()
             self._heartbeat.end(work)
 
     def send(self, node_id: int, task_name: str, arguments: Answer) -> bool:
@@ -108,7 +115,9 @@ class Seat:
         for (node_id,) in rows:
             self.send(node_id, task_name, {"node_id": node_id})
 
-    def serve_periodic(self, lock: int, function: Callable[[process_settings.Settings, Connection], Any]) -> None:
+    def serve_periodic(
+        self, lock: int, function: Callable[[process_settings.Settings, Connection], Any]
+    ) -> None:
         """Call a function with the settings and a coordinator connection, unless another process does so now."""
         try:
             with self.coordinator() as connection:
@@ -139,16 +148,24 @@ class Seat:
             log.info("task.unwanted", run=work.run, task=work.task)
             return
         folder = _visible_folder(request)
+        outbox = _Outbox(self._redis, work)
+        began = time.monotonic()
         try:
-            for fragment in plan_fragment.from_json(request["fragments"]):
+            waiting = plan_fragment.from_json(request["fragments"])
+            for position, fragment in enumerate(waiting):
                 if work.cancelled():
                     break
-                self._answer_fragment(request, work, fragment, folder, runner)
+                if position and time.monotonic() - began > _TASK_SECONDS:
+                    deferred = [later.number for later in waiting[position:]]
+                    outbox.add(exchange.pack({"task": work.task, "deferred": deferred}))
+                    break
+                self._answer_fragment(request, work, outbox, fragment, folder, runner)
         except Exception as error:  # the gateway is to hear of it
             if not work.cancelled():
                 _log_failure(error, run=work.run, task=work.task)
-                self._push(work, exchange.pack({"task": work.task, "error": failures.to_json(error)}))
+                outbox.add(exchange.pack({"task": work.task, "error": failures.to_json(error)}))
         finally:
+            outbox.flush()
             work.settle()
             self._heartbeat.end(work)
 
@@ -156,18 +173,19 @@ class Seat:
         self,
         request: Answer,
         work: heartbeat.Work,
+        outbox: _Outbox,
         fragment: plan_fragment.Fragment,
         folder: exchange.SharedFolder | None,
         runner: Callable[[plan_fragment.Fragment, heartbeat.Work, contract.Emit], contract.FragmentStats],
     ) -> None:
         writer = exchange.ResultWriter(
             {"task": work.task, "fragment": fragment.number, "attempt": request["attempt"]},
-            functools.partial(self._push, work),
+            outbox.add,
             inline_bytes=request["inline_bytes"],
             folder=folder,
             file_name=f"{work.run}-{work.task}-{fragment.number}",
             cancelled=work.cancelled,
-            waiting=lambda: int(self._redis.llen(names.result_key(work.run))),
+            waiting=outbox.waiting,
         )
         try:
             stats = runner(fragment, work, writer.write)
@@ -211,21 +229,48 @@ class Seat:
                 rows += batch.num_rows
                 size += batch.nbytes
                 emit(batch)
-        return contract.FragmentStats(
-            rows, size, 0.0, counters.total, counters.skipped, engine="stripes"
-        )
+        return contract.FragmentStats(rows, size, 0.0, counters.total, counters.skipped, engine="stripes")
 
     def _node_connection(self) -> Connection:
         if self._node is None or self._node.closed:
             self._node = connect_node(self.settings, self.node_id)
         return self._node
 
-    def _push(self, work: heartbeat.Work, item: bytes) -> int:
-        key = names.result_key(work.run)
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.rpush(key, item)
-        pipeline.expire(key, names.RESULT_TTL_SECONDS)
-        return int(pipeline.execute()[0])
+
+class _Outbox:
+    """Items on their way to a run's list: those of quick fragments go together."""
+
+    def __init__(self, client: redis.Redis, work: heartbeat.Work) -> None:
+        self._client = client
+        self._key = names.result_key(work.run)
+        self._work = work
+        self._items: list[bytes] = []
+        self._size = 0
+        self._sent_at = time.monotonic()
+        self._length = 0
+
+    def add(self, item: bytes) -> int:
+        """Take an item; how many items the list is known to hold."""
+        self._items.append(item)
+        self._size += len(item)
+        if self._size > _OUTBOX_BYTES or time.monotonic() - self._sent_at > _OUTBOX_SECONDS:
+            self.flush()
+        return self._length
+
+    def flush(self) -> None:
+        """Send what is held; of a cancelled run nothing is sent."""
+        items, self._items, self._size = self._items, [], 0
+        self._sent_at = time.monotonic()
+        if items and not self._work.cancelled():
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.rpush(self._key, *items)
+            pipeline.expire(self._key, names.RESULT_TTL_SECONDS)
+            self._length = int(pipeline.execute()[0])
+
+    def waiting(self) -> int:
+        """How many items the list holds now."""
+        self._length = int(self._client.llen(self._key))
+        return self._length
 
 
 def connect_node(settings: process_settings.Settings, node_id: int) -> Connection:
@@ -295,4 +340,3 @@ def seat(queues: tuple[str, ...] = ()) -> Seat:
         _seats[pid] = Seat(settings, settings.node_id, queues)
         _seats[pid].start()
     return _seats[pid]
-

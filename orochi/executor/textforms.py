@@ -30,7 +30,7 @@ _SUPPORTED = (
     | pgtypes.FLOATS
     | pgtypes.CHARACTER
     | {pgtypes.BOOL, pgtypes.TIME, pgtypes.NUMERIC, pgtypes.UUID, pgtypes.BYTEA, pgtypes.JSONB}
-)
+) - {pgtypes.XML}  # its binary form keeps the encoding declaration, its text does not
 
 
 def setting(settings: Mapping[str, str], name: str) -> str | None:
@@ -213,6 +213,8 @@ def _is_midpoint(digits: str, exponent: int, value: float, *, single: bool) -> b
         return False
     towards = math.inf if decimal > exact else 0.0
     neighbour = (
-        float(np.nextafter(np.float32(value), np.float32(towards))) if single else math.nextafter(value, towards)
+        float(np.nextafter(np.float32(value), np.float32(towards)))
+        if single
+        else math.nextafter(value, towards)
     )
     return not math.isinf(neighbour) and 2 * decimal == exact + int(neighbour)

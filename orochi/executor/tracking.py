@@ -17,6 +17,9 @@ from orochi import errors
 from orochi.executor import names
 from orochi.planner import fragment as plan_fragment
 
+#: Fragments of a node's first tasks at most, when nothing is known of their cost. A task that takes
+#: long gives back what it has not begun (see `Tracker.deferred`).
+_FIRST_FRAGMENTS = 8
 #: A task should carry about this much work, once the first fragments have shown what they cost.
 _TASK_SECONDS = 0.2
 #: How long an empty queue without a lease is believed to be a message on its way.
@@ -52,9 +55,7 @@ class Sighting:
 class Tracker:
     """The state of one run."""
 
-    def __init__(
-        self, fragments: Sequence[plan_fragment.Fragment], *, slots: int, attempts: int
-    ) -> None:
+    def __init__(self, fragments: Sequence[plan_fragment.Fragment], *, slots: int, attempts: int) -> None:
         """Plan to run `fragments`, on each node in `slots` tasks at a time, each at most `attempts` times."""
         self._slots = max(slots, 1)
         self._attempts = attempts
@@ -100,6 +101,19 @@ class Tracker:
             if not any(fragment.number in self._open for fragment in other.fragments):
                 del self.tasks[other.task_id]
         return True
+
+    def deferred(self, task_id: str, numbers: Iterable[int]) -> None:
+        """Take fragments back that a task had no time to begin: others were waiting for its worker."""
+        task = self.tasks.get(task_id)
+        if task is None:
+            return
+        back = [f for f in task.fragments if f.number in set(numbers) and f.number in self._open]
+        task.fragments = tuple(f for f in task.fragments if f not in back)
+        for fragment in back:
+            self._tried[fragment.number] -= 1
+            self._pending[task.node_id].append(fragment)
+        if not any(fragment.number in self._open for fragment in task.fragments):
+            del self.tasks[task_id]
 
     def heard(self, task_id: str) -> None:
         """Note that something of the task arrived."""
@@ -156,9 +170,10 @@ class Tracker:
         return sum(task.node_id == node_id for task in self.tasks.values())
 
     def _take(self, node_id: int, waiting: int) -> int:
-        """One fragment until costs are known, then about `_TASK_SECONDS` of them, shared by the slots."""
+        """A slot's share: of the first few until costs are known, then of about `_TASK_SECONDS`."""
+        share = math.ceil(waiting / self._slots)
         seconds = self._seconds.get(node_id)
         if not seconds:
-            return 1
+            return min(share, _FIRST_FRAGMENTS)
         mean = sum(seconds) / len(seconds)
-        return max(1, min(math.ceil(waiting / self._slots), int(_TASK_SECONDS / max(mean, 1e-4))))
+        return max(1, min(share, int(_TASK_SECONDS / max(mean, 1e-4))))

@@ -76,6 +76,11 @@ class Transaction:
         return any(participant.wrote for participant in self.participants.values())
 
     @property
+    def can_autocommit(self) -> bool:
+        """Whether one statement on one node may be a transaction by itself there; see `autocommit`."""
+        return not self._in_block and not self.participants and self.isolation == "read committed"
+
+    @property
     def failed(self) -> bool:
         """Whether a node's part can only be rolled back."""
         return any(p.connection.closed or p.connection.status == "E" for p in self.participants.values())

@@ -16,6 +16,10 @@ CONNECTING = 4
 _HIGH_WATER = 1 << 18
 
 
+class ClientGone(Exception):
+    """The client's connection is gone; what runs for it should stop."""
+
+
 class ClientSocket(asyncio.Protocol):
     """One client connection.
 

@@ -147,6 +147,23 @@ async def _plain(session: sessions.Session, statement: parse.Statement) -> str:
     return (await session.coordinator.fetch(statement.sql)).tag
 
 
+def refuse_hidden_execute(session: sessions.Session, statement: parse.Statement) -> None:
+    """EXPLAIN EXECUTE and CREATE TABLE AS EXECUTE of a statement of ours cannot be seen through.
+
+    Raises:
+        FeatureNotSupported: it is one.
+    """
+    query = getattr(statement.tree, "query", None)
+    if query is None or type(query).__name__ != "ExecuteStmt":
+        return
+    inner = session.sql_prepared.get(query.name)
+    if inner is not None and session.engine.concerns(session, inner):
+        raise errors.FeatureNotSupported(
+            f"{statement.kind.value.upper()} EXECUTE is not supported for statements on Orochi tables",
+            hint="Use the statement itself.",
+        )
+
+
 async def bind_execute(
     session: sessions.Session, statement: parse.Statement
 ) -> tuple[parse.Statement, context.Parameters, tuple[messages.FieldDescription, ...] | None] | None:

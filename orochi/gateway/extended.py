@@ -15,8 +15,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
 from orochi import errors
-from orochi.gateway import control, exchange, hotpath, pipeline, portal, simple
-from orochi.gateway import relay as relays
+from orochi.gateway import client_socket, control, exchange, hotpath, pipeline, portal, simple
 from orochi.gateway import sink as sinks
 from orochi.gateway import texts as texts_module
 from orochi.pgwire import messages
@@ -68,7 +67,7 @@ class Unit:
                 return
             if kind == 0x58:  # X: Terminate
                 self.client.close()
-                raise relays.ClientGone
+                raise client_socket.ClientGone
             if kind == 0x51:  # Q: a simple query ends the batch too
                 if not self.failed:
                     await self._attempt(self._flush())
@@ -104,8 +103,6 @@ class Unit:
         else:
             await self._describe_or_close(kind, payload)
 
-    # --- Parse -----------------------------------------------------------------------------------
-
     async def _parse(self, payload: bytes) -> None:
         message = messages.parse_parse(payload)
         statement = await self._ours(message.sql)
@@ -129,10 +126,7 @@ class Unit:
             if flags:
                 self.relay.settings_dirty = self.session.settings_revert = True
             return None
-        try:
-            statements = parse.parse(messages.decode(sql))
-        except errors.OrochiError:
-            return None  # PostgreSQL says it best
+        statements = self.session.parse(sql)
         if len(statements) != 1:
             return None
         if control.is_control(statements[0]):
@@ -144,6 +138,7 @@ class Unit:
             inner = self.session.sql_prepared.get(statements[0].tree.name)
             ours = inner is not None and self.session.engine.concerns(self.session, inner)
         else:
+            control.refuse_hidden_execute(self.session, statements[0])
             ours = self.session.engine.concerns(self.session, statements[0])
         return statements[0] if ours and not self.failed else None
 
@@ -238,8 +233,6 @@ class Unit:
         else:
             self.client.write(data)
 
-    # --- Execute -----------------------------------------------------------------------------------
-
     async def _execute(self, payload: bytes) -> None:
         name, limit = messages.parse_execute(payload)
         held = self.relay.portals.get(name)
@@ -249,7 +242,7 @@ class Unit:
             return
         if held.spool is not None:
             await self._flush()
-            self._send_spooled(held, limit)
+            held.spool.send(self.client.write, limit)
             return
         if held.started:
             await self._flush()
@@ -308,17 +301,7 @@ class Unit:
             fields,
             sinks.SpoolSink(self.client, self.relay, held.result_formats, held.spool),
         )
-        self._send_spooled(held, limit)
-
-    def _send_spooled(self, held: portal.Portal, limit: int) -> None:
-        assert held.spool is not None
-        pieces, count, more = held.spool.take(limit)
-        for piece in pieces:
-            self.client.write(piece)
-        if more:
-            self.client.write(messages.PORTAL_SUSPENDED)
-        else:
-            self.client.write(messages.command_complete(portal.partial_tag(held.spool.tag, count)))
+        held.spool.send(self.client.write, limit)
 
     async def _run_control(self, statement: parse.Statement) -> None:
         session = self.session

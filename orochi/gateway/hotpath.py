@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from orochi import errors, pgtypes
 from orochi.catalog import snapshot as snapshots
+from orochi.executor import node_errors
 from orochi.gateway import portal
 from orochi.pgwire import client as pg_client
 from orochi.pgwire import codec, messages
@@ -45,7 +46,7 @@ def target(session: sessions.Session, held: portal.Portal) -> portal.Target | No
         return None  # the long way asks PostgreSQL
     parameters = held.parameters
     if isinstance(template, insert.Template):
-        shard = insert.choose(template, snapshot, parameters.values, parameters.formats, session.settings)
+        shard = insert.choose(template, snapshot, parameters.values, parameters.formats, session.zone)
         if shard is None:
             return None
         return _known(prepared, shard.shard_id, (shard,), template.sql)
@@ -82,7 +83,7 @@ def _hash(key: plans.Key | None, held: portal.Portal, session: sessions.Session)
         case plans.ParamKey(number=number, type_oid=type_oid):
             parameters = held.parameters
             return hashing.hash_wire(
-                type_oid, parameters.values[number - 1], parameters.formats[number - 1], session.settings
+                type_oid, parameters.values[number - 1], parameters.formats[number - 1], session.zone
             )
         case plans.HashKey(value=value):
             return value
@@ -98,7 +99,7 @@ def _shards(
     return tuple(snapshot.tables[oid].shard_for_hash(hashed) for oid in template.tables)
 
 
-def start(session: sessions.Session, data: bytes, pos: int, size: int) -> int:
+def start(session: sessions.Session, data: bytes, pos: int) -> int:
     """Start on the batch whose Bind is at `pos`; the offset after its Sync, or 0."""
     if session.coordinator.status != "I" or session.relay.settings_dirty or session.client.closed:
         return 0
@@ -254,6 +255,7 @@ class Call:
             self._long_way()
             return
         error.fields.pop("P", None)  # a position in the shard's SQL
+        node_errors.for_client(error, self._session.snapshot())
         self._session.client.write(messages.error_response(error) + messages.READY_IDLE)
         self._finish()
 

@@ -14,6 +14,7 @@ from orochi import errors
 from orochi import settings as process_settings
 from orochi.executor import node_pool
 from orochi.gateway import client_socket, relay, startup, texts
+from orochi.gateway import engine as engines
 from orochi.gateway import session as sessions
 from orochi.pgwire import client as pg_client
 from orochi.pgwire import messages
@@ -32,7 +33,7 @@ class Gateway:
         tls: encrypts clients that ask, if a certificate is configured.
     """
 
-    def __init__(self, runtime: Any, settings: process_settings.Settings, engine: sessions.Engine) -> None:
+    def __init__(self, runtime: Any, settings: process_settings.Settings, engine: engines.Engine) -> None:
         """Serve with the services of `runtime`, running statements by `engine`."""
         self.runtime = runtime
         self.settings = settings

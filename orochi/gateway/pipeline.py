@@ -12,6 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from orochi import errors
+from orochi.executor import node_errors
 from orochi.gateway import hotpath, portal
 from orochi.gateway import sink as sinks
 from orochi.pgwire import client, messages
@@ -271,4 +272,5 @@ def _without_position(error: errors.OrochiError) -> errors.OrochiError:
     """A position points into the shard's SQL, not the client's."""
     if isinstance(error, errors.RemoteError):
         error.fields.pop("P", None)
+        node_errors.for_client(error)
     return error

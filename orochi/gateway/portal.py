@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO
 
 from orochi import errors
@@ -187,6 +187,13 @@ class Spool:
         if not self._rest:
             self._rest = self._file.read(_SPOOL_READ)
         return pieces, count, bool(self._rest)
+
+    def send(self, write: Callable[[bytes], None], limit: int) -> None:
+        """Write up to `limit` rows, and how the Execute that asked for them ended."""
+        pieces, count, more = self.take(limit)
+        for piece in pieces:
+            write(piece)
+        write(messages.PORTAL_SUSPENDED if more else messages.command_complete(partial_tag(self.tag, count)))
 
     def close(self) -> None:
         """Free the memory or the file."""

@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import structlog
+
 from orochi import errors
 from orochi.gateway import client_socket
 from orochi.gateway import texts as texts_module
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from orochi.gateway import portal
     from orochi.gateway import session as session_module
 
+log = structlog.get_logger()
+
 _length_at = codec.length_at
 _LIMIT = codec.MESSAGE_LIMIT
 _OURS = texts_module.TOUCHES | texts_module.SPECIAL
@@ -32,10 +36,6 @@ _SETTINGS = texts_module.SETTINGS
 _UNIT_LIMIT = 1 << 20
 #: Bytes waiting for a busy session above which the client is not read.
 _INBOX_LIMIT = 1 << 20
-
-
-class ClientGone(Exception):
-    """The client's connection is gone; what runs for it should stop."""
 
 
 class Relay:
@@ -81,8 +81,6 @@ class Relay:
         client.on_writable = self._client_writable
         server.tap = self.from_server
 
-    # --- from the client ---------------------------------------------------------------------
-
     def from_client(self, data: bytes) -> None:
         """Bytes from the client."""
         if self.busy:
@@ -102,6 +100,9 @@ class Relay:
             self._dispatch(data)
         except errors.ProtocolViolation as error:
             self.refuse(error)
+        except Exception as error:
+            log.exception("relay.failed", error=type(error).__name__)
+            self.refuse(errors.OrochiError("internal error of the gateway"))
 
     def refuse(self, error: errors.OrochiError) -> None:
         """End the connection with a fatal error."""
@@ -166,10 +167,11 @@ class Relay:
                 start = end  # not a message of the protocol: the server says so
             elif self.ours or self.portals:
                 if kind == 0x42 and start == pos and not self.pending and not start and self.session:
-                    taken = self.session.try_hot(data, pos, size)
+                    taken = self.session.try_hot(data, pos)
                     if taken:
                         self.busy = True
-                        self.inbox.feed(data[taken:]) if taken < size else None
+                        if taken < size:
+                            self.inbox.feed(data[taken:])
                         return None
                 if self._names_ours(kind, data, pos + 5, end):
                     return self._hand_over(data, start)
@@ -259,8 +261,6 @@ class Relay:
         if self.session is not None:
             self.session.start_unit()
 
-    # --- from the server -----------------------------------------------------------------------
-
     def from_server(self, data: bytes) -> None:
         """Bytes from the coordinator while the relay owns it."""
         if not data:
@@ -323,8 +323,6 @@ class Relay:
         if self.session is not None:
             self.session.client_writable(writable)
 
-    # --- for a busy session ----------------------------------------------------------------------
-
     def changed(self) -> None:
         """Wake the session if it waits for input, or for the server to be idle."""
         change, self._change = self._change, None
@@ -335,10 +333,10 @@ class Relay:
         """Wait until something arrived from either side.
 
         Raises:
-            ClientGone: the client or the coordinator connection is closed.
+            client_socket.ClientGone: the client or the coordinator connection is closed.
         """
         if self.client.closed:
-            raise ClientGone
+            raise client_socket.ClientGone
         if self.server.closed:
             raise errors.NodeUnavailable("the connection to the coordinator was lost")
         self._change = asyncio.get_running_loop().create_future()
@@ -356,7 +354,7 @@ class Relay:
         """The client's next message.
 
         Raises:
-            ClientGone: there is none any more.
+            client_socket.ClientGone: there is none any more.
             ProtocolViolation: its length is impossible.
         """
         while True:

@@ -11,14 +11,14 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from orochi import errors, ids
 from orochi.catalog import snapshot as snapshots
 from orochi.catalog import store
-from orochi.executor import context, transaction
+from orochi.executor import context, node_errors, transaction
 from orochi.gateway import (
     client_socket,
     extended,
@@ -45,30 +45,11 @@ _WRITING = {
     parse.Kind.TRUNCATE: "TRUNCATE TABLE",
     parse.Kind.CREATE_TABLE_AS: "CREATE TABLE AS",
 }
+#: Statements that run as other text; where theirs is wrong, PostgreSQL said so when it described them.
+_REWRITTEN = frozenset({parse.Kind.SELECT, parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE})
 _CANCEL_GRACE = 5.0
-
-
-class Engine(Protocol):
-    """What runs statements: `orochi.operations`, seen from here."""
-
-    def concerns(self, session: context.Session, statement: parse.Statement) -> bool:
-        """Whether the statement reads or writes Orochi tables, or calls Orochi's API."""
-
-    async def execute(
-        self,
-        session: context.Session,
-        statement: parse.Statement,
-        parameters: context.Parameters | None,
-        fields: tuple[messages.FieldDescription, ...] | None,
-        sink: context.Sink,
-    ) -> None:
-        """Run one statement to its command tag."""
-
-    def template(self, session: Session, prepared: portal.Prepared) -> portal.Template | None:
-        """The generic single-shard plan of a prepared statement, or None."""
-
-    def allowed(self, session: Session, prepared: portal.Prepared) -> bool:
-        """Whether the role's rights for it were checked a moment ago."""
+#: Client encodings whose bytes are taken as they are.
+_ENCODINGS = frozenset({"UTF8", "UNICODE", "SQL_ASCII"})
 
 
 class Session:
@@ -76,6 +57,7 @@ class Session:
 
     Attributes:
         settings_revert: settings changed inside the open block, so its end may change them back.
+        zone: the only setting that reading a distribution or time value depends on.
         savepoints: the open block has savepoints.
         sql_prepared: Orochi statements prepared by SQL-level PREPARE.
         hot: the execution of the hot path under way.
@@ -101,6 +83,7 @@ class Session:
         self.settings: Mapping[str, str] = {}
         self.signature: tuple[tuple[str, str], ...] = ()
         self.search_path: tuple[str, ...] = ()
+        self.zone: Mapping[str, str] = {}
         self.transaction = transaction.Transaction(self.runtime.nodes, lambda: self.settings)
         self.settings_revert = False
         self.savepoints = False
@@ -163,7 +146,7 @@ class Session:
             else:
                 await extended.Unit(self).run()
             await self._settle()
-        except relays.ClientGone:
+        except client_socket.ClientGone:
             pass
         except asyncio.CancelledError:
             self.relay.refuse(errors.QueryCanceled(self._cancel_message()))
@@ -227,6 +210,7 @@ class Session:
             self.user, self.search_path = view.user, view.search_path
             self._isolation, self._default_isolation = view.isolation, view.default_isolation
             self._read_only = view.read_only
+            self.zone = {"timezone": self.settings.get("timezone", "UTC")}
         if not self.transaction.participants:
             self.transaction.isolation = self._isolation
 
@@ -260,7 +244,16 @@ class Session:
             except errors.OrochiError as error:
                 if error.sqlstate == "57014" and self._timed_out:
                     raise errors.QueryCanceled(self._cancel_message()) from error
+                if isinstance(error, errors.RemoteError):
+                    node_errors.for_client(error, self.snapshot())
+                if isinstance(error, errors.RemoteError) and statement.kind in _REWRITTEN:
+                    error.fields.pop("P", None)  # a position in another text than the client's
                 raise
+            except client_socket.ClientGone:
+                raise
+            except Exception as error:
+                log.exception("statement.failed", kind=statement.kind.value, error=type(error).__name__)
+                raise errors.OrochiError(f"internal error: {type(error).__name__}: {error}") from error
 
     @contextlib.contextmanager
     def _deadline(self) -> Iterator[None]:
@@ -302,21 +295,41 @@ class Session:
         """After a statement that may have changed the committed catalog: see it at once."""
         await self.runtime.refresh()
 
+    def parse(self, sql: bytes) -> tuple[parse.Statement, ...]:
+        """The statements of a text that may be ours; none if PostgreSQL should say what is wrong with it.
+
+        Raises:
+            FeatureNotSupported: the client's encoding is not UTF-8.
+        """
+        encoding = self.coordinator.parameters.get("client_encoding", "UTF8")
+        if encoding not in _ENCODINGS and not sql.isascii():
+            raise errors.FeatureNotSupported(
+                f"statements on Orochi tables cannot be read in client encoding {encoding}",
+                hint="SET client_encoding = 'UTF8'.",
+            )
+        try:
+            return parse.parse(sql.decode())
+        except UnicodeDecodeError:
+            return ()
+        except errors.OrochiError:
+            return ()
+
     def adopt(self, name: bytes, sql: bytes) -> portal.Prepared | None:
         """A relayed prepared statement became ours; None if its text is not one statement."""
-        try:
-            statements = parse.parse(messages.decode(sql))
-        except errors.OrochiError:
-            return None
+        statements = self.parse(sql)
         if len(statements) != 1:
             return None
         prepared = portal.Prepared(name, sql, statements[0])
         self.relay.ours[name] = prepared
         return prepared
 
-    def try_hot(self, data: bytes, pos: int, size: int) -> int:
+    def try_hot(self, data: bytes, pos: int) -> int:
         """Start the hot path for the batch at `pos`; its end, or 0 if it must take the long way."""
-        return hotpath.start(self, data, pos, size)
+        try:
+            return hotpath.start(self, data, pos)
+        except Exception as error:
+            log.exception("hotpath.failed", error=type(error).__name__)
+            return 0  # the long way reports it
 
     # --- cancelling, ending ------------------------------------------------------------------------
 
@@ -351,7 +364,13 @@ class Session:
         if self._task is not None:
             self.gateway.background(self.cancel())
         elif self.hot is None:
-            self.gateway.background(self._clean_up())
+            self.gateway.background(self._leave())
+
+    async def _leave(self) -> None:
+        """The client went away while the relay had its connection."""
+        if self.relay.pending:
+            await self.coordinator.cancel()  # nobody waits for what it runs
+        await self._clean_up()
 
     def hot_ended(self) -> None:
         """The hot path is done: relay on, or clean up after a client that left."""

@@ -47,9 +47,11 @@ async def run(session: sessions.Session, payload: bytes) -> None:
     """Answer the Query with this payload, up to ReadyForQuery."""
     session.relay.ours.pop(b"", None)
     try:
-        statements = parse.parse(messages.decode(payload[:-1]))
-    except errors.OrochiError:
-        statements = ()  # PostgreSQL says it best
+        statements = session.parse(payload[:-1])
+    except errors.OrochiError as error:
+        await report(session, error, implicit=session.coordinator.status == "I")
+        session.client.write(messages.ready_for_query(session.coordinator.status))
+        return
     if len(statements) == 1:
         await _single(session, statements[0], payload)
     elif statements and await _any_ours(session, statements):
@@ -143,6 +145,7 @@ async def resolve(
     await session.refresh_settings()
     if statement.kind is parse.Kind.EXECUTE:
         return await control.bind_execute(session, statement)
+    control.refuse_hidden_execute(session, statement)
     if not session.engine.concerns(session, statement):
         return None
     fields = None

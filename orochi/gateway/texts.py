@@ -24,7 +24,8 @@ _MOST = 20_000
 _GAP = rb"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*"
 _SPECIAL = re.compile(
     rb"(?:^|;)" + _GAP + rb"(?:prepare|execute|deallocate|discard|savepoint|release|"
-    rb"(?:rollback|abort)" + _GAP + rb"(?:(?:work|transaction)" + _GAP + rb")?to)(?![a-z0-9_])",
+    rb"(?:rollback|abort)" + _GAP + rb"(?:(?:work|transaction)" + _GAP + rb")?to)(?![a-z0-9_])|"
+    rb"^" + _GAP + rb"(?:explain|create)\b.*\bexecute\s",
     re.IGNORECASE | re.DOTALL,
 )
 _SETTINGS = re.compile(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import collections
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from orochi import errors, ids
 from orochi.catalog import snapshot as snapshots
@@ -18,8 +17,11 @@ from orochi.operations.arguments import Arguments
 
 NAMES = frozenset({"compress_chunk", "decompress_chunk", "recompress_chunk"})
 _TIMEOUT_SECONDS = 3600.0
-#: Chunks handed to one node at a time; its worker does one after another.
+#: Tasks handed to one node at a time.
 _IN_FLIGHT = 2
+#: Chunks of one shard in one task, which changes them together.
+_GROUP = 8
+_NOTICES = 3
 
 Rows = list[tuple[str | None, ...]]
 
@@ -37,17 +39,39 @@ async def run(
     snapshot = session.snapshot()
     found = [(name, call, chunk_by_name(snapshot, call.required("chunk"))) for name, call in calls]
     await _check_owners(session, {table.oid for _, _, (table, _, _) in found})
+    todo: dict[tuple[int, int, str], list[int]] = {}
+    for name, call, (_, shard, chunk) in found:
+        task = _task(name, call, chunk)
+        if task is not None:
+            todo.setdefault((shard.node_id, shard.shard_id, task), []).append(int(chunk.chunk_id))
+    statuses = await _run_tasks(session, todo)
+    await _tell(
+        sink, [(name, chunk, statuses.get(chunk.chunk_id, "unchanged")) for name, _, (_, _, chunk) in found]
+    )
+    return [[(chunk.name,)] for _, _, (_, _, chunk) in found]
+
+
+async def _run_tasks(
+    session: context.Session, todo: Mapping[tuple[int, int, str], Sequence[int]]
+) -> dict[int, str]:
+    """Run tasks over some chunks of one shard each, a few at a time on each node; the status of every chunk."""
     limits: Mapping[int, asyncio.Semaphore] = collections.defaultdict(lambda: asyncio.Semaphore(_IN_FLIGHT))
+    statuses: dict[int, str] = {}
 
-    async def one(
-        name: str, call: Arguments, shard: snapshots.Shard, chunk: snapshots.Chunk
-    ) -> dict[str, Any]:
-        async with limits[shard.node_id]:
-            return await _run_one(session, name, call, shard, chunk)
+    async def one(node_id: int, task: str, chunk_ids: Sequence[int]) -> None:
+        async with limits[node_id]:
+            answer = await session.runtime.transport.run_task(
+                node_id, task, {"chunk_ids": list(chunk_ids)}, timeout=_TIMEOUT_SECONDS
+            )
+        statuses.update({int(facts["chunk_id"]): str(facts["status"]) for facts in answer["results"]})
 
-    tasks = [asyncio.create_task(one(name, call, shard, chunk)) for name, call, (_, shard, chunk) in found]
+    tasks = [
+        asyncio.create_task(one(node_id, task, chunk_ids[at : at + _GROUP]))
+        for (node_id, _, task), chunk_ids in todo.items()
+        for at in range(0, len(chunk_ids), _GROUP)
+    ]
     try:
-        results = await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks)
     except BaseException:
         for task in tasks:
             task.cancel()
@@ -55,37 +79,43 @@ async def run(
         raise
     finally:
         await session.runtime.refresh()
-    answers: list[Rows] = []
-    for (name, _, (_, _, chunk)), result in zip(found, results, strict=True):
-        if result["status"] == "empty":
-            await sink.notice(f'chunk "{chunk.name}" has no rows: nothing to compress')
-        elif result["status"] == "unchanged":
-            state = "not compressed" if name == "decompress_chunk" else "already compressed"
-            await sink.notice(f'chunk "{chunk.name}" is {state}')
-        answers.append([(chunk.name,)])
-    return answers
+    return statuses
 
 
-async def _run_one(
-    session: context.Session, name: str, call: Arguments, shard: snapshots.Shard, chunk: snapshots.Chunk
-) -> dict[str, Any]:
+async def _tell(sink: context.Sink, outcomes: Sequence[tuple[str, snapshots.Chunk, str]]) -> None:
+    """Say which chunks there was nothing to do for; only how many, if they are many."""
+    reasons: dict[str, list[str]] = {}
+    for name, chunk, status in outcomes:
+        if status == "empty":
+            reasons.setdefault("nothing to compress: no rows in", []).append(chunk.name)
+        elif status == "unchanged" and name == "decompress_chunk":
+            reasons.setdefault("not compressed:", []).append(chunk.name)
+        elif status == "unchanged":
+            reasons.setdefault("already compressed:", []).append(chunk.name)
+    for reason, chunks in reasons.items():
+        for chunk_name in chunks[:_NOTICES]:
+            await sink.notice(f'{reason} chunk "{chunk_name}"')
+        if len(chunks) > _NOTICES:
+            await sink.notice(f"{reason} {len(chunks) - _NOTICES} more chunks")
+
+
+def _task(name: str, call: Arguments, chunk: snapshots.Chunk) -> str | None:
+    """The task that does what was asked for; None if there is nothing to do.
+
+    Raises:
+        OrochiError: 55000, the chunk is not in the state that the call asks for.
+    """
     if name == "decompress_chunk":
         if not chunk.is_compressed and not call.boolean("if_compressed"):
             raise errors.OrochiError(f'chunk "{chunk.name}" is not compressed', sqlstate="55000")
-        task = names.DECOMPRESS_CHUNK
-    else:
-        if name == "compress_chunk" and chunk.is_compressed and not call.boolean("if_not_compressed"):
-            raise errors.OrochiError(
-                f'chunk "{chunk.name}" is already compressed',
-                sqlstate="55000",
-                hint="Use recompress_chunk().",
-            )
-        if name == "recompress_chunk" and not chunk.is_compressed and not call.boolean("if_not_compressed"):
-            raise errors.OrochiError(f'chunk "{chunk.name}" is not compressed', sqlstate="55000")
-        task = names.COMPRESS_CHUNK
-    return await session.runtime.transport.run_task(
-        shard.node_id, task, {"chunk_id": int(chunk.chunk_id)}, timeout=_TIMEOUT_SECONDS
-    )
+        return names.DECOMPRESS_CHUNK if chunk.is_compressed else None
+    if name == "compress_chunk" and chunk.is_compressed and not call.boolean("if_not_compressed"):
+        raise errors.OrochiError(
+            f'chunk "{chunk.name}" is already compressed', sqlstate="55000", hint="Use recompress_chunk()."
+        )
+    if name == "recompress_chunk" and not chunk.is_compressed and not call.boolean("if_not_compressed"):
+        raise errors.OrochiError(f'chunk "{chunk.name}" is not compressed', sqlstate="55000")
+    return names.COMPRESS_CHUNK
 
 
 def chunk_by_name(

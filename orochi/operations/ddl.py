@@ -19,7 +19,7 @@ from orochi.planner import classify, parse
 from orochi.planner import ddl as planner
 from orochi.sharding import alter, colocation
 from orochi.storage.columnar import sorting
-from orochi.timeseries import compression
+from orochi.timeseries import stripes
 
 _STORAGE_TYPES = ("row", "columnar")
 _PLAIN_OPTIONS = frozenset({"compression", "compression_level", "stripe_row_limit", "chunk_group_row_limit"})
@@ -238,7 +238,7 @@ async def _set_options(session: context.Session, table: snapshots.Table, options
 
 def _check_write_options(options: dict[str, str]) -> None:
     try:
-        compression.write_options(options)
+        stripes.write_options(options)
     except ValueError as error:
         raise errors.InvalidParameter(f"invalid storage parameter: {error}") from error
 

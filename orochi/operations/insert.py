@@ -8,6 +8,7 @@ COPY, or, where ON CONFLICT or RETURNING is wanted, through a table on each shar
 
 from __future__ import annotations
 
+import collections
 import functools
 import re
 import secrets
@@ -27,6 +28,11 @@ from orochi.sharding import hashing
 
 _PARAMETER = re.compile(r"\$(\d+)")
 Parts = list[tuple[Sequence[int], writes.HeldRows]]
+_REMEMBERED = 1_000
+_REMEMBERED_LENGTH = 10_000
+_analyzed: collections.OrderedDict[
+    tuple[str, tuple[str, ...]], tuple[snapshots.Snapshot, plans.Values | plans.Staged]
+] = collections.OrderedDict()
 
 
 async def execute(
@@ -37,7 +43,7 @@ async def execute(
     sink: context.Sink,
 ) -> None:
     """Run an INSERT to its command tag; raises what PostgreSQL would."""
-    plan = plans.analyze(statement, session.snapshot(), session.search_path)
+    plan = _analyze(session, statement)
     literals = await evaluate.folded(session, plan.folded)
     count = 0
     parts: Parts = []
@@ -51,6 +57,23 @@ async def execute(
         count, parts = await _insert_staged(session, plan, parameters, literals, sink.formats)
     rows = writes.merge(parts) if plan.returning and parts else ((b"", 0) if plan.returning else None)
     await writes.answer(session, sink, f"INSERT 0 {count}", fields, rows)
+
+
+def _analyze(session: context.Session, statement: parse.Statement) -> plans.Values | plans.Staged:
+    """The analysis, remembered by the statement's text for as long as the catalog stays as it is."""
+    snapshot = session.snapshot()
+    key = (statement.sql, session.search_path)
+    found = _analyzed.get(key)
+    if found is not None and found[0] is snapshot:
+        _analyzed.move_to_end(key)
+        return found[1]
+    plan = plans.analyze(statement, snapshot, session.search_path)
+    if len(statement.sql) <= _REMEMBERED_LENGTH:
+        _analyzed[key] = (snapshot, plan)
+        _analyzed.move_to_end(key)
+        if len(_analyzed) > _REMEMBERED:
+            _analyzed.popitem(last=False)
+    return plan
 
 
 async def _insert_values(
@@ -106,7 +129,7 @@ async def _run_all(
 ) -> int:
     transaction = session.transaction
     alone = len(work) == 1 and sum(map(len, work.values())) == 1
-    if alone and not transaction.in_block and not transaction.participants:
+    if alone and transaction.can_autocommit:
         # the one statement is the whole transaction: no BEGIN, no COMMIT
         async with transaction.autocommit(next(iter(work))) as connection:
             return await writes.run(connection, sql, bound, formats, parts[0][1])

@@ -6,16 +6,20 @@ PostgreSQL's from there on. Reference tables are changed on all their placements
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Awaitable, Callable, Sequence
 
-from orochi import ids
+from orochi import errors, ids
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import recall, select, writes
+from orochi.operations import recall, select, subselect, writes
 from orochi.pgwire import messages
+from orochi.planner import context as planning
 from orochi.planner import modify, parse
 from orochi.planner import plan as plans
+
+_ROUNDS = 4
 
 
 async def execute(
@@ -26,13 +30,29 @@ async def execute(
     sink: context.Sink,
 ) -> None:
     """Run an UPDATE or DELETE to its command tag."""
-    plan = await select.with_folding(
-        session, parameters, lambda plan_context: modify.plan(statement, plan_context)
-    )
+    plan = await _plan(session, statement, parameters)
     count, parts = await run(session, plan, parameters, sink.formats)
     verb = "DELETE" if statement.kind is parse.Kind.DELETE else "UPDATE"
     rows = writes.merge([(range(held.count), held) for held in parts]) if plan.returning else None
     await writes.answer(session, sink, f"{verb} {count}", fields, rows)
+
+
+async def _plan(
+    session: context.Session, statement: parse.Statement, parameters: context.Parameters | None
+) -> plans.Modify:
+    """The plan, with what it reads of other tables fetched first."""
+    known: dict[str, planning.SubqueryResult] = {}
+
+    def attempt(plan_context: planning.PlanContext) -> plans.Modify:
+        return modify.plan(statement, dataclasses.replace(plan_context, subqueries=known))
+
+    for _ in range(_ROUNDS):
+        try:
+            return await select.with_folding(session, parameters, attempt)
+        except modify.NeedsSubqueries as needed:
+            for sql in needed.queries:
+                known[sql] = await subselect.rows_of(session, sql, parameters)
+    raise errors.OrochiError("planning did not settle")
 
 
 async def run(
@@ -60,7 +80,7 @@ async def run(
                 parts.append(held)
             jobs.append((node_id, sql, held))
     transaction = session.transaction
-    if len(jobs) == 1 and not recalled and not transaction.in_block and not transaction.participants:
+    if len(jobs) == 1 and not recalled and transaction.can_autocommit:
         ((node, sql, held),) = jobs
         async with transaction.autocommit(node) as connection:
             bound = writes.bind_for_node(sql, parameters)

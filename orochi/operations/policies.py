@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Sequence
+
+import psycopg
 
 from orochi import errors, ids, pgtypes
+from orochi import settings as process_settings
 from orochi.catalog import definition as definitions
 from orochi.executor import context, names
 from orochi.operations import hypertable
@@ -69,10 +74,44 @@ async def remove_compression_policy(session: context.Session, sink: context.Sink
 async def run_maintenance(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
     """Count rows and sizes, run due policies and remove what is not needed, on every data node."""
     snapshot = await session.runtime.refresh()
-    for task in (names.COLLECT_STATS, names.COMPRESSION_DUE, names.SWEEP):
-        for node in snapshot.data_nodes:
-            await session.runtime.transport.run_task(
-                node.node_id, task, {"node_id": int(node.node_id)}, timeout=_TIMEOUT_SECONDS
+    everywhere = [node.node_id for node in snapshot.data_nodes]
+    await _on_nodes(
+        session, [(node_id, names.COLLECT_NODE_STATS, {"node_id": node_id}) for node_id in everywhere]
+    )
+    for run, chunks in await asyncio.to_thread(_claim):
+        error = None
+        try:
+            await _on_nodes(
+                session,
+                [(node_id, names.COMPRESS_CHUNK, {"chunk_id": chunk_id}) for node_id, chunk_id in chunks],
             )
+        except errors.OrochiError as failure:
+            error = failure.message
+        await asyncio.to_thread(_finish, run, error)
+        if error is not None:
+            await sink.notice(f"job {run.job_id} failed: {error}", severity="WARNING")
+    await _on_nodes(session, [(node_id, names.SWEEP_NODE, {"node_id": node_id}) for node_id in everywhere])
     await session.runtime.refresh()
     return [("",)]
+
+
+async def _on_nodes(session: context.Session, work: Sequence[tuple[int, str, dict[str, int]]]) -> None:
+    """Run tasks, those of one node one after another, all nodes at once."""
+
+    async def one(node_id: int) -> None:
+        for target, task, arguments in work:
+            if target == node_id:
+                await session.runtime.transport.run_task(node_id, task, arguments, timeout=_TIMEOUT_SECONDS)
+
+    await asyncio.gather(*(one(node_id) for node_id in {target for target, _, _ in work}))
+
+
+def _claim() -> list[tuple[policies.Run, list[tuple[int, int]]]]:
+    with psycopg.connect(process_settings.get().coordinator_dsn, autocommit=True) as catalog:
+        runs = policies.claim_due(catalog, policies.COMPRESSION)
+        return [(run, policies.chunks_to_compress(catalog, run)) for run in runs]
+
+
+def _finish(run: policies.Run, error: str | None) -> None:
+    with psycopg.connect(process_settings.get().coordinator_dsn, autocommit=True) as catalog:
+        policies.finish(catalog, run, error)

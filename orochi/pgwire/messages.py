@@ -102,9 +102,6 @@ def cstring(payload: bytes, start: int) -> tuple[bytes, int]:
     return payload[start:end], end + 1
 
 
-# --- what a client sends -------------------------------------------------------------------
-
-
 def startup(parameters: Mapping[str, str]) -> bytes:
     """A StartupMessage of protocol 3.0."""
     body = b"".join(encode(f"{name}\0{value}\0") for name, value in parameters.items()) + b"\0"
@@ -262,20 +259,12 @@ def _at_end(payload: bytes, at: int) -> None:
         raise errors.ProtocolViolation("invalid message format")
 
 
-# --- what a server sends -------------------------------------------------------------------
-
-
 def row_description(fields: Sequence[FieldDescription]) -> bytes:
     """A RowDescription message."""
     parts = [_SHORT.pack(len(fields))]
-    for field in fields:
-        parts += (
-            encode(field.name),
-            b"\0",
-            _FIELD.pack(
-                field.table_oid, field.column, field.type_oid, field.type_size, field.typmod, field.format
-            ),
-        )
+    for f in fields:
+        packed = _FIELD.pack(f.table_oid, f.column, f.type_oid, f.type_size, f.typmod, f.format)
+        parts += (encode(f.name), b"\0", packed)
     return message(b"T", b"".join(parts))
 
 

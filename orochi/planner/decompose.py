@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from orochi.planner import (
     analyze,
+    lookup,
     names,
     parse,
     pieces,
@@ -283,21 +284,32 @@ class _Splitter:
         if known is not None:
             return known.type_name.split("(")[0]
 
-        def typed(part: tree.Node) -> tree.Node | None:
-            if not isinstance(part, ast.ColumnRef):
-                return None
-            column = pieces.known_type(part, self._level)
-            if column is None:
-                raise spread.Unfit("the type of an aggregate's argument is not known")
-            return _sql(f"NULL::{column.type_name}")
-
-        shape = safety.fold(tree.transform(argument, typed), self._prepared.ctx)
+        shape = safety.fold(_typed(argument, self._level), self._prepared.ctx)
         sql = f"CASE WHEN false THEN ({parse.deparse_expression(shape)}) END"
         if sql not in self._prepared.ctx.folded:
             self._prepared.analysis.wishes.append(sql)
             return "integer"  # a guess for the rest of this pass, which is not kept
         found = self._prepared.ctx.folded[sql]
         return found.type_name if found is not None else ""
+
+
+def _typed(node: tree.Node, level: names.Level) -> tree.Node:
+    """`node` with a typed NULL for every column: an expression of the same type that reads no table."""
+
+    def replace(part: tree.Node) -> tree.Node | None:
+        if isinstance(part, (ast.SubLink, ast.SelectStmt)):
+            raise spread.Unfit("a sub-SELECT inside an aggregate's argument")
+        if not isinstance(part, ast.ColumnRef):
+            return None
+        column = pieces.known_type(part, level)
+        if column is not None:
+            return _sql(f"NULL::{column.type_name}")
+        behind = lookup.derived(part, level)
+        if behind is None:
+            raise spread.Unfit("the type of an aggregate's argument is not known")
+        return _typed(*behind)
+
+    return tree.transform(node, replace)
 
 
 def _same(splitter: _Splitter, node: tree.Node) -> tree.Node:
@@ -324,9 +336,7 @@ def _avg(splitter: _Splitter, node: tree.Node) -> tree.Node:
     argument = None
     if kind == "real":  # its average is taken in double precision
         (argument,) = node.args
-        argument = ast.TypeCast(
-            arg=argument, typeName=ast.TypeName(names=tree.names("pg_catalog", "float8"), typemod=-1)
-        )
+        argument = tree.changed(_sql("x::double precision"), arg=argument)
     total, count = splitter.part(node, "sum", argument), splitter.part(node, "count")
     floating = kind in ("real", "double precision", "interval")
     divisor = f"nullif(sum({count}), 0)" + ("::double precision" if floating else "")

@@ -104,6 +104,24 @@ class Editor:
         found = self._tokens[self._index(location)]
         self.replace((found.start, found.end + 1), text)
 
+    def group_by(self, relation: tree.Node, text: str) -> None:
+        """Put more items in front of those of the GROUP BY after a relation in FROM, on the same query level.
+
+        Raises:
+            CannotDeparse: there is none.
+        """
+        depth = lowest = 0
+        for index in range(self._index(relation.location), len(self._tokens) - 1):
+            name = self._tokens[index].name
+            depth += (name == _OPEN) - (name == _CLOSE)
+            lowest = min(lowest, depth)
+            if name == "GROUP_P" and self._tokens[index + 1].name == "BY" and depth == lowest:
+                last = index + 2 if self._tokens[index + 2].name in ("DISTINCT", "ALL") else index + 1
+                end = self._tokens[last].end + 1
+                self.replace((end, end), f" {text},")
+                return
+        raise parse.CannotDeparse("no GROUP BY")
+
     def parenthesised(self, location: int) -> tuple[int, int]:
         """The span of the first parenthesised text at or after `location`, parentheses included."""
         index = self._index(location)

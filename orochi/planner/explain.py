@@ -89,7 +89,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     """A plan's dictionary as text."""
     rest = dict(found)
     printed = [str(rest.pop("Node Type"))]
-    _lines(rest, _STEP, printed)
+    _print(rest, _STEP, printed)
     return printed
 
 

@@ -298,7 +298,7 @@ def _staged(tree: trees.Node, table: snapshots.Table, tail: conflict.Tail) -> St
     head, after = _frame(tree, table, stored, tail)
     return Staged(
         table=table,
-        statement=parse.Statement(sql=_text(into), tree=into, kind=parse.Kind.INSERT),
+        statement=parse.parse_one(_text(into)),  # parsed again: places in the tree refer to the text
         overridden=tuple(c.name for c in table.columns if c.identity) if discard else (),
         head=head,
         tail=after,

@@ -71,6 +71,24 @@ def _handed_on(item: names.Other, name: str) -> tree.Node | None:
     return None
 
 
+def derived(node: tree.Node, level: names.Level) -> tuple[tree.Node, names.Level] | None:
+    """The expression behind an output column of a sub-SELECT of FROM, and the level it stands in."""
+    parts = tree.strings(node.fields)
+    for item in level.relations.values():
+        if not isinstance(item, names.Other) or item.kind != "subquery" or item.level is None:
+            continue
+        targets = item.level.stmt.targetList or ()
+        if (len(parts) == 2 and item.alias != parts[0]) or len(parts) > 2 or item.level.stmt.larg is not None:
+            continue
+        renamed = item.node.alias is not None and item.node.alias.colnames
+        if renamed or any(labels.is_star(target) for target in targets):
+            continue
+        found = [target.val for target in targets if labels.output_name(target) == parts[-1]]
+        if len(found) == 1:
+            return found[0], item.level
+    return None
+
+
 def hands_on(stmt: tree.Node) -> bool:
     """Whether output columns of a SELECT that are plain columns have the values of those columns."""
     grouped = stmt.groupClause or ()

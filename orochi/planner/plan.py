@@ -26,7 +26,7 @@ class HashKey:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ParamKey:
-    """The distribution key is parameter `$number` (1-based), compared as type `type_oid`."""
+    """The distribution key is parameter `$number` (1-based), bound as type `type_oid`, whose hash it has."""
 
     number: int
     type_oid: int
@@ -34,7 +34,7 @@ class ParamKey:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AnyKey:
-    """Reference tables only: any placement answers."""
+    """Reference tables and tables with one shard only: any node with placements of all answers."""
 
 
 Key: TypeAlias = HashKey | ParamKey | AnyKey

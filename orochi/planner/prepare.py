@@ -102,6 +102,6 @@ def locking(prepared: Prepared) -> bool:
         and not clause.lockedRels  # it reaches into sub-SELECTs
         and prepared.references
         for level in prepared.scopes.levels
-        for clause in level.stmt.lockingClause or ()
+        for clause in getattr(level.stmt, "lockingClause", None) or ()
         if isinstance(level.stmt, ast.SelectStmt)
     )

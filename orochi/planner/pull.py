@@ -78,7 +78,7 @@ def plan(prepared: prepare.Prepared, reason: str, *, target: str | None = None) 
         )
         editor.relation(reference.node, _relation_sql(name, reference, columns))
         if key and groupable:
-            _spell_groups_out(editor, reference, key, columns, prepared)
+            _spell_groups_out(editor, reference, key, columns)
     _edit_columns(editor, prepared)
     _edit_folded(editor, prepared)
     if target is not None:
@@ -100,7 +100,6 @@ def _spell_groups_out(
     reference: names.Reference,
     key: tuple[str, ...],
     columns: tuple[snapshots.Column, ...],
-    prepared: prepare.Prepared,
 ) -> None:
     """Where GROUP BY names a primary key and means the whole row, name the other columns too.
 
@@ -109,12 +108,7 @@ def _spell_groups_out(
     alias = names.quoted(reference.alias)
     shown = {real: name for name, real in reference.visible.items()}
     others = [f"{alias}.{names.quoted(shown[c.name])}" for c in columns if c.name not in key]
-    item = _grouped_columns(reference, prepared)[key[0]]
-    own = f"{alias}.{names.quoted(shown[key[0]])}"
-    if tree.is_column(item):
-        editor.column(item, ", ".join([own, *others]))
-    else:
-        editor.token(item.location, ", ".join([own, *others]))
+    editor.group_by(reference.node, ", ".join(others))
 
 
 def whole_table(table: snapshots.Table, snapshot: snapshots.Snapshot) -> plans.Distributed:
@@ -250,12 +244,18 @@ def _edit_columns(editor: edit.Editor, prepared: prepare.Prepared) -> None:
     targets = {
         id(node.val) for node in tree.walk(prepared.statement.tree) if isinstance(node, ast.ResTarget) and not node.name
     }
-    plain = _arguments(prepared)
+    rows = {
+        id(node): row
+        for node, level in prepared.scopes.columns
+        if tree.is_column(node) and (row := lookup.is_whole_row(node, level)) is not None
+    }
+    plain = arguments(prepared)
+    typed = {id(row) for node, row in rows.items() if node not in plain}  # all alike: GROUP BY compares them
     for node, level in prepared.scopes.columns:
         parts = tree.strings(node.fields)
         _refuse_system_column(parts, level)
-        row = lookup.is_whole_row(node, level) if parts[-1] != "*" else None
-        if row is not None and id(node) not in plain:
+        row = rows.get(id(node))
+        if row is not None and id(row) in typed:
             label = f" AS {names.quoted(row.alias)}" if id(node) in targets else ""
             editor.column(node, _row_sql(row) + label)
         elif len(parts) > 2:
@@ -265,7 +265,7 @@ def _edit_columns(editor: edit.Editor, prepared: prepare.Prepared) -> None:
                 editor.column(node, f"{names.quoted(found.alias)}.{last}")
 
 
-def _arguments(prepared: prepare.Prepared) -> set[int]:
+def arguments(prepared: prepare.Prepared) -> set[int]:
     """Arguments of built-in functions: they take a row of any type."""
     return {
         id(argument)
@@ -274,6 +274,14 @@ def _arguments(prepared: prepare.Prepared) -> set[int]:
         and prepared.ctx.builtins.function(tree.strings(node.funcname)) is not None
         for argument in node.args or ()
     }
+
+
+def refuse_rows(prepared: prepare.Prepared) -> None:
+    """Raise Unfit where a whole row is a value: its type is another on every server."""
+    plain = arguments(prepared)
+    for node, level in prepared.scopes.columns:
+        if tree.is_column(node) and id(node) not in plain and lookup.is_whole_row(node, level) is not None:
+            raise spread.Unfit("a whole row is a value of the coordinator's type")
 
 
 def _row_sql(reference: names.Reference) -> str:

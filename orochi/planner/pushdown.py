@@ -145,6 +145,7 @@ def intermediate_of(
     kept = kept_shards(prepared)
     units = scans.units(references, prepared.pruned, kept)
     used = pull.used_columns(prepared)
+    pull.refuse_rows(prepared)
     refuse_keyless_groups(prepared, units)
     wanted = [used[id(item)] for item in references]
     spread_tables = [item for item in references if scans.is_distributed(item)]

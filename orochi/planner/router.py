@@ -27,7 +27,7 @@ from orochi.planner import (
 )
 from orochi.planner.tree import ast
 
-_TEXTS = frozenset({pgtypes.TEXT, pgtypes.VARCHAR, pgtypes.UNKNOWN})
+_TEXTS = frozenset({pgtypes.TEXT, pgtypes.VARCHAR})
 
 
 def plan(prepared: prepare.Prepared) -> plans.SelectPlan:
@@ -116,8 +116,9 @@ def template_key(
         found = _parameters(item, prepared.analysis, type_oids)
         numbers = found if numbers is None else numbers & found
     if numbers:
-        assert spread_tables[0].table.distribution_oid is not None
-        return plans.ParamKey(min(numbers), spread_tables[0].table.distribution_oid)
+        # the hash is taken of the value as it is bound: integers of all widths hash alike
+        number = min(numbers)
+        return plans.ParamKey(number, type_oids[number - 1])
     index = shard_index(prepared, references)
     assert index is not None
     return plans.HashKey(spread_tables[0].table.shards[index].hash_min)
@@ -140,8 +141,9 @@ def _parameters(
 
 
 def tables(prepared: prepare.Prepared) -> tuple[ids.TableId, ...]:
-    """The distinct tables, in the order of their first mention."""
-    return tuple(dict.fromkeys(item.table.oid for item in prepared.references))
+    """The distinct tables: distributed ones first, so that the first one's shard tells the others', else as mentioned."""
+    ordered = sorted(prepared.references, key=lambda item: not scans.is_distributed(item))
+    return tuple(dict.fromkeys(item.table.oid for item in ordered))
 
 
 def rewrite(prepared: prepare.Prepared) -> str:
@@ -189,6 +191,7 @@ def _fragment(prepared: prepare.Prepared, units: list[scans.Unit]) -> plans.Dist
     for node, _ in prepared.scopes.columns:
         if tree.strings(node.fields)[-1] in names.SYSTEM_COLUMNS:
             raise spread.Unfit("compressed rows have no system columns")
+    pull.refuse_rows(prepared)
     pushdown.refuse_keyless_groups(prepared, units)
     references = prepared.references
     folded = pieces.fold(prepared, prepared.statement.tree)

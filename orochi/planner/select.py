@@ -38,7 +38,8 @@ def plan(statement: parse.Statement, ctx: context.PlanContext) -> plans.SelectPl
     reason = f"orochi.force_strategy is {forced}" if forced else ""
     if forced in ("", "auto", "router"):
         try:
-            return router.plan(prepared)
+            found = router.plan(prepared)
+            return found if isinstance(found, plans.Router) or forced else _vectorised(prepared) or found
         except (spread.Unfit, parse.CannotDeparse) as unfit:
             reason = str(unfit)
     if prepare.locking(prepared):
@@ -71,6 +72,16 @@ def template(
         return router.template(prepared, type_oids)
     except (spread.Unfit, parse.CannotDeparse, errors.FeatureNotSupported):
         return None
+
+
+def _vectorised(prepared: prepare.Prepared) -> plans.Distributed | None:
+    """For one shard with stripes: a plan by shards, if the vectorised engine can run its fragment."""
+    try:
+        found = _by_shards(prepared)
+    except (spread.Unfit, parse.CannotDeparse):
+        return None
+    parts = [part for item in found.intermediates for part in item.fragments]
+    return found if any(part.vector_sql is not None for part in parts) else None
 
 
 def _by_shards(prepared: prepare.Prepared) -> plans.Distributed:

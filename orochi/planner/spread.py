@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from orochi.catalog import snapshot as snapshots
 from orochi.planner import analyze, labels, lookup, names, prepare, safety, scans, tree
 from orochi.planner.tree import ast
 
@@ -78,6 +79,8 @@ class Checker:
         if isinstance(item, names.Reference):
             if item.hidden or item.sampled:
                 raise Unfit("a join alias or TABLESAMPLE hides a table")
+            if item.table.kind is snapshots.TableKind.SINGLE:
+                return Spread(True)
             if not scans.is_distributed(item):
                 return REPLICATED
             assert item.table.distribution_column is not None

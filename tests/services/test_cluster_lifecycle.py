@@ -118,6 +118,7 @@ def test_a_cluster_of_two_nodes_lives_through_kills_and_restarts(tmp_path: pathl
             connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
         _kill_one_of_each(folder, info)
         _flower_wants_its_password(info["flower_url"])
+        _commands_of_containers(tmp_path, folder, info)
 
         before = _all_pids(_status(folder))
         assert _orochi("down", "--data-dir", str(folder)).returncode == 0
@@ -159,6 +160,42 @@ def _flower_wants_its_password(url: str) -> None:
         request.Request(bare, headers={"Authorization": f"Basic {encoded}"}), timeout=10
     ) as answer:
         assert answer.status == 200
+
+
+def _commands_of_containers(tmp_path: pathlib.Path, folder: pathlib.Path, info: dict[str, Any]) -> None:
+    """What docker-compose.yml runs beside what `orochi up` runs: a node's whole worker, health checks."""
+    gateway, coordinator, flower = (parse.urlsplit(info[n]) for n in ("dsn", "coordinator_dsn", "flower_url"))
+    environment = _environment() | {
+        "OROCHI_COORDINATOR_DSN": info["coordinator_dsn"],
+        "OROCHI_REDIS_URL": info["redis_url"],
+        "OROCHI_NODE_USER": str(coordinator.username),
+        "OROCHI_NODE_PASSWORD": str(coordinator.password),
+        "OROCHI_GATEWAY_PORT": str(gateway.port),
+        "OROCHI_DATA_DIR": str(tmp_path / "worker"),
+        "FLOWER_BASIC_AUTH": f"{flower.username}:{flower.password}",
+    }
+
+    def command(*arguments: str) -> list[str]:
+        return [sys.executable, "-m", "orochi.cli", *arguments]
+
+    def healthy(*arguments: str) -> bool:
+        return subprocess.run(command("health", *arguments), env=environment, check=False).returncode == 0
+
+    assert healthy("gateway")
+    assert healthy("flower", "--port", str(flower.port))
+    assert healthy("beat", "--schedule", str(folder / "beat" / "schedule"))
+    assert not healthy("worker")
+    assert not healthy("beat", "--schedule", str(tmp_path / "nothing"))
+    with (tmp_path / "worker.log").open("wb") as log:
+        worker = subprocess.Popen(command("worker", "--node", "1"), env=environment, stdout=log, stderr=log)
+    try:
+        _eventually(lambda: healthy("worker"), 60)
+        below = psutil.Process(worker.pid).children(recursive=True)
+        assert len(below) >= 3  # a slot, the background work and its child
+    finally:
+        worker.terminate()
+        assert worker.wait(60) == 0
+    assert _left(below) == []
 
 
 def _killing_the_supervisor_ends_all(folder: pathlib.Path, info: dict[str, Any]) -> None:

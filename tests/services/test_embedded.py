@@ -230,6 +230,44 @@ def _orochi(*arguments: str, dsn: str = "") -> subprocess.CompletedProcess[str]:
     )
 
 
+_NURSERY = """
+import os, pathlib, signal, sys
+from orochi.embedded import fleet, nursery, process
+folder = pathlib.Path(sys.argv[1])
+process.adopt_orphans()
+forks = nursery.open_nursery(fleet.python_environment(folder), folder / "nursery.log")
+forks.wait_ready()
+spec = process.Spec(name="v", role="v", tier=0, argv=[], environment={"OROCHI_DATA_DIR": str(folder)},
+    cwd=folder, log=folder / "v.log", orochi=["--version"])
+assert forks.spawn(spec).wait(30) == 0
+import dataclasses
+down = forks.spawn(dataclasses.replace(spec, orochi=["status"], log=folder / "s.log"))
+assert down.wait(30) == 3, down.poll()
+os.kill(forks._child.pid, signal.SIGKILL)
+try:
+    forks.spawn(spec)
+except nursery.Gone:
+    print("gone")
+forks.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a subreaper")
+def test_the_nursery_forks_commands_and_says_when_it_is_gone(tmp_path: pathlib.Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _NURSERY, str(tmp_path)],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(_ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "gone\n"
+    assert (tmp_path / "v.log").read_text().startswith("orochi ")
+    assert f"no cluster in {tmp_path}" in (tmp_path / "s.log").read_text()
+
+
 def test_commands_without_a_cluster_say_so(tmp_path: pathlib.Path) -> None:
     shown = _orochi("status", "--data-dir", str(tmp_path))
     assert (shown.returncode, shown.stdout) == (3, "")

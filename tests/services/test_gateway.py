@@ -105,7 +105,7 @@ def test_block_spans_coordinator_and_node(running: gateway.Running, connection: 
         assert _node_rows(running) == []
     assert _node_rows(running) == [(1, "there")]
     assert connection.execute("SELECT * FROM local").fetchall() == [(1, "here")]
-    with pytest.raises(ZeroDivisionError), connection.transaction():
+    with pytest.raises(ZeroDivisionError), connection.transaction():  # noqa: PT012
         connection.execute(f"INSERT INTO remote VALUES (2, 'there') {NODE}")
         raise ZeroDivisionError
     assert _node_rows(running) == [(1, "there")]
@@ -167,7 +167,7 @@ def test_copy(running: gateway.Running, connection: Client, mark: str) -> None:
         for data in copy:
             received.write(data)
     assert received.getvalue().decode() == rows
-    with (
+    with (  # noqa: PT012
         pytest.raises(psycopg.errors.QueryCanceled),
         cursor.copy(f"COPY {table} FROM STDIN {mark}") as copy,
     ):
@@ -192,7 +192,7 @@ def test_pipeline_mixes_both(running: gateway.Running, connection: Client) -> No
         fifth = connection.execute("SELECT count(*) FROM local")
         assert [c.fetchone() for c in (first, second, third, fourth, fifth)] == [(1,), (2,), (3,), (4,), (1,)]
     assert _node_rows(running) == [(4, "p")]
-    with pytest.raises(psycopg.errors.UniqueViolation), connection.pipeline():
+    with pytest.raises(psycopg.errors.UniqueViolation), connection.pipeline():  # noqa: PT012
         connection.execute("INSERT INTO local VALUES (6, 'q')")
         connection.execute(f"INSERT INTO remote VALUES (6, 'p') {NODE}")
         connection.execute(f"INSERT INTO remote VALUES (4, 'p') {NODE}")
@@ -309,6 +309,8 @@ def test_sql_level_prepare(connection: Client) -> None:
     assert psycopg.ClientCursor(connection).execute("EXECUTE p ('5', NULL)").fetchone() == (6, None)
     connection.execute("PREPARE q AS SELECT 5")
     assert connection.execute("EXECUTE q").fetchone() == (5,)
+    with pytest.raises(psycopg.errors.FeatureNotSupported):
+        connection.execute("EXPLAIN EXECUTE p (1, 'x')")
     connection.execute("DEALLOCATE p")
     with pytest.raises(psycopg.errors.InvalidSqlStatementName):
         connection.execute("EXECUTE p (1, 'x')")

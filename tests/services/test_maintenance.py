@@ -31,7 +31,9 @@ class _Stack:
         self.dsn, self.redis_url, self.folder = dsn, redis_url, folder
         self.log = folder / "maintenance.log"
 
-    def run_task(self, node_id: int, name: str, arguments: dict[str, Any], timeout: float = 20) -> dict[str, Any]:
+    def run_task(
+        self, node_id: int, name: str, arguments: dict[str, Any], timeout: float = 20
+    ) -> dict[str, Any]:
         """As a gateway calls it."""
         chosen = settings.Settings(
             coordinator_dsn=self.dsn, redis_url=self.redis_url, data_dir=self.folder / "gateway"
@@ -68,7 +70,9 @@ def stack(postgres_server: services.Server, valkey_server: services.Server) -> I
     made = _Stack(dsn, valkey_server.dsn, folder)
     code = f"from orochi import settings; from workers import launch; launch.maintenance({node_id}, settings.get())"
     with made.log.open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-c", code], cwd=_ROOT, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=_ROOT, env=environment, stdout=log, stderr=log
+        )
     try:
         deadline = time.monotonic() + 60
         while not ready.exists():
@@ -112,7 +116,11 @@ def test_every_periodic_task_runs(stack: _Stack) -> None:
         decoded["body"] = base64.b64encode(json.dumps(body).encode()).decode()
         client.lpush(queue, json.dumps(decoded))
     deadline = time.monotonic() + 20
-    while client.llen(names.MAINTENANCE_QUEUE) or client.llen(names.maintenance_queue(1)) or client.hlen("unacked"):
+    while (
+        client.llen(names.MAINTENANCE_QUEUE)
+        or client.llen(names.maintenance_queue(1))
+        or client.hlen("unacked")
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     time.sleep(0.5)

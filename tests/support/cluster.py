@@ -148,6 +148,7 @@ def started(*, nodes: int = 2, workers: int = 1) -> Iterator[Cluster]:
 def up(folder: pathlib.Path, *, nodes: int, workers: int, extra: tuple[str, ...] = ()) -> Cluster:
     """Start (or start again) a cluster on `folder` and wait until it is healthy."""
     options = ["--data-dir", str(folder), "--nodes", str(nodes), "--workers", str(workers), *extra]
+    options += ["--stop-with", str(os.getpid())]  # nothing outlives the tests, however they end
     done = run_orochi("up", *options, "--detach", "--json", seconds=_UP_SECONDS)
     return Cluster(json.loads(done.stdout))
 

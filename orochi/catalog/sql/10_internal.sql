@@ -115,8 +115,9 @@ LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $$
         FROM orochi.orochi_shards s JOIN orochi.orochi_chunks c USING (shard_id)
             JOIN orochi.orochi_stripes f USING (chunk_id)
         WHERE s.table_oid = relation;
-    DELETE FROM orochi.orochi_tables WHERE table_oid = relation;
-    DELETE FROM orochi.orochi_colocation_groups g
-        WHERE NOT EXISTS (SELECT FROM orochi.orochi_tables t WHERE t.colocation_id = g.colocation_id);
+    WITH gone AS (DELETE FROM orochi.orochi_tables WHERE table_oid = relation RETURNING colocation_id)
+    DELETE FROM orochi.orochi_colocation_groups g USING gone
+        WHERE g.colocation_id = gone.colocation_id AND NOT EXISTS (
+            SELECT FROM orochi.orochi_tables t WHERE t.colocation_id = g.colocation_id AND t.table_oid <> relation);
 $$;
 REVOKE EXECUTE ON FUNCTION orochi._forget_table(oid), orochi._bump() FROM PUBLIC;

@@ -1,7 +1,10 @@
 -- Everything planning needs, in one statement and so in one MVCC snapshot: rows of (kind, JSON).
--- search_path is empty so that every printed name is qualified.
+-- search_path is empty so that every printed name is qualified; PL/pgSQL keeps the plan.
 CREATE OR REPLACE FUNCTION orochi._snapshot() RETURNS TABLE (kind text, data json)
-LANGUAGE sql STABLE SET search_path = '' AS $$
+LANGUAGE plpgsql STABLE SET search_path = '' AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
     SELECT 'version', to_json(version) FROM orochi.orochi_catalog_version
     UNION ALL
     SELECT 'nodes', json_agg(json_build_array(node_id, hostname, port, dbname, role, state, holds_shards))
@@ -25,7 +28,7 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
                         (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname)
                          FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
                          WHERE co.oid = a.attcollation) END,
-                    pg_get_expr(e.adbin, e.adrelid), orochi._volatility(e.adbin) <> 'i',
+                    pg_get_expr(e.adbin, e.adrelid), CASE WHEN e.adbin IS NULL THEN false ELSE orochi._volatility(e.adbin) <> 'i' END,
                     a.attidentity, a.attgenerated) ORDER BY a.attnum)
                 FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
                 LEFT JOIN pg_attrdef e ON e.adrelid = a.attrelid AND e.adnum = a.attnum
@@ -59,5 +62,6 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
             (SELECT json_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)))
         FROM orochi._dependent_views() v JOIN pg_class c ON c.oid = v.view_oid
-        JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_namespace n ON n.oid = c.relnamespace;
+END
 $$;

@@ -93,8 +93,8 @@ DECLARE
 BEGIN
     IF value IS NULL THEN
         RETURN NULL;
-    ELSIF kind = 'integer' <> NOT orochi._is_time(type_oid) THEN
-        RAISE EXCEPTION '"%" does not bound the % column of %', content, type_oid::regtype, relation
+    ELSIF (kind = 'integer') = orochi._is_time(type_oid) THEN
+        RAISE EXCEPTION '"%" cannot bound the time column of %, of type %', content, relation, type_oid::regtype
             USING ERRCODE = '22023', HINT = CASE WHEN orochi._is_time(type_oid)
                 THEN 'Give an interval or a timestamp.' ELSE 'Give an integer.' END;
     ELSIF kind = 'integer' THEN

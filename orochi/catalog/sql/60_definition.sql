@@ -1,11 +1,14 @@
 -- What it takes to create a table like a shell on another server: read by the gateway as JSON, with
--- every name qualified.
+-- every name qualified. In PL/pgSQL because it keeps plans for the life of a session.
 
 -- Types that a table's columns need and that a bare server lacks, with the SQL that makes them;
 -- the lower `depth` rows depend on the higher ones. Types of extensions name the extension instead.
 CREATE OR REPLACE FUNCTION orochi._needed_types(relation oid)
 RETURNS TABLE (depth integer, type_name text, schema_name text, extension text, definition text)
-LANGUAGE sql STABLE SET search_path = '' AS $$
+LANGUAGE plpgsql STABLE SET search_path = '' AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
     WITH RECURSIVE used AS (
         SELECT a.atttypid AS type_oid, 0 AS depth FROM pg_attribute a
         WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
@@ -21,7 +24,7 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
         ) part
         WHERE used.depth < 20
     )
-    SELECT max(used.depth), format_type(t.oid, NULL), n.nspname, max(e.extname),
+    SELECT max(used.depth), format_type(t.oid, NULL), n.nspname::text, max(e.extname)::text,
         CASE t.typtype
             WHEN 'e' THEN format('CREATE TYPE %s AS ENUM (%s)', format_type(t.oid, NULL),
                 (SELECT string_agg(quote_literal(enumlabel), ', ' ORDER BY enumsortorder)
@@ -45,26 +48,31 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
     LEFT JOIN pg_extension e ON e.oid = d.refobjid
     WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')
         AND (e.oid IS NOT NULL OR t.typtype IN ('e', 'd', 'c', 'r'))
-    GROUP BY t.oid, n.nspname
+    GROUP BY t.oid, n.nspname;
+END
 $$;
 
 -- Extensions whose operator classes, functions or types the table's indexes and expressions use.
 CREATE OR REPLACE FUNCTION orochi._needed_extensions(relation oid) RETURNS TABLE (extension text, schema_name text)
-LANGUAGE sql STABLE SET search_path = '' AS $$
-    SELECT DISTINCT e.extname::text, n.nspname::text
-    FROM pg_depend used
+LANGUAGE plpgsql STABLE SET search_path = '' AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH parts AS (
+        SELECT 'pg_class'::regclass::oid AS classid, relation AS objid
+        UNION ALL SELECT 'pg_class'::regclass, i.indexrelid FROM pg_index i WHERE i.indrelid = relation
+        UNION ALL SELECT 'pg_constraint'::regclass, k.oid FROM pg_constraint k WHERE k.conrelid = relation
+        UNION ALL SELECT 'pg_attrdef'::regclass, d.oid FROM pg_attrdef d WHERE d.adrelid = relation)
+    SELECT e.extname::text, n.nspname::text
+    FROM parts JOIN pg_depend used USING (classid, objid)
     JOIN pg_depend owned ON owned.classid = used.refclassid AND owned.objid = used.refobjid
         AND owned.deptype = 'e' AND owned.refclassid = 'pg_extension'::regclass
     JOIN pg_extension e ON e.oid = owned.refobjid
     JOIN pg_namespace n ON n.oid = e.extnamespace
-    WHERE (used.classid, used.objid) IN (
-        SELECT 'pg_class'::regclass::oid, relation
-        UNION ALL SELECT 'pg_class'::regclass, indexrelid FROM pg_index WHERE indrelid = relation
-        UNION ALL SELECT 'pg_constraint'::regclass, oid FROM pg_constraint WHERE conrelid = relation
-        UNION ALL SELECT 'pg_attrdef'::regclass, oid FROM pg_attrdef WHERE adrelid = relation)
     UNION
     SELECT t.extension, n.nspname::text FROM orochi._needed_types(relation) t
-    JOIN pg_extension e ON e.extname = t.extension JOIN pg_namespace n ON n.oid = e.extnamespace
+    JOIN pg_extension e ON e.extname = t.extension JOIN pg_namespace n ON n.oid = e.extnamespace;
+END
 $$;
 
 CREATE OR REPLACE FUNCTION orochi._column_names(relation oid, attnums smallint[]) RETURNS json
@@ -75,7 +83,10 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
 $$;
 
 CREATE OR REPLACE FUNCTION orochi._table_definition(relation oid) RETURNS json
-LANGUAGE sql STABLE SET search_path = '' AS $$
+LANGUAGE plpgsql STABLE SET search_path = '' AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN (
     SELECT json_build_object(
         'oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
         'persistence', c.relpersistence, 'owner', pg_get_userbyid(c.relowner),
@@ -88,7 +99,7 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
         'is_hypertable', EXISTS (SELECT FROM orochi.orochi_dimensions d WHERE d.table_oid = c.oid),
         'columns', (SELECT coalesce(json_agg(json_build_object(
                 'name', a.attname, 'attnum', a.attnum, 'type', format_type(a.atttypid, a.atttypmod),
-                'base_oid', orochi._base_type(a.atttypid)::bigint, 'not_null', a.attnotnull,
+                'base_oid', CASE WHEN y.typtype = 'd' THEN orochi._base_type(y.oid) ELSE y.oid END::bigint, 'not_null', a.attnotnull,
                 'collation', CASE WHEN a.attcollation <> y.typcollation THEN
                     (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname)
                      FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
@@ -96,7 +107,7 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
                 'deterministic', coalesce((SELECT co.collisdeterministic FROM pg_collation co
                     WHERE co.oid = a.attcollation), true),
                 'default', pg_get_expr(e.adbin, e.adrelid),
-                'volatility', orochi._volatility(e.adbin),
+                'volatility', CASE WHEN e.adbin IS NULL THEN 'i' ELSE orochi._volatility(e.adbin) END,
                 'identity', a.attidentity, 'generated', a.attgenerated) ORDER BY a.attnum), '[]'::json)
             FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
             LEFT JOIN pg_attrdef e ON e.adrelid = a.attrelid AND e.adnum = a.attnum
@@ -133,5 +144,6 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
             FROM orochi._needed_types(c.oid) t WHERE t.extension IS NULL),
         'extensions', (SELECT coalesce(json_agg(json_build_array(x.extension, x.schema_name)), '[]'::json)
             FROM orochi._needed_extensions(c.oid) x))
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation);
+END
 $$;

@@ -90,9 +90,20 @@ def scan_rows(
         rows += 1
 
 
-@numba.njit(types.int64(_I64_2D, _I32_2D, types.int64, types.int64, types.int64, _U8_IN, _U8, _U8), cache=True, nogil=True)
+@numba.njit(
+    types.int64(_I64_2D, _I32_2D, types.int64, types.int64, types.int64, _U8_IN, _U8, _U8),
+    cache=True,
+    nogil=True,
+)
 def gather_fixed(
-    starts: Vector, lengths: Vector, column: int, rows: int, width: int, data: Vector, out: Vector, valid: Vector
+    starts: Vector,
+    lengths: Vector,
+    column: int,
+    rows: int,
+    width: int,
+    data: Vector,
+    out: Vector,
+    valid: Vector,
 ) -> int:
     """Copy a fixed-width column, reversed to little-endian; the number of NULLs, or -1 on a wrong width."""
     nulls = 0
@@ -133,9 +144,7 @@ def field_offsets(lengths: Vector, column: int, rows: int, offsets: Vector, vali
 
 
 @numba.njit(types.void(_I64_2D, _I32_2D, types.int64, types.int64, _U8_IN, _U8), cache=True, nogil=True)
-def gather_fields(
-    starts: Vector, lengths: Vector, column: int, rows: int, data: Vector, out: Vector
-) -> None:
+def gather_fields(starts: Vector, lengths: Vector, column: int, rows: int, data: Vector, out: Vector) -> None:
     """Copy a variable-length column's bytes, one value after another."""
     at = 0
     for row in range(rows):

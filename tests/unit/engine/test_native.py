@@ -56,10 +56,14 @@ def test_numeric_binary(postgres_server: services.Server, value: decimal.Decimal
     assert native.numeric_binary(value) == bytes(DecimalBinaryDumper(decimal.Decimal).dump(exact))
 
 
-@pytest.mark.parametrize("text", ["0", "0.001", "-0.1", "12345678.9", "99999999999999.999", "10000", "-10000.01", "0.0000"])
+@pytest.mark.parametrize(
+    "text", ["0", "0.001", "-0.1", "12345678.9", "99999999999999.999", "10000", "-10000.01", "0.0000"]
+)
 def test_decimals_scale(text: str) -> None:
     column = _column("n", pgtypes.NUMERIC, "numeric(18,3)", ((18 << 16) | 3) + 4)
-    batch = pa.RecordBatch.from_arrays([pa.array([native.numeric_binary(decimal.Decimal(text)), None])], names=["n"])
+    batch = pa.RecordBatch.from_arrays(
+        [pa.array([native.numeric_binary(decimal.Decimal(text)), None])], names=["n"]
+    )
     turned = native.to_native(batch, (column,))
     assert turned.column(0).to_pylist() == [decimal.Decimal(text), None]
 

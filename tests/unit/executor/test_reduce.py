@@ -37,7 +37,9 @@ class _Sink:
         self.count += count
 
 
-def _load(server: services.Server, sql: str) -> tuple[tuple[fragments.OutputColumn, ...], list[pa.RecordBatch]]:
+def _load(
+    server: services.Server, sql: str
+) -> tuple[tuple[fragments.OutputColumn, ...], list[pa.RecordBatch]]:
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         cursor = connection.execute(sql + " LIMIT 0")
         described = cursor.description or ()
@@ -80,17 +82,27 @@ _FINAL = "SELECT count(*), sum(a), min(b), sum(c), max(d) IS NOT NULL, count(e),
 
 @pytest.mark.parametrize(
     "before",
-    [(), ("BEGIN",), ("BEGIN READ ONLY",), ("SET default_transaction_read_only = on",), ("BEGIN ISOLATION LEVEL SERIALIZABLE",)],
+    [
+        (),
+        ("BEGIN",),
+        ("BEGIN READ ONLY",),
+        ("SET default_transaction_read_only = on",),
+        ("BEGIN ISOLATION LEVEL SERIALIZABLE",),
+    ],
 )
 @pytest.mark.parametrize(("rows", "width"), [(0, 0), (1, 3), (3000, 5), (40_000, 40)])
-def test_every_way_gives_the_same(server: services.Server, before: tuple[str, ...], rows: int, width: int) -> None:
+def test_every_way_gives_the_same(
+    server: services.Server, before: tuple[str, ...], rows: int, width: int
+) -> None:
     loaded = {"orochi_i0": _load(server, _SQL.format(rows=rows, width=width))}
 
     async def use(session: Any) -> tuple[str, bytes]:
         sink = _Sink()
         tag = await reduce.finish(session, loaded, _FINAL, sink)  # type: ignore[arg-type]
         assert session.coordinator.status == ("T" if before and before[0].startswith("BEGIN") else "I")
-        left = await session.coordinator.query("SELECT count(*) FROM pg_class WHERE relname LIKE 'orochi_i0%'")
+        left = await session.coordinator.query(
+            "SELECT count(*) FROM pg_class WHERE relname LIKE 'orochi_i0%'"
+        )
         assert left[-1].rows[0][0] == b"0"
         return tag, sink.data
 
@@ -112,12 +124,14 @@ def test_types_that_arrays_cannot_carry(server: services.Server, before: tuple[s
 
     async def use(session: Any) -> bytes:
         sink = _Sink()
-        await reduce.finish(session, loaded, "SELECT a::text || b::text || c::text FROM pg_temp.orochi_i3", sink)  # type: ignore[arg-type]
+        await reduce.finish(
+            session, loaded, "SELECT a::text || b::text || c::text FROM pg_temp.orochi_i3", sink
+        )  # type: ignore[arg-type]
         assert sink.count == rows
         return sink.data
 
     data = _session(server, use, *before)
-    assert rows == 0 or b'{7,NULL}sad(7,x)' in data
+    assert rows == 0 or b"{7,NULL}sad(7,x)" in data
 
 
 def test_two_intermediates_and_an_error(server: services.Server) -> None:
@@ -137,7 +151,12 @@ def test_two_intermediates_and_an_error(server: services.Server) -> None:
             )
         assert caught.value.sqlstate == "22012"
         assert session.coordinator.status == "I"
-        await reduce.finish(session, loaded, "SELECT count(*) FROM pg_temp.orochi_i10 AS y JOIN pg_temp.orochi_i0 AS x ON true", sink)  # type: ignore[arg-type]
+        await reduce.finish(
+            session,
+            loaded,
+            "SELECT count(*) FROM pg_temp.orochi_i10 AS y JOIN pg_temp.orochi_i0 AS x ON true",
+            sink,
+        )  # type: ignore[arg-type]
         assert b"30000" in sink.data
 
     _session(server, use)
@@ -148,7 +167,9 @@ def test_loaded_tables_stay_until_dropped(server: services.Server) -> None:
 
     async def use(session: Any) -> None:
         names = await reduce.load_temp(session, loaded)
-        sql = reduce.rename("SELECT \"pg_temp.orochi_i0\".a FROM pg_temp.orochi_i0 AS \"pg_temp.orochi_i0\"", names)
+        sql = reduce.rename(
+            'SELECT "pg_temp.orochi_i0".a FROM pg_temp.orochi_i0 AS "pg_temp.orochi_i0"', names
+        )
         assert (await session.coordinator.query(sql))[-1].rows == [(b"5",)]
         await reduce.drop_temp(session, names.values())
         with pytest.raises(errors.RemoteError):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import types
+
 import psycopg
 import pyarrow as pa
 import pytest
@@ -9,6 +12,7 @@ from psycopg import pq
 
 from orochi.engine import copybinary
 from orochi.executor import results, zones
+from orochi.pgwire import client
 from orochi.planner import fragment as fragments
 from tests.support import services
 
@@ -47,7 +51,15 @@ QUERIES = {
     "others": "SELECT gen_random_uuid(), decode(md5(i::text), 'hex'), ''::bytea, ('{\"a\": [' || i || ', null, \"ü\"]}')::jsonb, "
     "('{ \"a\":' || i || '}')::json, NULL::uuid, NULL::bytea, NULL::jsonb FROM generate_series(1, 3000) i",
 }
-ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "America/St_Johns", "Africa/Casablanca"]
+ZONES = [
+    "UTC",
+    "Europe/Berlin",
+    "America/New_York",
+    "Asia/Kathmandu",
+    "Australia/Lord_Howe",
+    "America/St_Johns",
+    "Africa/Casablanca",
+]
 
 
 def _both(
@@ -56,7 +68,9 @@ def _both(
     """DataRow messages by us, and rebuilt from what libpq received."""
     sql = sql.replace("%%", "%")
     connection.execute("DROP TABLE IF EXISTS pg_temp.kept")
-    connection.execute(f"CREATE TEMP TABLE kept AS SELECT * FROM ({sql}) s({', '.join(f'c{i}' for i in range(_width(connection, sql)))})")
+    connection.execute(
+        f"CREATE TEMP TABLE kept AS SELECT * FROM ({sql}) s({', '.join(f'c{i}' for i in range(_width(connection, sql)))})"
+    )
     answer = connection.pgconn.exec_params(b"SELECT * FROM kept", [], result_format=fmt)
     assert answer.status == pq.ExecStatus.TUPLES_OK, answer.error_message
     columns = tuple(
@@ -115,7 +129,9 @@ def _assert_same(ours: bytes, theirs: bytes) -> None:
 
 @pytest.mark.parametrize("fmt", [0, 1])
 @pytest.mark.parametrize("name", sorted(QUERIES))
-def test_rows_are_postgresql_s(connection: psycopg.Connection[tuple[object, ...]], name: str, fmt: int) -> None:
+def test_rows_are_postgresql_s(
+    connection: psycopg.Connection[tuple[object, ...]], name: str, fmt: int
+) -> None:
     connection.execute("SET TimeZone = 'UTC'")
     _assert_same(*_both(connection, QUERIES[name], fmt, _TZ))
 
@@ -172,3 +188,26 @@ def test_mixed_formats_and_no_rows() -> None:
     batch = pa.RecordBatch.from_arrays([pa.array([258], pa.int32())] * 2, names=["a", "b"])
     assert results.encode_rows(batch, columns, (0, 1), {})[0] == _data_row([b"258", b"\0\0\1\2"])
     assert results.encode_rows(batch.slice(1), columns, (), {}) == (b"", 0)
+
+
+def test_ready_asks_the_server_once(postgres_server: services.Server) -> None:
+    column = fragments.OutputColumn("c", 1184, -1, "timestamp with time zone")
+
+    async def main() -> None:
+        connection = await client.PgConnection.connect(
+            "127.0.0.1", postgres_server.port, "orochi", None, "postgres"
+        )
+        try:
+            await connection.query("SET TimeZone = 'America/Denver'")
+            session = types.SimpleNamespace(coordinator=connection, settings={})
+            settings = await results.ready(session, [column], ())  # type: ignore[arg-type]
+            assert settings is not None
+            assert settings["TimeZone"] == "America/Denver"
+            assert zones.is_asked("America/Denver")
+            await connection.query("SET TimeZone = '<+03>-03'")
+            assert await results.ready(session, [column], ()) is None  # type: ignore[arg-type]
+            assert await results.ready(session, [column], (1,)) is not None  # type: ignore[arg-type]
+        finally:
+            connection.close()
+
+    asyncio.run(main())

@@ -17,7 +17,8 @@ from psycopg.types import string
 
 from orochi import ids, pgtypes
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import builtins, context, fragment, literals, names, parse, plan as plans, select
+from orochi.planner import builtins, context, fragment, literals, names, parse, select
+from orochi.planner import plan as plans
 from orochi.sharding import hashing
 
 _COLUMNS = """
@@ -43,6 +44,21 @@ class Answer:
     types: list[int]
     plan: Any = None
 
+    def rounded(self) -> list[tuple[str, ...]]:
+        """The rows as text, floats to nine digits: their sums depend on the order of adding."""
+        return [
+            tuple(f"{value:.9g}" if isinstance(value, float) else repr(value) for value in row) for row in self.rows
+        ]
+
+    def sorted_rows(self) -> list[tuple[str, ...]]:
+        """The same in no particular order."""
+        return sorted(self.rounded())
+
+    @property
+    def strategy(self) -> str:
+        """How it was planned, in one word."""
+        return getattr(self.plan, "strategy", type(self.plan).__name__)
+
 
 class World:
     """The pretend cluster."""
@@ -50,7 +66,8 @@ class World:
     def __init__(self, connection: psycopg.Connection[Any], nodes: int = 2) -> None:
         self.connection = connection
         connection.prepare_threshold = None
-        connection.adapters.register_loader("interval", string.TextLoader)
+        for name in ("interval", "json"):
+            connection.adapters.register_loader(name, string.TextLoader)
         self.tables: dict[ids.TableId, snapshots.Table] = {}
         self.views: dict[tuple[str, str], snapshots.View] = {}
         self.nodes = {
@@ -71,7 +88,11 @@ class World:
     def snapshot(self) -> snapshots.Snapshot:
         """The catalog."""
         return snapshots.Snapshot(
-            1, self.tables, {(t.schema, t.name): oid for oid, t in self.tables.items()}, self.nodes, self.views
+            1,
+            self.tables,
+            {(t.schema, t.name): oid for oid, t in self.tables.items()},
+            self.nodes,
+            self.views,
         )
 
     def context(self, **changes: Any) -> context.PlanContext:
@@ -96,7 +117,9 @@ class World:
         """A view over Orochi tables."""
         self.local(f"CREATE VIEW {name} AS {query}")
         self.connection.execute("SET search_path TO ''")
-        (definition,) = self.connection.execute("SELECT pg_get_viewdef(%s::regclass)", (f"public.{name}",)).fetchone()
+        (definition,) = self.connection.execute(
+            "SELECT pg_get_viewdef(%s::regclass)", (f"public.{name}",)
+        ).fetchone()
         columns = [row[0] for row in self.connection.execute(_COLUMNS, (f"public.{name}",)).fetchall()]
         self.connection.execute("SET search_path TO public")
         self.views["public", name] = snapshots.View("public", name, definition, tuple(columns))
@@ -116,7 +139,9 @@ class World:
         """Spread the rows of `plain.<name>` over shards; every second chunk is put into a stripe."""
         connection = self.connection
         (oid,) = connection.execute("SELECT %s::regclass::oid::int", (f"public.{name}",)).fetchone()
-        columns = tuple(snapshots.Column(*row) for row in connection.execute(_COLUMNS, (f"public.{name}",)).fetchall())
+        columns = tuple(
+            snapshots.Column(*row) for row in connection.execute(_COLUMNS, (f"public.{name}",)).fetchall()
+        )
         by_name = {item.name: item for item in columns}
         cursor = connection.execute(f"SELECT * FROM plain.{name}")
         rows = cursor.fetchall()
@@ -182,13 +207,15 @@ class World:
     def _insert(self, relation: str, rows: Sequence[Any]) -> None:
         with self.connection.cursor() as cursor:
             if rows:
-                cursor.executemany(f"INSERT INTO {relation} VALUES ({', '.join(['%s'] * len(rows[0]))})", rows)
+                cursor.executemany(
+                    f"INSERT INTO {relation} VALUES ({', '.join(['%s'] * len(rows[0]))})", rows
+                )
 
     def plain(self, sql: str) -> Answer:
         """PostgreSQL's own answer."""
         self.connection.execute("SET search_path TO plain")
         try:
-            return self._ask(sql)
+            return self.ask(sql)
         finally:
             self.connection.execute("SET search_path TO public")
 
@@ -216,8 +243,8 @@ class World:
         plan = self.plan(sql, **changes)
         answer = self.execute(plan)
         answer.plan = plan
-        if isinstance(plan, plans.Distributed) and plan.final_sql is None:
-            answer.names = self._ask(f"SELECT * FROM ({sql}) q LIMIT 0").names  # as Describe tells
+        if isinstance(plan, plans.Distributed) and plan.final_sql is None and "$" not in sql:
+            answer.names = self.ask(f"SELECT * FROM ({sql}) q LIMIT 0").names  # as Describe tells
         return answer
 
     def execute(self, plan: Any) -> Answer:
@@ -226,19 +253,19 @@ class World:
             hashed = plan.key.value if isinstance(plan.key, plans.HashKey) else 0
             shards = tuple(self.tables[oid].shard_for_hash(hashed) for oid in plan.tables)
             assert set.intersection(*(set(shard.node_ids) for shard in shards))
-            return self._ask(plans.fill(plan.sql, shards))
-        for item in plan.intermediates:
-            self._load(item)
+            return self.ask(plans.fill(plan.sql, shards))
         try:
+            for item in plan.intermediates:
+                self._load(item)
             final = plan.final_sql
             if final is None:
                 final = "SELECT * FROM pg_temp.orochi_i0"
                 if plan.limit is not None:
                     final += f" LIMIT {plan.limit}"
-            return self._ask(final)
+            return self.ask(final)
         finally:
             for item in plan.intermediates:
-                self.connection.execute(f"DROP TABLE pg_temp.{item.name}")
+                self.connection.execute(f"DROP TABLE IF EXISTS pg_temp.{item.name}")
 
     def _load(self, item: plans.Intermediate) -> None:
         columns = item.columns
@@ -270,12 +297,10 @@ class World:
             return scan.relation
         return f"({' UNION ALL '.join(pieces)})"
 
-    def _ask(self, sql: str) -> Answer:
+    def ask(self, sql: str) -> Answer:
         cursor = self.connection.execute(sql.encode())
         description = cursor.description or []
         return Answer(cursor.fetchall(), [c.name for c in description], [c.type_code for c in description])
-
-
 
 
 def _predicate(scan: fragment.Scan, item: fragment.Predicate) -> str:
@@ -296,7 +321,7 @@ def _predicate(scan: fragment.Scan, item: fragment.Predicate) -> str:
     return f"{name} {item.op} {values}"
 
 
-_EPOCH = dt.datetime(2000, 1, 1)
+_EPOCH = dt.datetime(2000, 1, 1)  # noqa: DTZ001
 
 
 def raw(oid: int, value: Any) -> Any:

@@ -1,0 +1,33 @@
+"""What the gateway asks of whatever runs its statements: `orochi.operations.run`, seen from here."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from orochi.executor import context
+from orochi.gateway import portal
+from orochi.pgwire import messages
+from orochi.planner import parse
+
+
+class Engine(Protocol):
+    """See the module docstring."""
+
+    def concerns(self, session: context.Session, statement: parse.Statement) -> bool:
+        """Whether the statement reads or writes Orochi tables, or calls Orochi's API."""
+
+    async def execute(
+        self,
+        session: context.Session,
+        statement: parse.Statement,
+        parameters: context.Parameters | None,
+        fields: tuple[messages.FieldDescription, ...] | None,
+        sink: context.Sink,
+    ) -> None:
+        """Run one statement to its command tag."""
+
+    def template(self, session: context.Session, prepared: portal.Prepared) -> portal.Template | None:
+        """The generic single-shard plan of a prepared statement, or None."""
+
+    def allowed(self, session: context.Session, prepared: portal.Prepared) -> bool:
+        """Whether the role's rights for it were checked a moment ago."""

@@ -1,0 +1,86 @@
+"""A SELECT run for a statement of ours, its rows kept: sub-SELECTs that a shard cannot evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from orochi import errors
+from orochi.executor import context
+from orochi.operations import relay, select, writes
+from orochi.pgwire import messages
+from orochi.planner import classify, parse
+from orochi.planner import context as planning
+
+
+async def rows_of(
+    session: context.Session, sql: str, parameters: context.Parameters | None
+) -> planning.SubqueryResult:
+    """The rows of `sql`, which may read Orochi tables and use the parameters of the statement around it."""
+    bound: writes.Bound = writes.NOTHING_BOUND
+    if parameters is not None and writes.referenced(sql):
+        bound = (parameters.values, writes.all_formats(parameters), parameters.type_oids)
+    used = context.Parameters(*bound)
+    _, fields = await session.coordinator.describe(sql, used.type_oids)
+    statement = parse.parse_one(sql)
+    kept = Kept()
+    if classify.tables_in(statement.tree, session.snapshot(), session.search_path):
+        await select.execute(session, statement, used, fields, kept)
+    else:
+        await relay.execute_sql(session, sql, used, fields, kept)
+    return planning.SubqueryResult(
+        columns=tuple(field.name for field in fields or ()),
+        types=await _type_names(session, fields or ()),
+        rows=tuple(kept.values),
+    )
+
+
+async def _type_names(
+    session: context.Session, fields: Sequence[messages.FieldDescription]
+) -> tuple[str, ...]:
+    if not fields:
+        return ()
+    asked = ", ".join(f"pg_catalog.format_type({field.type_oid}, {field.typmod})" for field in fields)
+    result = await session.coordinator.fetch(f"SELECT {asked}")
+    return tuple((value or b"text").decode() for value in result.rows[0])
+
+
+class Kept:
+    """A sink that keeps rows, in text form."""
+
+    def __init__(self) -> None:
+        self.formats: tuple[int, ...] = ()
+        self.values: list[tuple[str | None, ...]] = []
+
+    async def columns(self, columns: Sequence[messages.FieldDescription]) -> None:
+        """Nobody asks."""
+
+    async def rows(self, data: bytes | memoryview, count: int) -> None:
+        """Keep the rows."""
+        raw, at = bytes(data), 0
+        for _ in range(count):
+            row = messages.parse_data_row(raw, at + 5)
+            self.values.append(tuple(None if value is None else value.decode() for value in row))
+            at += 1 + int.from_bytes(raw[at + 1 : at + 5], "big")
+
+    async def complete(self, tag: str) -> None:
+        """Nothing more comes."""
+
+    async def notice(self, message: str, *, severity: str = "NOTICE", hint: str | None = None) -> None:
+        """Dropped."""
+
+    def copy_in(self, overall_format: int, column_formats: Sequence[int]) -> AsyncIterator[bytes]:
+        """A SELECT reads no data.
+
+        Raises:
+            ProtocolViolation: always.
+        """
+        raise errors.ProtocolViolation("COPY inside a sub-SELECT")
+
+    async def copy_out(self, overall_format: int, column_formats: Sequence[int]) -> None:
+        """Never called for a SELECT."""
+
+    async def copy_data(self, payload: bytes) -> None:
+        """Never called for a SELECT."""
+
+    async def copy_done(self) -> None:
+        """Never called for a SELECT."""

@@ -1,0 +1,254 @@
+"""Writes a chunk's rows as stripe files, and copies stripes' rows back into relations of the node."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from orochi import settings as process_settings
+from orochi.catalog import definition as definitions
+from orochi.engine import copybinary
+from orochi.engine import stripes as stripe_rows
+from orochi.storage.columnar import sorting, writer
+from orochi.timeseries import chunkstate, scans
+
+State = chunkstate.State
+Connection = chunkstate.Connection
+_TEXT_OIDS = frozenset({19, 25, 1042, 1043})
+_STAGING = "orochi_compressing"
+_PIECE_BYTES = 1 << 20
+
+_Written = list[tuple[int, str, writer.StripeInfo]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NewStripes:
+    """Stripes written for a chunk: (id, path, what is in it) of each, and what the heap took before."""
+
+    state: State
+    written: _Written
+    heap_bytes: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows they hold."""
+        return sum(info.row_count for _, _, info in self.written)
+
+    def facts(self) -> dict[str, Any]:
+        """What the task answers."""
+        return {
+            "chunk_id": self.state.chunk_id,
+            "status": "compressed",
+            "rows": self.rows,
+            "before_bytes": self.heap_bytes,
+            "after_bytes": sum(info.size_bytes for _, _, info in self.written),
+        }
+
+    def unlink(self, folder: pathlib.Path) -> None:
+        """Remove the files: they will not be published."""
+        for _, path, _ in self.written:
+            (folder / path).unlink(missing_ok=True)
+
+
+def make(
+    catalog: Connection, node: Connection, state: State, settings: process_settings.Settings
+) -> NewStripes | None:
+    """Write the chunk's rows as stripes; None if its heap has none."""
+    row = node.execute(
+        f"SELECT EXISTS (SELECT FROM {state.partition}), pg_total_relation_size(%s::regclass)".encode(),
+        (state.partition,),
+    ).fetchone()
+    assert row is not None
+    if not row[0]:
+        return None
+    heap_bytes, source = int(row[1]), state.partition
+    if state.stripes:
+        heap_bytes += _former_heap_bytes(catalog, state)
+        source = _stage(node, state, settings)
+    written = _write_stripes(catalog, node, state, settings, source)
+    if state.stripes:
+        node.execute(f"DROP TABLE {source}".encode())
+    return NewStripes(state, written, heap_bytes)
+
+
+def _former_heap_bytes(catalog: Connection, state: State) -> int:
+    row = catalog.execute(
+        "SELECT coalesce(sum(heap_bytes), 0)::bigint FROM orochi.orochi_stripes WHERE chunk_id = %s",
+        (state.chunk_id,),
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _stage(node: Connection, state: State, settings: process_settings.Settings) -> str:
+    """All rows of the chunk, heap and stripes, in one table of this transaction.
+
+    Not a temporary table: a transaction that used one cannot be prepared.
+    """
+    table = f"{state.schema}.{_STAGING}"
+    columns = ", ".join(definitions.quote(column.name) for column in state.definition.columns)
+    node.execute(f"CREATE UNLOGGED TABLE {table} AS SELECT {columns} FROM {state.partition}".encode())
+    copy_rows(node, state, settings, table, state.definition.columns)
+    return table
+
+
+def copy_rows(
+    node: Connection,
+    state: State,
+    settings: process_settings.Settings,
+    relation: str,
+    columns: Sequence[definitions.Column],
+) -> int:
+    """Copy the rows of the chunk's stripes, less the deleted ones, into a relation of the node."""
+    wanted = tuple(scans.Column.of(column) for column in columns)
+    scan = scans.Scan("orochi_scan_0", state.partition, wanted, state.stripes)
+    deleted = stripe_rows.deleted_rows(node, iter((scan,)))
+    names = ", ".join(definitions.quote(column.name) for column in columns)
+    total = 0
+    with (
+        node.cursor() as cursor,
+        cursor.copy(f"COPY {relation} ({names}) FROM STDIN (FORMAT binary)".encode()) as copy,
+    ):
+        copy.write(copybinary.HEADER)
+        for batch in stripe_rows.read_stripes(scan, settings.stripe_dir, with_row_ids=True):
+            kept = stripe_rows.without(batch, deleted)
+            if kept.num_rows:
+                copy.write(copybinary.encode(kept, wanted, header=False, trailer=False))
+                total += kept.num_rows
+        copy.write(copybinary.TRAILER)
+    return total
+
+
+def _write_stripes(
+    catalog: Connection,
+    node: Connection,
+    state: State,
+    settings: process_settings.Settings,
+    source: str,
+) -> _Written:
+    """Read `source` in stripe order and write it as stripe files; (id, path, what is in it)."""
+    options = write_options(state.options)
+    columns = [writer.StripeColumn(column.name, column.base_oid, -1) for column in state.definition.columns]
+    folder = pathlib.Path(f"s{state.shard_id}")
+    (settings.stripe_dir / folder).mkdir(parents=True, exist_ok=True)
+    written: _Written = []
+    try:
+        for table in _tables(node, state, source, options):
+            row = catalog.execute("SELECT nextval('orochi.orochi_stripe_id_seq')").fetchone()
+            assert row is not None
+            path = str(folder / f"c{state.chunk_id}_{row[0]}_{secrets.token_hex(4)}.stripe")
+            info = writer.write_stripe(settings.stripe_dir / path, table.to_batches(), columns, options)
+            written.append((int(row[0]), path, info))
+    except BaseException:
+        for _, path, _ in written:
+            (settings.stripe_dir / path).unlink(missing_ok=True)
+        raise
+    return written
+
+
+def _tables(node: Connection, state: State, source: str, options: writer.WriteOptions) -> Iterator[pa.Table]:
+    """The rows of `source` in order, in pieces that each fit a stripe; PostgreSQL sorts, on disk if need be."""
+    columns = [scans.Column.of(column) for column in state.definition.columns]
+    names = ", ".join(definitions.quote(column.name) for column in state.definition.columns)
+    order = ", ".join(order_terms(state))
+    decoder = copybinary.Decoder(columns)
+    pending: list[pa.RecordBatch] = []
+    rows = 0
+    query = f"COPY (SELECT {names} FROM {source} ORDER BY {order}) TO STDOUT (FORMAT binary)"
+    with node.cursor() as cursor, cursor.copy(query.encode()) as copy:
+        for data in _pieces(copy):
+            for batch in decoder.feed(data):
+                pending.append(batch)
+                rows += batch.num_rows
+            while rows > options.stripe_row_limit:
+                whole = pa.Table.from_batches(pending)
+                yield from writer.slices(whole.slice(0, options.stripe_row_limit), options)
+                pending = whole.slice(options.stripe_row_limit).to_batches()
+                rows -= options.stripe_row_limit
+    pending.extend(decoder.finish())
+    if pending:
+        yield from writer.slices(pa.Table.from_batches(pending), options)
+
+
+def _pieces(rows: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
+    """COPY data in big pieces: the server sends a message for each row."""
+    held: list[bytes | bytearray | memoryview] = []
+    size = 0
+    for row in rows:
+        held.append(row)
+        size += len(row)
+        if size >= _PIECE_BYTES:
+            yield b"".join(held)
+            held, size = [], 0
+    yield b"".join(held)
+
+
+def order_terms(state: State) -> list[str]:
+    """ORDER BY terms of a stripe: physical order only, so text goes by bytes, which is fast."""
+    terms = []
+    for key in [sorting.SortKey(name) for name in state.segmentby] + [
+        sorting.SortKey.parse(text) for text in chunkstate.sort_columns(state)
+    ]:
+        column = state.definition.column(key.column)
+        collate = ' COLLATE pg_catalog."C"' if column.base_oid in _TEXT_OIDS else ""
+        direction = " DESC" if key.descending else ""
+        nulls = "" if key.nulls_first is None else " NULLS FIRST" if key.nulls_first else " NULLS LAST"
+        terms.append(f"{definitions.quote(key.column)}{collate}{direction}{nulls}")
+    return terms
+
+
+def write_options(options: dict[str, Any]) -> writer.WriteOptions:
+    """A table's storage options as the stripe writer takes them."""
+    defaults = writer.WriteOptions()
+    return writer.WriteOptions(
+        compression=str(options.get("compression", defaults.compression)),
+        level=int(options.get("compression_level", defaults.level)),
+        stripe_row_limit=int(options.get("stripe_row_limit", defaults.stripe_row_limit)),
+        chunk_group_row_limit=int(options.get("chunk_group_row_limit", defaults.chunk_group_row_limit)),
+    )
+
+
+def publish(catalog: Connection, made: NewStripes) -> None:
+    """Enter new stripes and their column chunks into the catalog."""
+    for stripe_id, path, info in made.written:
+        catalog.execute(
+            "INSERT INTO orochi.orochi_stripes"
+            " (stripe_id, chunk_id, node_id, path, row_count, size_bytes, heap_bytes)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            (
+                stripe_id,
+                made.state.chunk_id,
+                made.state.node_id,
+                path,
+                info.row_count,
+                info.size_bytes,
+                made.heap_bytes * info.row_count // made.rows,
+            ),
+        )
+        with (
+            catalog.cursor() as cursor,
+            cursor.copy(
+                "COPY orochi.orochi_column_chunks (stripe_id, column_name, chunk_group, row_count, null_count,"
+                " min_value, max_value, encoding, compression, size_bytes) FROM STDIN"
+            ) as copy,
+        ):
+            for chunk in info.chunks:
+                copy.write_row(
+                    (
+                        stripe_id,
+                        chunk.column,
+                        chunk.group,
+                        chunk.stats.rows,
+                        chunk.stats.null_count,
+                        chunk.minimum_text,
+                        chunk.maximum_text,
+                        chunk.codec,
+                        chunk.block,
+                        chunk.stored_size,
+                    )
+                )

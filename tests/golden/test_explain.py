@@ -1,0 +1,86 @@
+"""EXPLAIN's text of plans made from a fixed catalog."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+
+import pytest
+
+from orochi.executor import transport
+from orochi.planner import explain, literals, modify, parse, select
+from orochi.planner import plan as plans
+from tests.support import planner_snapshots
+
+FOLDED = {"now()": literals.Literal(0, "timestamp with time zone", "2024-01-03 12:00:00+00")}
+QUERIES = {
+    "router": [
+        "SELECT * FROM orders WHERE id = 42",
+        "SELECT name FROM countries",
+        "SELECT * FROM orders WHERE id = $1",
+    ],
+    "router_stripes": ["SELECT * FROM events WHERE device = 'd1' AND ts < '2024-01-02'"],
+    "pushdown": [
+        "SELECT id, note FROM orders WHERE customer = 7",
+        "SELECT o.id, i.sku FROM orders o JOIN items i USING (id) ORDER BY o.total DESC LIMIT 10",
+        "SELECT o.id, c.name FROM orders o LEFT JOIN countries c ON c.id = o.customer WHERE o.id IN (1, 2)",
+        "SELECT id, total FROM big_orders WHERE id > 5",
+    ],
+    "aggregate": [
+        "SELECT level, count(*), avg(level) FROM events WHERE ts >= '2024-01-02' GROUP BY level ORDER BY 2 DESC",
+        "SELECT sum(total), max(note) FROM orders",
+        "SELECT date_trunc('day', ts), sum(value) FROM events WHERE ts > now() GROUP BY 1",
+        "SELECT count(*) FROM metrics WHERE value > 3",
+    ],
+    "pull": [
+        "SELECT e.level, count(*) FROM events e JOIN orders o ON o.customer = e.level WHERE e.device <> 'x' GROUP BY 1",
+        "SELECT id FROM orders WHERE total > random()",
+        "SELECT o.id, public.orders.note FROM orders, orders AS o WHERE o.customer = orders.customer AND o.id = 5",
+    ],
+    "modify": [
+        "UPDATE orders SET total = total + 1 WHERE id = 42 RETURNING *",
+        "DELETE FROM events WHERE ts < '2024-01-02'",
+        "UPDATE countries SET name = lower(name)",
+    ],
+}
+
+
+def _plan(sql: str) -> plans.SelectPlan | plans.Modify:
+    statement = parse.parse_one(sql)
+    ctx = dataclasses.replace(planner_snapshots.shop_context(), folded=FOLDED)
+    if "$1" in sql:
+        found = select.template(statement, (20,), ctx)
+        assert found is not None
+        return found
+    if statement.kind is parse.Kind.SELECT:
+        return select.plan(statement, ctx)
+    return modify.plan(statement, ctx)
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_text(name: str, golden: Callable[[str, str], None]) -> None:
+    parts = []
+    for sql in QUERIES[name]:
+        lines = explain.text(_plan(sql), planner_snapshots.shop())
+        parts.append("\n".join([f"-- {sql}", *lines]))
+    golden(name, "\n\n".join(parts) + "\n")
+
+
+def test_analyze(golden: Callable[[str, str], None]) -> None:
+    plan = _plan("SELECT level, count(*) FROM events GROUP BY level")
+    stats = {
+        0: transport.FragmentStats(rows=3, bytes=96, seconds=0.0125, chunk_groups_total=7, chunk_groups_skipped=2, engine="duckdb"),
+        1: transport.FragmentStats(rows=2, bytes=64, seconds=0.002, engine="postgres"),
+    }  # fmt: skip
+    lines = explain.text(plan, planner_snapshots.shop(), stats=stats)
+    without = explain.text(plan, planner_snapshots.shop(), stats=stats, timing=False)
+    golden("analyze", "\n".join([*lines, "", *without]) + "\n")
+
+
+def test_json() -> None:
+    plan = _plan("SELECT level, count(*) FROM events GROUP BY level")
+    (found,) = json.loads(explain.to_json(plan, planner_snapshots.shop()))
+    assert found["Plan"]["Node Type"] == "Orochi Two-Phase Aggregate"
+    assert [item["Node Type"] for item in found["Plan"]["Plans"]] == ["orochi_i0 of public.events"]
+    assert len(found["Plan"]["Plans"][0]["Fragments"]) == 2
