@@ -72,6 +72,13 @@ class SerializationFailure(OrochiError):
     retryable = True
 
 
+class DeadlockDetected(OrochiError):
+    """Transactions waited for each other on different nodes; this one was chosen to fail."""
+
+    sqlstate = "40P01"
+    retryable = True
+
+
 class StalePlan(OrochiError):
     """A plan named a shard layout that no longer exists: reload the catalog and plan again."""
 

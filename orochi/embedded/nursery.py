@@ -20,6 +20,7 @@ import importlib
 import json
 import os
 import pathlib
+import runpy
 import signal
 import socket
 import subprocess
@@ -194,9 +195,7 @@ def _become(order: Mapping[str, Any]) -> None:
     arguments = order["arguments"]
     sys.argv = ["orochi", *arguments]
     process.set_name(f"orochi-{arguments[0]}")
-    from orochi import cli
-
-    cli.main()
+    runpy.run_module("orochi.cli", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

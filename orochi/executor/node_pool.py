@@ -20,6 +20,7 @@ from orochi import errors, ids
 from orochi import settings as process_settings
 from orochi.catalog import snapshot as snapshots
 from orochi.catalog import twophase
+from orochi.executor import deadlock
 from orochi.pgwire import client
 
 #: Session settings that a node must share with the client's session.
@@ -108,6 +109,7 @@ class NodePool:
         self._password = secret.get_secret_value() if secret is not None else self._service.password
         self._buckets: dict[int | None, _Bucket] = {}
         self._leased: dict[client.PgConnection, tuple[int | None, Signature, Endpoint]] = {}
+        self.deadlocks = deadlock.Detector(self._connect_apart)
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
         self._cluster_id: str | None = None
@@ -124,9 +126,9 @@ class NodePool:
         """`async with pool.lease(node, settings) as connection`."""
         return Lease(self, node_id, settings or {})
 
-    def service(self) -> Lease:
-        """A connection to the coordinator as Orochi's own role, for the catalog."""
-        return Lease(self, None, {})
+    def service(self, settings: Mapping[str, str] | None = None) -> Lease:
+        """A connection to the coordinator as Orochi's own role, with a session's settings if given."""
+        return Lease(self, None, settings or {})
 
     async def acquire(self, node_id: int | None, settings: Mapping[str, str]) -> client.PgConnection:
         """A connection for the caller alone, until `release`; None is the coordinator.
@@ -199,6 +201,7 @@ class NodePool:
     async def close(self) -> None:
         """Close every connection, leased ones too."""
         self._closed = True
+        await self.deadlocks.close()
         for bucket in self._buckets.values():
             for connection, _, _ in bucket.idle:
                 connection.close()
@@ -208,6 +211,9 @@ class NodePool:
         for connection in list(self._leased):
             self.discard(connection)
         await asyncio.gather(*self._closing)
+
+    async def _connect_apart(self, node_id: int) -> client.PgConnection:
+        return await _open(self._endpoint(node_id))
 
     def _endpoint(self, node_id: int | None) -> Endpoint:
         if node_id is None:

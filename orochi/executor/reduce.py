@@ -38,7 +38,8 @@ _THREAD_BYTES = 256 << 10
 #: Types whose array of values cannot be spread by unnest: vectors, records.
 _NOT_SPREADABLE = frozenset({22, 30, 2249})
 
-_RELATION = r"\bpg_temp\.orochi_i\d+\b(?:\s+AS\b)?"
+#: An intermediate in the final SQL, which always gives it an alias.
+_RELATION = r"\bpg_temp\.orochi_i\d+\b"
 
 
 async def finish(
@@ -58,18 +59,18 @@ async def finish(
         return await _with_parameters(coordinator, loaded, final_sql, sink)
     if coordinator.status == "I":
         return await _in_own_transaction(session, loaded, final_sql, sink, keys)
-    if not keys and await _is_read_only(coordinator):
+    if not keys and await is_read_only(coordinator):
         return await _with_parameters(coordinator, loaded, final_sql, sink)
-    names = await load_temp(session, loaded, keys=keys)
+    names = await load_temp(coordinator, loaded, keys=keys)
     tag = await coordinator.stream(rename(final_sql, names), (), (), (), sink.formats, sink.rows)
-    await drop_temp(session, names.values())
+    await drop_temp(coordinator, names.values())
     return tag
 
 
 async def load_temp(
-    session: context.Session, loaded: Loaded, *, keys: Keys = NO_KEYS, on_commit_drop: bool = False
+    coordinator: client.PgConnection, loaded: Loaded, *, keys: Keys = NO_KEYS, on_commit_drop: bool = False
 ) -> dict[str, str]:
-    """Copy each intermediate into a temporary table of the session; the tables' names, to `rename` with."""
+    """Copy each intermediate into a temporary table of the connection; the tables' names, to `rename` with."""
     names = {}
     for name, (columns, batches) in loaded.items():
         table = f"pg_temp.{name}_{secrets.token_hex(4)}"
@@ -77,19 +78,19 @@ async def load_temp(
         if keys.get(name):
             definition += f", PRIMARY KEY ({', '.join(placeholders.quote(column) for column in keys[name])})"
         tail = " ON COMMIT DROP" if on_commit_drop else ""
-        await session.coordinator.query(f"CREATE TEMPORARY TABLE {table} ({definition}){tail}")
-        await session.coordinator.copy_in(
+        await coordinator.query(f"CREATE TEMPORARY TABLE {table} ({definition}){tail}")
+        await coordinator.copy_in(
             f"COPY {table} FROM STDIN (FORMAT binary)", _stream_of(batches, columns)
         )
         names[name] = table
     return names
 
 
-async def drop_temp(session: context.Session, tables: Iterable[str]) -> None:
+async def drop_temp(coordinator: client.PgConnection, tables: Iterable[str]) -> None:
     """Drop tables that `load_temp` made."""
     listed = ", ".join(tables)
-    if listed and not session.coordinator.closed and session.coordinator.status != "E":
-        await session.coordinator.query(f"DROP TABLE {listed}")
+    if listed and not coordinator.closed and coordinator.status != "E":
+        await coordinator.query(f"DROP TABLE {listed}")
 
 
 def rename(sql: str, names: Mapping[str, str]) -> str:
@@ -113,7 +114,7 @@ async def _in_own_transaction(
     coordinator = session.coordinator
     await coordinator.query("BEGIN READ WRITE")
     try:
-        names = await load_temp(session, loaded, keys=keys, on_commit_drop=True)
+        names = await load_temp(coordinator, loaded, keys=keys, on_commit_drop=True)
         tag = await coordinator.stream(rename(final_sql, names), (), (), (), sink.formats, sink.rows)
         await coordinator.query("COMMIT")
     except BaseException:
@@ -123,7 +124,8 @@ async def _in_own_transaction(
     return tag
 
 
-async def _is_read_only(coordinator: client.PgConnection) -> bool:
+async def is_read_only(coordinator: client.PgConnection) -> bool:
+    """Whether the connection's transaction may not write."""
     result = await coordinator.fetch("SHOW transaction_read_only")
     return result.rows[0][0] == b"on"
 
@@ -246,10 +248,6 @@ def _names(columns: Columns) -> str:
 
 def _replace(sql: str, relations: Mapping[str, str]) -> str:
     def one(found: str) -> str:
-        place, *alias = found.split()
-        name = place.removeprefix("pg_temp.")
-        if name not in relations:
-            return found
-        return f"{relations[name]} AS" if alias else f"{relations[name]} AS {name}"
+        return relations.get(found.removeprefix("pg_temp."), found)
 
     return placeholders.substitute(sql, _RELATION, one)

@@ -46,6 +46,8 @@ class Transaction:
         in_block: whether the client opened a transaction (or an implicit one spans statements).
         isolation: as SQL spells it, in lower case.
         participants: by node id.
+        sequence: greater for a transaction that touched its first node later.
+        deadlocked: it was cancelled to end a deadlock between nodes.
     """
 
     def __init__(self, pool: node_pool.NodePool, settings: Callable[[], Mapping[str, str]]) -> None:
@@ -57,6 +59,8 @@ class Transaction:
         self._joining: dict[int, asyncio.Lock] = {}
         self.isolation = "read committed"
         self.participants: dict[int, Participant] = {}
+        self.sequence = 0
+        self.deadlocked = False
 
     @property
     def in_block(self) -> bool:
@@ -179,6 +183,15 @@ class Transaction:
             *(p.connection.cancel() for p in list(self.participants.values())), return_exceptions=True
         )
 
+    def backends(self) -> dict[int, int]:
+        """The node backends that run this transaction, by node."""
+        return {node_id: p.connection.pid for node_id, p in self.participants.items()}
+
+    async def break_deadlock(self) -> None:
+        """Make the statement under way fail; its error is to be told as a deadlock."""
+        self.deadlocked = True
+        await self.cancel()
+
     def _position(self, name: str) -> int:
         for at in range(len(self._savepoints) - 1, -1, -1):
             if self._savepoints[at] == name:
@@ -196,7 +209,11 @@ class Transaction:
             self._pool.discard(connection)
             raise
         participant = Participant(node_id, connection, node_pool.mirrored(settings))
+        if not self.participants:
+            self.sequence, self.deadlocked = next(_SEQUENCE), False
         self.participants[node_id] = participant
+        if len(self.participants) > 1:
+            self._pool.deadlocks.watch(self)
         return participant
 
     async def _follow_settings(self, participant: Participant) -> None:

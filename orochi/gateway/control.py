@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _KINDS = frozenset({parse.Kind.TRANSACTION, parse.Kind.PREPARE, parse.Kind.DEALLOCATE})
 _BEGIN = frozenset({"TRANS_STMT_BEGIN", "TRANS_STMT_START"})
 
+#: The prepared statement that evaluates the arguments of an EXECUTE.
+_ARGUMENTS = "orochi_arguments"
+
 
 def is_control(statement: parse.Statement) -> bool:
     """Whether this module runs the statement."""
@@ -191,12 +194,17 @@ async def bind_execute(
     values: tuple[bytes | None, ...] = ()
     if oids:
         columns = ", ".join(f"${number}::text" for number in range(1, len(oids) + 1))
-        await coordinator.fetch(f"PREPARE orochi_arguments ({names}) AS SELECT {columns}")
+        await coordinator.fetch(f"PREPARE {_ARGUMENTS} ({names}) AS SELECT {columns}")
         try:
             arguments = statement.sql[statement.sql.index("(") :].rstrip().rstrip(";")
-            values = (await coordinator.fetch(f"EXECUTE orochi_arguments {arguments}")).rows[0]
+            values = (await coordinator.fetch(f"EXECUTE {_ARGUMENTS} {arguments}")).rows[0]
+        except errors.RemoteError as error:
+            name = statement.tree.name
+            raise errors.RemoteError(
+                {code: text.replace(_ARGUMENTS, name) for code, text in error.fields.items()}
+            ) from error
         finally:
             if coordinator.status != "E":
-                await coordinator.fetch("DEALLOCATE orochi_arguments")
+                await coordinator.fetch(f"DEALLOCATE {_ARGUMENTS}")
     _, fields = await coordinator.describe(inner.sql, oids)
     return inner, context.Parameters(values, (0,) * len(oids), oids), fields

@@ -244,6 +244,10 @@ class Session:
             except errors.OrochiError as error:
                 if error.sqlstate == "57014" and self._timed_out:
                     raise errors.QueryCanceled(self._cancel_message()) from error
+                if error.sqlstate == "57014" and self.transaction.deadlocked:
+                    raise errors.DeadlockDetected(
+                        "deadlock detected", detail="Transactions wait for each other on different nodes."
+                    ) from error
                 if isinstance(error, errors.RemoteError):
                     node_errors.for_client(error, self.snapshot())
                 if isinstance(error, errors.RemoteError) and statement.kind in _REWRITTEN:

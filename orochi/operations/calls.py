@@ -117,11 +117,11 @@ async def _run_all(
     for name, values in arguments:
         if name in compression_calls.NAMES:
             results.extend(await compression_calls.run(session, sink, [(name, values)]))
-        elif name in _OUTSIDE:
-            results.append(await _OUTSIDE[name](session, sink, values))
+        elif name in OUTSIDE:
+            results.append(await OUTSIDE[name](session, sink, values))
         else:
             async with shells.transactional(session):
-                results.append(await _HANDLERS[name](session, sink, values))
+                results.append(await HANDLERS[name](session, sink, values))
     return results
 
 
@@ -245,7 +245,7 @@ async def _drop_chunks(session: context.Session, sink: context.Sink, call: Argum
 
 
 #: Calls that run inside the client's transaction.
-_HANDLERS: dict[str, Handler] = {
+HANDLERS: dict[str, Handler] = {
     "create_distributed_table": _create_distributed_table,
     "create_reference_table": _create_reference_table,
     "undistribute_table": _undistribute_table,
@@ -258,7 +258,7 @@ _HANDLERS: dict[str, Handler] = {
     "run_command_on_shards": cluster_calls.run_command_on_shards,
 }
 #: Calls that begin and end transactions of their own.
-_OUTSIDE: dict[str, Handler] = {
+OUTSIDE: dict[str, Handler] = {
     "add_node": cluster_calls.add_node,
     "citus_add_node": cluster_calls.add_node,
     "run_command_on_nodes": cluster_calls.run_command_on_nodes,

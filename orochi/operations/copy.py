@@ -11,9 +11,9 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from orochi import errors
-from orochi.executor import context
+from orochi.executor import context, reduce
 from orochi.operations import privileges, redistribute, select, stage, writes
-from orochi.pgwire import messages
+from orochi.pgwire import client, messages
 from orochi.planner import classify, parse
 from orochi.planner import copy as plans
 
@@ -83,25 +83,36 @@ async def copy_out(session: context.Session, plan: plans.CopyTo, sink: context.S
     """COPY ... TO."""
     tables = classify.tables_in(plan.query.tree, session.snapshot(), session.search_path)
     await privileges.require(session, plan.query, None, tables)
-    source = await select.materialize(session, plan.query, None)
-    try:
-        sql = f"COPY ({source.sql}){plan.tail}"
-        if not plan.to_client:
-            tag = (await session.coordinator.fetch(sql)).tag
-        else:
-            tag = await _to_client(session, plan, source.sql, sql, sink)
-    finally:
-        if session.coordinator.status != "E" and not session.coordinator.closed:
-            await source.cleanup()
+    coordinator = session.coordinator
+    if coordinator.status == "T" and await reduce.is_read_only(coordinator):
+        # No temporary table can be made there (pg_dump reads so); another connection prints the same.
+        async with session.runtime.nodes.service(session.settings) as printer:
+            tag = await _print(session, plan, sink, printer)
+    else:
+        tag = await _print(session, plan, sink, coordinator)
     await writes.answer(session, sink, tag)
 
 
+async def _print(
+    session: context.Session, plan: plans.CopyTo, sink: context.Sink, connection: client.PgConnection
+) -> str:
+    source = await select.materialize(session, plan.query, None, connection)
+    try:
+        sql = f"COPY ({source.sql}){plan.tail}"
+        if not plan.to_client:
+            return (await connection.fetch(sql)).tag
+        return await _to_client(plan, source.sql, sql, sink, connection)
+    finally:
+        if connection.status != "E" and not connection.closed:
+            await source.cleanup()
+
+
 async def _to_client(
-    session: context.Session, plan: plans.CopyTo, query: str, sql: str, sink: context.Sink
+    plan: plans.CopyTo, query: str, sql: str, sink: context.Sink, connection: client.PgConnection
 ) -> str:
     columns = plan.columns
     if columns is None:
-        _, described = await session.coordinator.describe(query)
+        _, described = await connection.describe(query)
         columns = len(described or ())
     overall = int(plan.binary)
     begun = False
@@ -114,7 +125,7 @@ async def _to_client(
         for piece in pieces:
             await sink.copy_data(piece)
 
-    tag = await session.coordinator.copy_out_messages(sql, forward)
+    tag = await connection.copy_out_messages(sql, forward)
     await forward([])
     await sink.copy_done()
     return tag

@@ -200,9 +200,8 @@ class _Counter:
     async def notice(self, message: str, *, severity: str = "NOTICE", hint: str | None = None) -> None:
         """Nobody to tell."""
 
-    async def copy_in(self, overall_format: int, column_formats: Sequence[int]) -> AsyncIterator[bytes]:
+    def copy_in(self, overall_format: int, column_formats: Sequence[int]) -> AsyncIterator[bytes]:
         raise errors.ProtocolViolation("EXPLAIN takes no COPY data")
-        yield b""
 
     async def copy_out(self, overall_format: int, column_formats: Sequence[int]) -> None:
         """EXPLAIN sends no COPY data."""

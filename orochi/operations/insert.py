@@ -114,6 +114,8 @@ async def _insert_values(
                 parts.append((members, held))
             job = functools.partial(_run, session, node_id, sql, bound, formats, held)
             work.setdefault(node_id, []).append(job)
+    if plan.may_update and len(work) > 1:
+        await writes.take_turns(session, table)
     counts = await _run_all(session, table, work, sql, bound, formats, parts)
     return counts, parts
 
@@ -321,6 +323,8 @@ async def _insert_through_nodes(
             _from_stage, connection, plan, shard, columns, name, tail, parameters, formats, held
         )
         work.setdefault(id(connection), []).append(job)
+    if plan.may_update and len(work) > 1:
+        await writes.take_turns(session, table)
     counts = await writes.per_node(work)
     if table.kind is snapshots.TableKind.REFERENCE:
         return sum(next(iter(counts.values()))), parts

@@ -65,16 +65,17 @@ async def run(
     snapshot = session.snapshot()
     target = snapshot.tables[plan.target]
     groups = _shard_groups(session, plan, snapshot, parameters)
+    replicated = target.kind is snapshots.TableKind.REFERENCE
+    nodes = {node_id for group in groups for node_id in _nodes(plan, group, replicated=replicated)}
+    if len(nodes) > 1:
+        await writes.take_turns(session, target)
     recalled = await _recall(session, plan, snapshot, groups)
     work: dict[int, list[Callable[[], Awaitable[int]]]] = {}
     parts: list[writes.HeldRows] = []
     jobs: list[tuple[int, str, writes.HeldRows]] = []
     for group in groups:
         sql = plans.fill(plan.sql, group)
-        shard = group[plan.tables.index(plan.target)]
-        replicated = target.kind is snapshots.TableKind.REFERENCE
-        homes: tuple[int, ...] = shard.node_ids if replicated else (_home(group),)
-        for at, node_id in enumerate(homes):
+        for at, node_id in enumerate(_nodes(plan, group, replicated=replicated)):
             held = writes.HeldRows()
             if at == 0:
                 parts.append(held)
@@ -121,6 +122,11 @@ def _shard_groups(
 
 def _shard(table: snapshots.Table, index: int) -> snapshots.Shard:
     return table.shards[index if table.kind is snapshots.TableKind.DISTRIBUTED else 0]
+
+
+def _nodes(plan: plans.Modify, group: Sequence[snapshots.Shard], *, replicated: bool) -> tuple[int, ...]:
+    """Where a group's statement runs: at home, or on every placement of a reference table."""
+    return group[plan.tables.index(plan.target)].node_ids if replicated else (_home(group),)
 
 
 def _home(group: Sequence[snapshots.Shard]) -> ids.NodeId:

@@ -106,9 +106,10 @@ class Prepared(Protocol):
 
 def template(session: context.Session, prepared: Prepared) -> templates.Template | None:
     """The generic single-shard plan of a prepared statement, or None."""
-    return session.runtime.router_plan(
+    found: templates.Template | None = session.runtime.router_plan(
         prepared.sql.decode(), prepared.type_oids, session.search_path, session.snapshot()
     )
+    return found
 
 
 def allowed(session: context.Session, prepared: Prepared) -> bool:

@@ -19,7 +19,7 @@ from orochi.catalog import snapshot as snapshots
 from orochi.executor import context, reduce, results, transport
 from orochi.operations import local
 from orochi.operations import parameters as bound
-from orochi.pgwire import messages
+from orochi.pgwire import client, messages
 from orochi.planner import context as planning
 from orochi.planner import fragment as plan_fragment
 from orochi.planner import literals, parse, pull, select
@@ -27,6 +27,8 @@ from orochi.planner import plan as plans
 from orochi.sharding import hashing
 
 Plan = TypeVar("Plan")
+#: record, record[], cstring, anyarray
+_PSEUDO = frozenset({2249, 2287, 2275, 2277})
 Loaded: TypeAlias = dict[str, tuple[tuple[plan_fragment.OutputColumn, ...], list[pa.RecordBatch]]]
 
 
@@ -73,9 +75,18 @@ async def plan_select(
         return select.plan(statement, plan_context)
 
     plan = await with_folding(session, parameters, attempt)
-    if isinstance(plan, plans.Distributed):
-        plan = await describe_intermediates(session, plan)
-    return plan
+    if not isinstance(plan, plans.Distributed):
+        return plan
+    described = await describe_intermediates(session, plan)
+    if any(column.type_oid in _PSEUDO for item in described.intermediates for column in item.columns):
+        # No relation can have such a column; the rows themselves can always be pulled.
+        def pulled(plan_context: planning.PlanContext) -> plans.SelectPlan:
+            return select.plan(statement, plan_context.forcing("pull"))
+
+        plan = await with_folding(session, parameters, pulled)
+        assert isinstance(plan, plans.Distributed)
+        described = await describe_intermediates(session, plan)
+    return described
 
 
 async def with_folding(
@@ -217,7 +228,7 @@ async def _run_distributed(session: context.Session, plan: plans.Distributed, si
     final_sql = plan.final_sql
     if final_sql is None:
         name = plan.intermediates[0].name
-        final_sql = f"SELECT * FROM pg_temp.{name}" + (f" LIMIT {plan.limit}" if plan.limit is not None else "")
+        final_sql = f"SELECT * FROM pg_temp.{name} AS {name}" + (f" LIMIT {plan.limit}" if plan.limit is not None else "")
     return await reduce.finish(session, loaded, final_sql, sink, keys_of(plan))
 
 
@@ -274,9 +285,16 @@ async def run_fragments(
 
 
 async def materialize(
-    session: context.Session, statement: parse.Statement, parameters: context.Parameters | None
+    session: context.Session,
+    statement: parse.Statement,
+    parameters: context.Parameters | None,
+    connection: client.PgConnection | None = None,
 ) -> Materialized:
-    """Load what `statement` reads of Orochi tables into temporary tables, and rewrite it to read them."""
+    """Load what `statement` reads of Orochi tables into temporary tables, and rewrite it to read them.
+
+    The tables are made on `connection`, the session's own if None.
+    """
+    coordinator = session.coordinator if connection is None else connection
 
     def attempt(plan_context: planning.PlanContext) -> plans.Distributed:
         return pull.rewrite_any(statement, plan_context)
@@ -284,11 +302,11 @@ async def materialize(
     plan = await with_folding(session, parameters, attempt)
     plan = await describe_intermediates(session, plan)
     loaded = await gather(session, plan)
-    names = await reduce.load_temp(session, loaded, keys=keys_of(plan))
+    names = await reduce.load_temp(coordinator, loaded, keys=keys_of(plan))
     assert plan.final_sql is not None
 
     async def cleanup() -> None:
-        await reduce.drop_temp(session, names.values())
+        await reduce.drop_temp(coordinator, names.values())
 
     return Materialized(reduce.rename(plan.final_sql, names), cleanup)
 

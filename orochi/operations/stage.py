@@ -15,8 +15,8 @@ from orochi import errors
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
 from orochi.operations import routing
+from orochi.planner import cells, quoting
 from orochi.planner import insert as insert_plan
-from orochi.planner import quoting
 
 NAME = insert_plan.STAGING
 RELATION = f"pg_temp.{NAME}"
@@ -75,7 +75,7 @@ async def _create_sql(session: context.Session, target: snapshots.Table) -> list
     statements.append(f"CREATE TEMPORARY TABLE {NAME} ({body})")
     statements += [
         f"ALTER TABLE {RELATION} ALTER {quoting.identifier(column.name)} "
-        f"SET DEFAULT {insert_plan.identity_sql(target, column)}"
+        f"SET DEFAULT {cells.identity_sql(target, column)}"
         for column in target.columns
         if column.identity
     ]

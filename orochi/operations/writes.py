@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from orochi import errors, pgtypes
+from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
 from orochi.pgwire import client, messages
 
@@ -20,6 +21,8 @@ Result = TypeVar("Result")
 Bound = tuple[tuple[bytes | None, ...], tuple[int, ...], tuple[int, ...]]
 NOTHING_BOUND: Bound = ((), (), ())
 
+#: First part of the key of the advisory lock of `take_turns`, on the first shard's node.
+_TURNS = 0x4F54
 _REFERENCE = re.compile(r"\$(\d+)")
 _STALE_STATES = frozenset({"3F000", "42P01", "42704"})
 
@@ -85,6 +88,20 @@ async def answer(
         if rows[1]:
             await sink.rows(*rows)
     await sink.complete(tag)
+
+
+async def take_turns(session: context.Session, table: snapshots.Table) -> None:
+    """Let statements that lock rows of `table` on several nodes run one after another.
+
+    In PostgreSQL two such statements meet rows in the same order and one waits for the other. Here
+    each could be first on another node, and they would wait for each other.
+    """
+    connection = await session.transaction.node(table.shards[0].node_id, write=False)
+    await connection.fetch(
+        "SELECT pg_catalog.pg_advisory_xact_lock($1::pg_catalog.int4, $2::pg_catalog.int4)",
+        (str(_TURNS).encode(), str(table.oid & 0x7FFFFFFF).encode()),
+        (0, 0),
+    )
 
 
 async def per_node(

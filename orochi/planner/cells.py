@@ -106,6 +106,25 @@ def make(node: trees.Node, column: snapshots.Column | None) -> Cell:
     return Cell(_text(node), is_expression=True) if plain is None else plain
 
 
+def default(table: snapshots.Table, column: snapshots.Column) -> Cell | None:
+    """What a column gets when the statement gives it nothing; None if NULL (or its domain's default)."""
+    if column.identity:
+        return Cell(identity_sql(table, column), is_expression=True)
+    if column.default_sql is None or column.generated:
+        return None
+    if column.default_is_volatile:
+        # as the column's type, so that `CURRENT_DATE` in a text column is what PostgreSQL makes of it
+        return Cell(column.default_sql, is_expression=True)
+    return Cell(f"({column.default_sql})", type_oid=-1)
+
+
+def identity_sql(table: snapshots.Table, column: snapshots.Column) -> str:
+    """The next value of an identity column."""
+    relation = quoting.text(quoting.relation(table.schema, table.name))
+    name = quoting.text(column.name)
+    return f"pg_catalog.nextval(pg_catalog.pg_get_serial_sequence({relation}, {name})::regclass)"
+
+
 def is_whole_row_source(node: trees.Node) -> bool:
     """Whether an expression needs more than one value computed: a sub-select, a row, a set."""
     return any(isinstance(item, (ast.SubLink, ast.RowExpr, ast.MultiAssignRef)) for item in trees.walk(node))

@@ -23,6 +23,7 @@ class Classifier:
 
     def __init__(self, snapshot: snapshots.Snapshot, api_functions: frozenset[str]) -> None:
         found = {name for _, name in snapshot.names} | {name for _, name in snapshot.views} | api_functions
+        found |= {index for table in snapshot.tables.values() for index in table.indexes}
         folded = {name.casefold() for name in found}
         self._words = frozenset(name for name in folded if _WORD.fullmatch(name))
         # names that are several words, or none: looked for as they are, with quotes doubled or not
@@ -77,6 +78,11 @@ def _tables(node: tree.Node, ctx: context.PlanContext, inside: frozenset[str]) -
         found = names.find_relation(ctx.snapshot, ctx.search_path, ctx.temp_tables, schema, parts[-1])
         if isinstance(found, snapshots.Table):
             yield found
+    for parts in _index_names(node):
+        schema = parts[-2] if len(parts) > 1 else None
+        for table in ctx.snapshot.tables.values():
+            if parts[-1] in table.indexes and schema in (None, table.schema):
+                yield table
 
 
 #: Objects that a name list names with their table in front of them.
@@ -100,3 +106,14 @@ def _object_names(node: tree.Node) -> Iterator[tuple[str, ...]]:
             yield parts
         elif kind in _ON_TABLE and len(parts) > 1:
             yield parts[:-1]
+
+
+def _index_names(node: tree.Node) -> Iterator[tuple[str, ...]]:
+    """Names of indexes that DROP INDEX and ALTER INDEX give."""
+    if isinstance(node, ast.DropStmt) and node.removeType.name == "OBJECT_INDEX":
+        for item in node.objects or ():
+            yield tree.strings(item)
+    kind = getattr(node, "renameType", None) or getattr(node, "objtype", None)
+    relation = getattr(node, "relation", None)
+    if kind is not None and kind.name == "OBJECT_INDEX" and relation is not None:
+        yield (relation.schemaname, relation.relname) if relation.schemaname else (relation.relname,)

@@ -88,6 +88,10 @@ class PlanContext:
         """`orochi.force_strategy`, empty when the planner is free."""
         return self.setting("orochi.force_strategy").strip().lower()
 
+    def forcing(self, strategy: str) -> PlanContext:
+        """The same, with the strategy given."""
+        return dataclasses.replace(self, settings={**self.settings, "orochi.force_strategy": strategy})
+
     @property
     def vectorized(self) -> bool:
         """`orochi.enable_vectorized_execution`."""

@@ -20,7 +20,7 @@ from pglast import ast, enums
 
 from orochi import errors, pgtypes
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import cells, conflict, names, parse, quoting
+from orochi.planner import cells, conflict, names, parse
 from orochi.planner import plan as plans
 from orochi.planner import tree as trees
 from orochi.sharding import hashing, values
@@ -53,6 +53,7 @@ class Values:
     folded: tuple[str, ...]
     returning: bool
     on_conflict: bool
+    may_update: bool
 
     def column_index(self, name: str | None) -> int | None:
         """Where in a row the column's cell is; None if the column gets no value."""
@@ -78,6 +79,7 @@ class Staged:
     folded: tuple[str, ...]
     returning: bool
     on_conflict: bool
+    may_update: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ def analyze(
         folded=tail.folded,
         returning=tree.returningClause is not None,
         on_conflict=tree.onConflictClause is not None,
+        may_update=bool(tree.onConflictClause is not None and tree.onConflictClause.targetList),
     )
 
 
@@ -213,7 +216,9 @@ def _value_rows(
     ):
         return None
     kept = [
-        c for c in table.columns if c.name in given or (not c.generated and default(table, c) is not None)
+        c
+        for c in table.columns
+        if c.name in given or (not c.generated and cells.default(table, c) is not None)
     ]
     rows = tuple(
         tuple(
@@ -226,27 +231,8 @@ def _value_rows(
 
 def _cell(table: snapshots.Table, column: snapshots.Column, node: trees.Node | None) -> cells.Cell:
     if node is None or isinstance(node, ast.SetToDefault):
-        return default(table, column) or cells.NULL
+        return cells.default(table, column) or cells.NULL
     return cells.make(node, column)
-
-
-def default(table: snapshots.Table, column: snapshots.Column) -> cells.Cell | None:
-    """What a column gets when the statement gives it nothing; None if NULL (or its domain's default)."""
-    if column.identity:
-        return cells.Cell(identity_sql(table, column), is_expression=True)
-    if column.default_sql is None or column.generated:
-        return None
-    if column.default_is_volatile:
-        # as the column's type, so that `CURRENT_DATE` in a text column is what PostgreSQL makes of it
-        return cells.Cell(column.default_sql, is_expression=True)
-    return cells.Cell(f"({column.default_sql})", type_oid=-1)
-
-
-def identity_sql(table: snapshots.Table, column: snapshots.Column) -> str:
-    """The next value of an identity column."""
-    relation = quoting.text(quoting.relation(table.schema, table.name))
-    name = quoting.text(column.name)
-    return f"pg_catalog.nextval(pg_catalog.pg_get_serial_sequence({relation}, {name})::regclass)"
 
 
 def _frame(
@@ -305,6 +291,7 @@ def _staged(tree: trees.Node, table: snapshots.Table, tail: conflict.Tail) -> St
         folded=tail.folded,
         returning=tree.returningClause is not None,
         on_conflict=tree.onConflictClause is not None,
+        may_update=bool(tree.onConflictClause is not None and tree.onConflictClause.targetList),
     )
 
 

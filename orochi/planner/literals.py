@@ -139,6 +139,8 @@ def constant(node: tree.Node) -> Constant | None:
             return Constant(oid, inside.text)
         if inside.oid in pgtypes.INTEGERS and oid in (*pgtypes.INTEGERS, pgtypes.NUMERIC):
             return Constant(oid, inside.text)
+        if inside.oid in (*pgtypes.INTEGERS, pgtypes.NUMERIC) and oid == pgtypes.FLOAT8:
+            return Constant(oid, inside.text)
     return None
 
 
@@ -153,6 +155,8 @@ def _plain(node: tree.Node) -> Constant | None:
             number = int(value.fval)
         except ValueError:
             return Constant(pgtypes.NUMERIC, value.fval)
+        if -(2**31) <= number < 2**31:
+            return Constant(pgtypes.INT4, value.fval)
         return Constant(pgtypes.INT8 if -(2**63) <= number < 2**63 else pgtypes.NUMERIC, value.fval)
     if isinstance(value, ast.String):
         return Constant(pgtypes.UNKNOWN, value.sval)
@@ -221,11 +225,22 @@ def _compare_float(column: int, name: str, value: Constant) -> Bound | None:
         return None
     if column == pgtypes.FLOAT4:
         if value.oid in (pgtypes.UNKNOWN, pgtypes.FLOAT4):
-            number = float(np.float32(number))  # float4in; the comparison is of float4 values
-            return (name, number) if np.isfinite(number) else None
+            return _as_float4(name, value.text.strip())
         if value.oid in pgtypes.INTEGERS and abs(number) >= 2**24:
             return None
     return name, number
+
+
+def _as_float4(name: str, text: str) -> Bound | None:
+    """A comparison with the float4 nearest to a decimal, as float4in reads it: rounded once, not by way of float8."""
+    with np.errstate(over="ignore"):
+        near = np.float32(float(text))
+    if not np.isfinite(near):
+        return None
+    exact = fractions.Fraction(text)
+    around = (near, np.nextafter(near, np.float32(-np.inf)), np.nextafter(near, np.float32(np.inf)))
+    finite = [float(item) for item in around if np.isfinite(item)]
+    return name, min(finite, key=lambda item: abs(fractions.Fraction(item) - exact))
 
 
 def _compare_time(column: int, name: str, value: Constant, zone: Zone) -> Bound | None:

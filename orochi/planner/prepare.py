@@ -43,8 +43,10 @@ def prepare(statement: parse.Statement, ctx: context.PlanContext, *, template: b
     """
     if not template:
         statement = bind(statement, ctx)
-    statement = views.expand(statement, ctx)
     scopes = names.resolve(statement.tree, ctx)
+    if scopes.views:
+        statement = views.expand(statement, ctx)
+        scopes = names.resolve(statement.tree, ctx)
     analysis = analyze.Analysis(scopes, ctx, fold=not template)
     pruned = {id(item): prune.prune(item, analysis) for item in scopes.references}
     analysis.settle()

@@ -18,7 +18,6 @@ Node: TypeAlias = Any
 #: pglast's node classes. Their stubs make every attribute optional, which the grammar knows better.
 ast: Any = typed_ast
 
-_SKIP = frozenset({"location", "stmt_location", "stmt_len", "rexpr_list_start", "rexpr_list_end"})
 _FIELDS: dict[type, tuple[str, ...]] = {}
 
 
@@ -27,25 +26,18 @@ def fields(node: Node) -> tuple[str, ...]:
     kind = type(node)
     found = _FIELDS.get(kind)
     if found is None:
-        found = _FIELDS[kind] = tuple(name for name in kind.__slots__ if name not in _SKIP)
+        found = _FIELDS[kind] = tuple(name for name, field in _slots(kind) if _holds_nodes(field.c_type))
     return found
 
 
-def children(node: Node) -> Iterator[Node]:
-    """The nodes directly under `node` (a node, or a tuple of them), in field order."""
-    if isinstance(node, tuple):
-        for item in node:
-            if isinstance(item, ast.Node):
-                yield item
-            elif isinstance(item, tuple):
-                yield from children(item)
-        return
-    for name in fields(node):
-        value = getattr(node, name)
-        if isinstance(value, ast.Node):
-            yield value
-        elif isinstance(value, tuple):
-            yield from children(value)
+def _slots(kind: type) -> Iterator[tuple[str, Any]]:
+    for base in kind.__mro__:
+        listed = base.__dict__.get("__slots__", {})
+        yield from listed.items() if isinstance(listed, dict) else ()
+
+
+def _holds_nodes(c_type: str) -> bool:
+    return c_type.endswith("*") and c_type != "char*"
 
 
 def walk(node: Node, stop: tuple[type, ...] = ()) -> Iterator[Node]:
@@ -53,11 +45,16 @@ def walk(node: Node, stop: tuple[type, ...] = ()) -> Iterator[Node]:
     stack = [node]
     while stack:
         current = stack.pop()
-        if not isinstance(current, tuple):
+        if isinstance(current, tuple):
+            stack.extend(current[::-1])
+        elif isinstance(current, typed_ast.Node):
             yield current
             if stop and isinstance(current, stop):
                 continue
-        stack.extend(reversed(list(children(current))))
+            for name in fields(current)[::-1]:
+                value = getattr(current, name)
+                if value is not None:
+                    stack.append(value)
 
 
 def transform(node: Node, replace: Callable[[Node], Node | None]) -> Node:

@@ -42,9 +42,10 @@ JOIN pg_attribute a ON a.attrelid = d.table_oid AND a.attnum = d.attnum
 WHERE c.chunk_id = ANY(%s)
 ORDER BY c.chunk_id
 """
-#: Shorter than deadlock_timeout, so that a client's statement is never the victim.
-_LOCK_TIMEOUT = "700ms"
-_TRIES, _TRIES_BESIDE_WRITERS = 40, 10
+#: How long to wait for a lock, try after try. At first for less than deadlock_timeout, so that no
+#: client's statement becomes a victim; in the end long enough for readers that follow one another.
+_LOCK_TIMEOUTS = (*["700ms"] * 8, *["2s"] * 4, *["5s"] * 4)
+_TRIES_BESIDE_WRITERS = 10
 _PAUSE_SECONDS, _SHORT_PAUSE_SECONDS = 0.1, 0.02
 _BUSY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 
@@ -130,12 +131,16 @@ def exclude_writers(node: Connection, states: Sequence[State], *, whole_shard: b
     """Keep others from writing to the chunks, or first to all of their shard; reading goes on.
 
     Raises:
+        WritersInTheWay: waiting could be a deadlock; begin again by keeping writers from the whole shard.
         OrochiError: 55P03, writers did not let go in time.
     """
     if whole_shard:
         _lock(node, f"ONLY {states[0].parent}", "SHARE ROW EXCLUSIVE")
-    for state in states:
-        _lock(node, state.partition, "SHARE ROW EXCLUSIVE")
+    for number, state in enumerate(states):
+        if whole_shard or number == 0:
+            _lock(node, state.partition, "SHARE ROW EXCLUSIVE")
+        elif not _lock_if_free(node, state.partition, "SHARE ROW EXCLUSIVE"):
+            raise WritersInTheWay  # one that has this chunk may wait for one that we have
 
 
 def exclude_readers(node: Connection, states: Sequence[State], *, whole_shard: bool) -> None:
@@ -151,15 +156,15 @@ def exclude_readers(node: Connection, states: Sequence[State], *, whole_shard: b
     parent = f"ONLY {states[0].parent}"
     if whole_shard:
         _lock(node, parent, "ACCESS EXCLUSIVE")
-    elif not _lock_if_free(node, parent):
+    elif not _lock_if_free(node, parent, "ACCESS EXCLUSIVE"):
         raise WritersInTheWay
     for state in states:
         _lock(node, state.partition, "ACCESS EXCLUSIVE")
 
 
 def _lock(node: Connection, relation: str, mode: str) -> None:
-    node.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
-    for attempt in range(_TRIES):
+    for attempt, patience in enumerate(_LOCK_TIMEOUTS):
+        node.execute(f"SET LOCAL lock_timeout = '{patience}'".encode())
         if _try(node, f"LOCK TABLE {relation} IN {mode} MODE"):
             return
         time.sleep(_PAUSE_SECONDS * (1 + attempt % 3))
@@ -170,9 +175,9 @@ def _lock(node: Connection, relation: str, mode: str) -> None:
     )
 
 
-def _lock_if_free(node: Connection, relation: str) -> bool:
+def _lock_if_free(node: Connection, relation: str, mode: str) -> bool:
     for _ in range(_TRIES_BESIDE_WRITERS):
-        if _try(node, f"LOCK TABLE {relation} IN ACCESS EXCLUSIVE MODE NOWAIT"):
+        if _try(node, f"LOCK TABLE {relation} IN {mode} MODE NOWAIT"):
             return True
         time.sleep(_SHORT_PAUSE_SECONDS)
     return False

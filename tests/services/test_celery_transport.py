@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,7 +58,7 @@ class Stack:
 
 
 @pytest.fixture(scope="module")
-def stack(postgres_server: services.Server) -> Stack:
+def stack(postgres_server: services.Server) -> Iterator[Stack]:
     folder = services.temporary_directory("transport")
     with psycopg.connect(postgres_server.dsn, autocommit=True) as connection:
         connection.execute("DROP DATABASE IF EXISTS transport")
@@ -77,7 +78,8 @@ def stack(postgres_server: services.Server) -> Stack:
         connection.execute("CREATE SCHEMA s1")
         connection.execute("CREATE TABLE s1.t (n bigint, t text)")
         connection.execute("INSERT INTO s1.t SELECT i, 'row ' || i FROM generate_series(1, 1000) i")
-    return Stack(dsn, folder)
+    yield Stack(dsn, folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

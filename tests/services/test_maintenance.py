@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -85,6 +86,7 @@ def stack(postgres_server: services.Server, valkey_server: services.Server) -> I
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(10)
         process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_an_answer(stack: _Stack) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 
 import psycopg
 import pytest
@@ -281,5 +281,38 @@ def test_settings_follow_the_session_inside_a_transaction(cluster: Cluster) -> N
         assert (await connection.query("SHOW timezone"))[0].rows != [(b"Asia/Kolkata",)]
         await t.commit(coordinator)
         await pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_deadlock_between_nodes_ends(cluster: Cluster) -> None:
+    for name in ("n1", "n2"):
+        cluster.run(name, "INSERT INTO t VALUES (1)")
+
+    async def scenario() -> None:
+        pool = cluster.pool()
+        first, second = transaction.Transaction(pool, dict), transaction.Transaction(pool, dict)
+
+        async def lock(t: transaction.Transaction, node_id: int) -> None:
+            connection = await t.node(node_id, write=True)
+            await connection.query("SELECT FROM public.t FOR UPDATE")
+
+        await lock(first, 1)
+        await lock(second, 2)
+        results = await asyncio.wait_for(
+            asyncio.gather(lock(first, 2), _ending(lock(second, 1), second), return_exceptions=True), 20
+        )
+        assert results[0] is None
+        assert isinstance(results[1], errors.RemoteError)
+        assert results[1].sqlstate == "57014"
+        assert (first.deadlocked, second.deadlocked) == (False, True)
+        await first.rollback()
+        await pool.close()
+
+    async def _ending(work: Coroutine[None, None, None], t: transaction.Transaction) -> None:
+        try:
+            await work
+        finally:
+            await t.rollback()
 
     asyncio.run(scenario())

@@ -300,7 +300,8 @@ class World:
     def ask(self, sql: str) -> Answer:
         cursor = self.connection.execute(sql.encode())
         description = cursor.description or []
-        return Answer(cursor.fetchall(), [c.name for c in description], [c.type_code for c in description])
+        rows = cursor.fetchall() if description else []
+        return Answer(rows, [c.name for c in description], [c.type_code for c in description])
 
 
 def _predicate(scan: fragment.Scan, item: fragment.Predicate) -> str:

@@ -166,12 +166,12 @@ def test_loaded_tables_stay_until_dropped(server: services.Server) -> None:
     loaded = {"orochi_i0": _load(server, "SELECT 5::int4 AS a")}
 
     async def use(session: Any) -> None:
-        names = await reduce.load_temp(session, loaded)
+        names = await reduce.load_temp(session.coordinator, loaded)
         sql = reduce.rename(
             'SELECT "pg_temp.orochi_i0".a FROM pg_temp.orochi_i0 AS "pg_temp.orochi_i0"', names
         )
         assert (await session.coordinator.query(sql))[-1].rows == [(b"5",)]
-        await reduce.drop_temp(session, names.values())
+        await reduce.drop_temp(session.coordinator, names.values())
         with pytest.raises(errors.RemoteError):
             await session.coordinator.query(sql)
 
