@@ -19,6 +19,8 @@ $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@echo "installing into $(VENV) ..."
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-cache-dir -e '.[embedded,demo,dev]'
+	@echo "compiling kernels ..."
+	@NUMBA_CACHE_DIR=$(VENV)/.numba-cache $(BIN)/python -m orochi.engine.warm
 	@touch $@
 
 setup: $(STAMP) ## create .venv with all that the other targets need

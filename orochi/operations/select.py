@@ -221,9 +221,9 @@ def choose_shards(
 
 async def _run_distributed(session: context.Session, plan: plans.Distributed, sink: context.Sink) -> str:
     if plan.final_sql is None:
-        intermediate = plan.intermediates[0]
-        if results.can_encode(intermediate.columns, sink.formats, session.settings):
-            return await _concatenate(session, plan, sink)
+        settings = await results.ready(session, plan.intermediates[0].columns, sink.formats)
+        if settings is not None:
+            return await _concatenate(session, plan, settings, sink)
     loaded = await gather(session, plan)
     final_sql = plan.final_sql
     if final_sql is None:
@@ -232,7 +232,9 @@ async def _run_distributed(session: context.Session, plan: plans.Distributed, si
     return await reduce.finish(session, loaded, final_sql, sink, keys_of(plan))
 
 
-async def _concatenate(session: context.Session, plan: plans.Distributed, sink: context.Sink) -> str:
+async def _concatenate(
+    session: context.Session, plan: plans.Distributed, settings: Mapping[str, str], sink: context.Sink
+) -> str:
     """Send fragment rows as they come, until the limit."""
     columns = plan.intermediates[0].columns
     left: int | None = plan.limit
@@ -243,7 +245,7 @@ async def _concatenate(session: context.Session, plan: plans.Distributed, sink: 
                 batch = batch.slice(0, left)
                 left -= len(batch)
             if batch.num_rows:
-                data, count = results.encode_rows(batch, columns, sink.formats, session.settings)
+                data, count = results.encode_rows(batch, columns, sink.formats, settings)
                 await sink.rows(data, count)
                 sent += count
         if left == 0:
@@ -323,9 +325,13 @@ async def execute_rewritten(
     A cursor reads its tables until it is closed, so what it was given stays for the session.
     """
     materialized = await materialize(session, statement, parameters)
-    if fields:
-        await sink.columns(fields)
-    tag = await session.coordinator.stream(materialized.sql, (), (), (), sink.formats, sink.rows)
+    try:
+        if fields:
+            await sink.columns(fields)
+        tag = await session.coordinator.stream(materialized.sql, (), (), (), sink.formats, sink.rows)
+    except errors.OrochiError:
+        await materialized.cleanup()
+        raise
     if statement.kind is not parse.Kind.DECLARE:
         await materialized.cleanup()
     await sink.complete(tag)

@@ -86,7 +86,9 @@ def _tables(node: tree.Node, ctx: context.PlanContext, inside: frozenset[str]) -
 
 
 #: Objects that a name list names with their table in front of them.
-_ON_TABLE = frozenset({"OBJECT_TRIGGER", "OBJECT_RULE", "OBJECT_POLICY", "OBJECT_COLUMN", "OBJECT_TABCONSTRAINT"})
+_ON_TABLE = frozenset(
+    {"OBJECT_TRIGGER", "OBJECT_RULE", "OBJECT_POLICY", "OBJECT_COLUMN", "OBJECT_TABCONSTRAINT"}
+)
 _TABLES = frozenset({"OBJECT_TABLE", "OBJECT_FOREIGN_TABLE"})
 
 

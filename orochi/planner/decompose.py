@@ -32,9 +32,7 @@ from orochi.planner import (
 from orochi.planner.tree import ast
 
 #: Aggregates whose parts combine by the same aggregate, giving the same type.
-_SAME = frozenset(
-    {"min", "max", "bool_and", "bool_or", "every", "bit_and", "bit_or", "bit_xor", "any_value"}
-)
+_SAME = frozenset({"min", "max", "bool_and", "bool_or", "every", "bit_and", "bit_or", "bit_xor", "any_value"})
 #: Argument types of sum and avg, by the name `pg_typeof` prints.
 _INTEGERS = frozenset({"smallint", "integer", "bigint"})
 _SUMMED = _INTEGERS | {"numeric", "real", "double precision", "interval", "money"}
@@ -77,9 +75,7 @@ def plan(prepared: prepare.Prepared, level: names.Level, found: spread.Spread) -
     groups = _groups(level)
     splitter = _Splitter(prepared, level, groups, found.keys)
     outputs = pieces.outputs(level)
-    listed = [
-        f"{_text(splitter.final(item.expression))} AS {names.quoted(item.name)}" for item in outputs
-    ]
+    listed = [f"{_text(splitter.final(item.expression))} AS {names.quoted(item.name)}" for item in outputs]
     tail = _tail(level, splitter)
     keys = [(f"g{index}", node) for index, node in enumerate(groups)]
     columns = [*keys, *((part.name, part.call) for part in splitter.parts.parts)]
@@ -161,13 +157,16 @@ def _tail(level: names.Level, splitter: _Splitter) -> str:
     text = ""
     if stmt.groupClause:
         distinct = "DISTINCT " if stmt.groupDistinct else ""
-        text += f" GROUP BY {distinct}" + ", ".join(_group_text(item, level, splitter) for item in stmt.groupClause)
+        text += f" GROUP BY {distinct}" + ", ".join(
+            _group_text(item, level, splitter) for item in stmt.groupClause
+        )
     if stmt.havingClause is not None:
         text += f" HAVING {_text(splitter.final(stmt.havingClause))}"
     if stmt.windowClause:
         text += " " + _windows(splitter.final_all(stmt.windowClause))
     order = [
-        f"{_text(splitter.final(key.expression))}{key.collation}{key.words}" for key in pieces.sort_keys(level)
+        f"{_text(splitter.final(key.expression))}{key.collation}{key.words}"
+        for key in pieces.sort_keys(level)
     ]
     return text + (" ORDER BY " + ", ".join(order) if order else "")
 
@@ -254,7 +253,9 @@ class _Splitter:
         if any(isinstance(part, ast.SubLink) for part in tree.walk(node)):
             raise spread.Unfit("a sub-SELECT inside an aggregate")
         split = _SPLITS.get(name)
-        if split is None or (len(tree.strings(node.funcname)) > 1 and tree.strings(node.funcname)[0] != "pg_catalog"):
+        if split is None or (
+            len(tree.strings(node.funcname)) > 1 and tree.strings(node.funcname)[0] != "pg_catalog"
+        ):
             raise spread.Unfit(f"aggregate {name} does not split")
         return split(self, node)
 
@@ -271,7 +272,9 @@ class _Splitter:
     ) -> str:
         """A partial column: the aggregate `name` over the arguments and FILTER of `node`."""
         arguments = node.args if argument is None else (argument,)
-        call = tree.changed(node, funcname=tree.names(name), args=arguments, agg_star=node.agg_star, agg_distinct=distinct)
+        call = tree.changed(
+            node, funcname=tree.names(name), args=arguments, agg_star=node.agg_star, agg_distinct=distinct
+        )
         return f"{pieces.RELATION}.{self.parts.add(call)}"
 
     def argument_type(self, node: tree.Node) -> str:

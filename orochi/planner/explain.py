@@ -157,7 +157,9 @@ def _modify(plan: plans.Modify, snapshot: snapshots.Snapshot) -> dict[str, Any]:
         homes = {
             node
             for shard in kept
-            for node in (shard.node_ids if target.kind is snapshots.TableKind.REFERENCE else shard.node_ids[:1])
+            for node in (
+                shard.node_ids if target.kind is snapshots.TableKind.REFERENCE else shard.node_ids[:1]
+            )
         }
         found["Nodes"] = [f"n{node}" for node in sorted(homes)]
         compressed = sum(len(chunk.stripes) for shard in kept for chunk in shard.chunks)

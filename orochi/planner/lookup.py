@@ -59,7 +59,11 @@ def _handed_on(item: names.Other, name: str) -> tree.Node | None:
     if name in renamed:
         target = targets[renamed.index(name)] if not stars and len(renamed) <= len(targets) else None
         return target.val if target is not None and tree.is_column(target.val) else None
-    found = [node for node in targets[len(renamed) :] if not labels.is_star(node) and labels.output_name(node) == name]
+    found = [
+        node
+        for node in targets[len(renamed) :]
+        if not labels.is_star(node) and labels.output_name(node) == name
+    ]
     if renamed and stars:
         return None
     if len(found) == 1:

@@ -38,9 +38,7 @@ def target(statement: parse.Statement, ctx: context.PlanContext) -> snapshots.Ta
         FeatureNotSupported: it modifies a view over Orochi tables.
     """
     node = statement.tree.relation
-    found = names.find_relation(
-        ctx.snapshot, ctx.search_path, ctx.temp_tables, node.schemaname, node.relname
-    )
+    found = names.find_relation(ctx.snapshot, ctx.search_path, ctx.temp_tables, node.schemaname, node.relname)
     if isinstance(found, snapshots.View):
         raise errors.FeatureNotSupported(
             f'cannot modify view "{found.name}" over an Orochi table', hint="Modify the table itself."
@@ -213,7 +211,9 @@ def _is_correlated(node: tree.Node, prepared: prepare.Prepared) -> bool:
 
 def _from_items(top: names.Level) -> list[tree.Node]:
     return [
-        item.node for item in top.relations.values() if not (isinstance(item, names.Reference) and item.target)
+        item.node
+        for item in top.relations.values()
+        if not (isinstance(item, names.Reference) and item.target)
     ]
 
 
@@ -222,7 +222,10 @@ def _is_foreign_from(
 ) -> bool:
     relation = top.relations[id(node)]
     if isinstance(relation, names.Reference):
-        return not _fits(relation, item, prepared)
+        apart = (
+            relation.table.kind is snapshots.TableKind.SINGLE and item.table.kind is not relation.table.kind
+        )
+        return apart or not _fits(relation, item, prepared)
     if relation.kind in ("values", "function"):
         return False
     if relation.kind == "subquery" and not node.lateral:
@@ -239,7 +242,8 @@ def _fits(relation: names.Reference, item: names.Reference, prepared: prepare.Pr
         return False
     classes = prepared.analysis.classes(prepared.analysis.quals(relation))
     return classes.equal(
-        (id(relation), str(relation.table.distribution_column)), (id(item), str(item.table.distribution_column))
+        (id(relation), str(relation.table.distribution_column)),
+        (id(item), str(item.table.distribution_column)),
     )
 
 

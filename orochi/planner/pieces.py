@@ -48,7 +48,9 @@ def _starred(target: tree.Node, level: names.Level) -> list[names.Reference | na
         if found is not None:
             return [found]
         return [
-            item for item in level.relations.values() if isinstance(item, names.Other) and item.alias == parts[0]
+            item
+            for item in level.relations.values()
+            if isinstance(item, names.Other) and item.alias == parts[0]
         ]
     merging = any(
         isinstance(node, ast.JoinExpr) and (node.usingClause or node.isNatural or node.alias is not None)
@@ -95,7 +97,11 @@ def canonical(node: tree.Node, level: names.Level) -> tree.Node:
 def over_scans(node: tree.Node, prepared: prepare.Prepared) -> tree.Node:
     """`node` reading scans instead of tables, every name in it meaning the same on a node."""
     placeholders = dict(
-        zip((id(item) for item in prepared.references), scans.scan_names(len(prepared.references)), strict=True)
+        zip(
+            (id(item) for item in prepared.references),
+            scans.scan_names(len(prepared.references)),
+            strict=True,
+        )
     )
     return _over(node, prepared, {key: ("", name) for key, name in placeholders.items()})
 
@@ -116,7 +122,9 @@ def _over(node: tree.Node, prepared: prepare.Prepared, relations: dict[int, tupl
             reference = by_node[id(part)]
             schema, name = relations[id(reference)]
             alias = part.alias or ast.Alias(aliasname=reference.alias)
-            return tree.changed(part, schemaname=schema or None, relname=name, alias=alias, inh=True, catalogname=None)
+            return tree.changed(
+                part, schemaname=schema or None, relname=name, alias=alias, inh=True, catalogname=None
+            )
         if isinstance(part, ast.ColumnRef) and len(part.fields) > 2 and id(part) in levels:
             found = lookup.find_alias(tree.strings(part.fields)[:-1], levels[id(part)])
             if found is not None:
@@ -162,8 +170,14 @@ def sort_keys(level: names.Level) -> list[SortKey]:
     """
     found = []
     for item in level.stmt.sortClause or ():
-        direction = {"SORTBY_DEFAULT": "", "SORTBY_ASC": " ASC", "SORTBY_DESC": " DESC"}.get(item.sortby_dir.name)
-        nulls = {"SORTBY_NULLS_DEFAULT": "", "SORTBY_NULLS_FIRST": " NULLS FIRST", "SORTBY_NULLS_LAST": " NULLS LAST"}
+        direction = {"SORTBY_DEFAULT": "", "SORTBY_ASC": " ASC", "SORTBY_DESC": " DESC"}.get(
+            item.sortby_dir.name
+        )
+        nulls = {
+            "SORTBY_NULLS_DEFAULT": "",
+            "SORTBY_NULLS_FIRST": " NULLS FIRST",
+            "SORTBY_NULLS_LAST": " NULLS LAST",
+        }
         if direction is None:
             raise spread.Unfit("ORDER BY ... USING")
         expression, collation = strip_collation(spread.sort_expression(item.node, level))
@@ -247,4 +261,7 @@ def named(column: fragments.OutputColumn | None, name: str) -> fragments.OutputC
 
 def fold(prepared: prepare.Prepared, node: tree.Node) -> tree.Node:
     """`node` with the client's `now()` and the like put in."""
-    return safety.fold(node, prepared.ctx)
+    try:
+        return safety.fold(node, prepared.ctx)
+    except literals.NeedsFolding as needed:
+        raise literals.NeedsFolding((*prepared.analysis.wishes, *needed.expressions)) from needed

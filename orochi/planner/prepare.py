@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 from orochi import errors
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import analyze, context, edit, names, parse, prune, tree, views
+from orochi.planner import analyze, context, edit, names, parse, prune, safety, tree, views
 from orochi.planner.tree import ast
 
 
@@ -49,6 +50,10 @@ def prepare(statement: parse.Statement, ctx: context.PlanContext, *, template: b
         scopes = names.resolve(statement.tree, ctx)
     analysis = analyze.Analysis(scopes, ctx, fold=not template)
     pruned = {id(item): prune.prune(item, analysis) for item in scopes.references}
+    if analysis.wishes:
+        # one round trip for all: what else of the statement only the session can tell
+        with contextlib.suppress(parse.CannotDeparse):
+            analysis.wishes += safety.folds(statement.tree, ctx)
     analysis.settle()
     return Prepared(statement, scopes, analysis, pruned, ctx)
 

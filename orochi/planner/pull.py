@@ -87,7 +87,9 @@ def plan(prepared: prepare.Prepared, reason: str, *, target: str | None = None) 
 
 
 #: Types that GROUP BY does not take: they have no equality of the kind it needs.
-_NOT_GROUPABLE = frozenset({114, 142, 600, 601, 602, 603, 604, 628, 718, 199, 143, 1017, 1018, 1019, 1020, 1027})
+_NOT_GROUPABLE = frozenset(
+    {114, 142, 600, 601, 602, 603, 604, 628, 718, 199, 143, 1017, 1018, 1019, 1020, 1027}
+)
 
 
 def is_groupable(column: snapshots.Column) -> bool:
@@ -176,7 +178,9 @@ def _own_terms(reference: names.Reference, prepared: prepare.Prepared) -> list[s
     return found
 
 
-def _is_own(term: tree.Node, level: names.Level, reference: names.Reference, prepared: prepare.Prepared) -> bool:
+def _is_own(
+    term: tree.Node, level: names.Level, reference: names.Reference, prepared: prepare.Prepared
+) -> bool:
     """Whether a condition is about columns of this one table and nothing else."""
     if isinstance(term, ast.A_Const):
         return False
@@ -224,7 +228,9 @@ def _columns_of(table: snapshots.Table, mentioned: set[str], *, whole: bool) -> 
 
 def narrowest(table: snapshots.Table) -> tuple[snapshots.Column, ...]:
     """One cheap column, to count rows by."""
-    return (min(table.columns, key=lambda column: (not column.not_null, column.base_oid not in (21, 23, 1082))),)
+    return (
+        min(table.columns, key=lambda column: (not column.not_null, column.base_oid not in (21, 23, 1082))),
+    )
 
 
 def _relation_sql(name: str, reference: names.Reference, columns: tuple[snapshots.Column, ...]) -> str:
@@ -233,7 +239,11 @@ def _relation_sql(name: str, reference: names.Reference, columns: tuple[snapshot
         return f"pg_temp.{name}{alias}"
     listed = ", ".join(
         names.quoted(column.name)
-        + (f" COLLATE {names.quoted(column.collation)} AS {names.quoted(column.name)}" if column.collation else "")
+        + (
+            f" COLLATE {names.quoted(column.collation)} AS {names.quoted(column.name)}"
+            if column.collation
+            else ""
+        )
         for column in columns
     )
     return f"(SELECT {listed} FROM pg_temp.{name} AS {name}){alias}"
@@ -242,7 +252,9 @@ def _relation_sql(name: str, reference: names.Reference, columns: tuple[snapshot
 def _edit_columns(editor: edit.Editor, prepared: prepare.Prepared) -> None:
     """Make column references fit: no schema, whole rows of the table's own type, no system columns."""
     targets = {
-        id(node.val) for node in tree.walk(prepared.statement.tree) if isinstance(node, ast.ResTarget) and not node.name
+        id(node.val)
+        for node in tree.walk(prepared.statement.tree)
+        if isinstance(node, ast.ResTarget) and not node.name
     }
     rows = {
         id(node): row
@@ -288,15 +300,19 @@ def _row_sql(reference: names.Reference) -> str:
     """A whole row as a value of the table's type; NULL, not a row of nulls, where an outer join added it."""
     alias = names.quoted(reference.alias)
     row = ", ".join(f"{alias}.{names.quoted(shown)}" for shown in reference.visible)
-    return f"(CASE WHEN {alias} IS DISTINCT FROM NULL THEN ROW({row})::{names.qualified(reference.table)} END)"
+    return (
+        f"(CASE WHEN {alias} IS DISTINCT FROM NULL THEN ROW({row})::{names.qualified(reference.table)} END)"
+    )
 
 
 def _refuse_system_column(parts: tuple[str, ...], level: names.Level) -> None:
     if parts[-1] not in names.SYSTEM_COLUMNS:
         return
     found = lookup.find_alias(parts[:-1], level) if len(parts) > 1 else None
-    alone = len(parts) == 1 and bool(level.relations) and all(
-        isinstance(item, names.Reference) for item in level.relations.values()
+    alone = (
+        len(parts) == 1
+        and bool(level.relations)
+        and all(isinstance(item, names.Reference) for item in level.relations.values())
     )
     if found is not None or alone:
         raise errors.FeatureNotSupported(

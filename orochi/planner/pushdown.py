@@ -103,7 +103,12 @@ def _build(
     intermediate = intermediate_of(prepared, sql, types, describe, vector.rows(prepared, level, targets, top))
     final = None
     listed = list(zip(columns, targets, strict=True))
-    if order or stmt.distinctClause or stmt.limitOffset is not None or (stmt.limitCount is not None and top is None):
+    if (
+        order
+        or stmt.distinctClause
+        or stmt.limitOffset is not None
+        or (stmt.limitCount is not None and top is None)
+    ):
         final = _final(stmt, outputs, [f"{name}{collation}" for name, (_, collation) in listed], order)
     return plans.Distributed("pushdown", (intermediate,), final, limit=None if final else top)
 
@@ -112,7 +117,8 @@ def _final(
     stmt: tree.Node, outputs: list[pieces.Output], columns: list[str], order: list[tuple[int, str, str]]
 ) -> str:
     listed = ", ".join(
-        f"{pieces.RELATION}.{name} AS {names.quoted(item.name)}" for item, name in zip(outputs, columns, strict=False)
+        f"{pieces.RELATION}.{name} AS {names.quoted(item.name)}"
+        for item, name in zip(outputs, columns, strict=False)
     )
     distinct = "DISTINCT " if stmt.distinctClause else ""
     sorted_by = _order(order, [f"{pieces.RELATION}.{name}" for name in columns])
@@ -122,7 +128,9 @@ def _final(
 def _order(order: list[tuple[int, str, str]], columns: list[str]) -> str:
     if not order:
         return ""
-    return " ORDER BY " + ", ".join(f"{columns[index]}{collation}{words}" for index, collation, words in order)
+    return " ORDER BY " + ", ".join(
+        f"{columns[index]}{collation}{words}" for index, collation, words in order
+    )
 
 
 def _grouping(level: names.Level) -> tuple[tree.Node, ...] | None:
@@ -153,7 +161,15 @@ def intermediate_of(
         name=pieces.RELATION,
         columns=columns,
         fragments=scans.build(
-            units, references, prepared.pruned, wanted, sql, columns, prepared.ctx, scans.Numbers(), vector_sql
+            units,
+            references,
+            prepared.pruned,
+            wanted,
+            sql,
+            columns,
+            prepared.ctx,
+            scans.Numbers(),
+            vector_sql,
         ),
         shards_total=len(spread_tables[0].table.shards) if spread_tables else 1,
         table=", ".join(dict.fromkeys(f"{item.table.schema}.{item.table.name}" for item in references)),
@@ -173,7 +189,11 @@ def kept_shards(prepared: prepare.Prepared) -> list[int]:
 def _kept(item: analyze.Item | None, prepared: prepare.Prepared) -> set[int] | None:
     """The shards without which a FROM tree has no rows; None for any."""
     if isinstance(item, names.Reference):
-        return {shard.index for shard in prepared.pruned[id(item)].shards} if scans.is_distributed(item) else None
+        return (
+            {shard.index for shard in prepared.pruned[id(item)].shards}
+            if scans.is_distributed(item)
+            else None
+        )
     if isinstance(item, names.Other):
         return _kept(prepared.analysis.joins[id(item.level)], prepared) if item.level is not None else None
     if item is None or item.kind not in ("JOIN_INNER", "JOIN_LEFT"):

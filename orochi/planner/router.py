@@ -232,5 +232,3 @@ def _output_names(prepared: prepare.Prepared) -> list[str]:
     if not stmt.targetList:
         raise spread.Unfit("it has no columns")
     return [f"c{index}" for index in range(len(pieces.outputs(level)))]
-
-

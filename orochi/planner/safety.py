@@ -49,7 +49,9 @@ def _call(node: tree.Node, ctx: context.PlanContext, _types: frozenset[str]) -> 
     if function is None:
         return f"function {'.'.join(parts)} runs on the coordinator"
     place = function.place(len(node.args or ()))
-    if place is builtins.Place.ANYWHERE or (place is builtins.Place.SESSION and is_foldable(node, ctx.builtins)):
+    if place is builtins.Place.ANYWHERE or (
+        place is builtins.Place.SESSION and is_foldable(node, ctx.builtins)
+    ):
         return None
     kind = "volatile function" if "v" in function.volatility else "function"
     return f"{kind} {parts[-1]} runs on the coordinator"

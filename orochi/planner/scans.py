@@ -54,7 +54,9 @@ class Unit:
     shards: tuple[snapshots.Shard, ...]
 
 
-def units(references: Sequence[names.Reference], pruned: dict[int, prune.Pruned], kept: Iterable[int]) -> list[Unit]:
+def units(
+    references: Sequence[names.Reference], pruned: dict[int, prune.Pruned], kept: Iterable[int]
+) -> list[Unit]:
     """The fragments of co-located tables: one for each kept shard index, with reference tables where they go.
 
     Args:
@@ -116,7 +118,9 @@ def build(
             shard_ids=tuple(dict.fromkeys(shard.shard_id for shard in unit.shards)),
             scans=tuple(
                 scan(name, item, shard, pruned[id(item)], wanted)
-                for name, item, shard, wanted in zip(placeholders, references, unit.shards, columns, strict=True)
+                for name, item, shard, wanted in zip(
+                    placeholders, references, unit.shards, columns, strict=True
+                )
             ),
             sql=sql,
             columns=outputs,
@@ -140,5 +144,3 @@ def colocated(references: Sequence[names.Reference]) -> bool:
         set.intersection(*fixed, *(set(item.table.shards[index].node_ids) for item in spread))
         for index in counts
     )
-
-

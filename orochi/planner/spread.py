@@ -25,10 +25,12 @@ class Spread:
     Attributes:
         distributed: over the shards; else every node has all of them.
         keys: distribution columns that each row carries the value of.
+        single: all in one shard, so that any query of it is answered there.
     """
 
     distributed: bool
     keys: tuple[analyze.ColumnKey, ...] = ()
+    single: bool = False
 
 
 REPLICATED = Spread(False)
@@ -70,7 +72,9 @@ class Checker:
         self._sublinks(level, found)
         return found
 
-    def closed(self, keys: tuple[analyze.ColumnKey, ...], terms: analyze.Terms, key: analyze.ColumnKey) -> bool:
+    def closed(
+        self, keys: tuple[analyze.ColumnKey, ...], terms: analyze.Terms, key: analyze.ColumnKey
+    ) -> bool:
         """Whether a column equals one of `keys` where `terms` hold."""
         classes = self._analysis.classes(terms)
         return any(classes.equal(key, other) for other in keys)
@@ -80,7 +84,7 @@ class Checker:
             if item.hidden or item.sampled:
                 raise Unfit("a join alias or TABLESAMPLE hides a table")
             if item.table.kind is snapshots.TableKind.SINGLE:
-                return Spread(True)
+                return Spread(True, single=True)
             if not scans.is_distributed(item):
                 return REPLICATED
             assert item.table.distribution_column is not None
@@ -159,11 +163,20 @@ class Checker:
         inside = terms
         if item.kind != "JOIN_INNER":
             on = tuple((term, level) for term in item.terms) if level is not None else ()
-            inside = terms + on + _inner(item.right, level) + (_inner(item.left, level) if item.kind == "JOIN_FULL" else ())
+            inside = (
+                terms
+                + on
+                + _inner(item.right, level)
+                + (_inner(item.left, level) if item.kind == "JOIN_FULL" else ())
+            )
         left = self._item(item.left, terms if item.kind != "JOIN_FULL" else inside)
         right = self._item(item.right, inside)
         if not left.distributed and not right.distributed:
             return REPLICATED
+        if left.single or right.single:
+            if left.single == left.distributed and right.single == right.distributed:
+                return Spread(True, single=True)
+            raise Unfit("a table with one shard is joined with a distributed one")
         if left.distributed and right.distributed:
             classes = self._analysis.classes(inside)
             if not any(classes.equal(a, b) for a in left.keys for b in right.keys):
@@ -257,7 +270,9 @@ def group_expression(item: tree.Node, level: names.Level) -> tree.Node:
         found = lookup.origin(item, level)
         if found is not None and (found[0].level is level or _is_below(found[0].level, level)):
             return item
-        if any(isinstance(other, names.Other) and other.kind != "subquery" for other in level.relations.values()):
+        if any(
+            isinstance(other, names.Other) and other.kind != "subquery" for other in level.relations.values()
+        ):
             return item  # it may be a column of that
         return _output(item, level.stmt)
     return _position(item, level.stmt)

@@ -153,7 +153,10 @@ class _Writer:
     def _comparison(self, node: tree.Node) -> str:
         kind, name = node.kind.name, tree.operator(node)
         if kind == "AEXPR_BETWEEN":
-            low, high = (self._compared(node.lexpr, op, item) for op, item in zip((">=", "<="), node.rexpr, strict=True))
+            low, high = (
+                self._compared(node.lexpr, op, item)
+                for op, item in zip((">=", "<="), node.rexpr, strict=True)
+            )
             return f"({low} AND {high})"
         if kind == "AEXPR_IN" and tree.strings(node.name) == ("=",):
             return "(" + " OR ".join(self._compared(node.lexpr, "=", item) for item in node.rexpr) + ")"
@@ -186,7 +189,9 @@ class _Writer:
         if name == "count":
             argument = self.column(call.args[0], _COLUMNS) if call.args else "*"
         else:
-            types = {"sum": pgtypes.INTEGERS, "min": _ORDERED, "max": _ORDERED}.get(name, frozenset({pgtypes.BOOL}))
+            types = {"sum": pgtypes.INTEGERS, "min": _ORDERED, "max": _ORDERED}.get(
+                name, frozenset({pgtypes.BOOL})
+            )
             argument = self.column(call.args[0], types)
         kept = f" FILTER (WHERE {self.condition(call.agg_filter)})" if call.agg_filter is not None else ""
         return f"{_NAMES.get(name, name)}({argument}){kept}"

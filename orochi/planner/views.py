@@ -26,7 +26,9 @@ def expand(statement: parse.Statement, ctx: context.PlanContext) -> parse.Statem
         for column, _ in scopes.columns:
             parts = tree.strings(column.fields)
             if len(parts) > 2 and any(parts[-3:-1] == (view.schema, view.name) for _, view in scopes.views):
-                editor.column(column, ".".join(part if part == "*" else names.quoted(part) for part in parts[-2:]))
+                editor.column(
+                    column, ".".join(part if part == "*" else names.quoted(part) for part in parts[-2:])
+                )
         statement = parse.parse_one(editor.result())
     raise errors.OrochiError("views are nested too deeply", sqlstate="54001")
 

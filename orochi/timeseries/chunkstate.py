@@ -237,7 +237,8 @@ def commit(catalog: Connection, node: Connection, state: State) -> None:
     row = catalog.execute(twophase.CLUSTER_ID_SQL).fetchone()
     assert row is not None
     gid = twophase.gid(str(row[0]), f"m{secrets.token_hex(8)}")
-    node.execute(f"PREPARE TRANSACTION '{gid}'")
+    branch = twophase.branch(gid, state.node_id)
+    node.execute(f"PREPARE TRANSACTION '{branch}'".encode())
     try:
         catalog.execute(
             "SELECT orochi._record_decision(%s, %s)", (gid, [twophase.MARKER_NODE, state.node_id])
@@ -246,10 +247,10 @@ def commit(catalog: Connection, node: Connection, state: State) -> None:
     except psycopg.Error:
         if not catalog.closed:  # refused, so decided against
             catalog.execute("ROLLBACK")
-            node.execute(f"ROLLBACK PREPARED '{gid}'")
+            node.execute(f"ROLLBACK PREPARED '{branch}'".encode())
         raise
     try:
-        node.execute(f"COMMIT PREPARED '{gid}'")
+        node.execute(f"COMMIT PREPARED '{branch}'".encode())
     except psycopg.Error:
         return
 

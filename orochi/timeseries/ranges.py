@@ -129,7 +129,7 @@ def raw_sql(type_oid: int, column: str) -> str:
     if type_oid == pgtypes.DATE:
         finite = f"({column} - '2000-01-01'::date)::bigint"
     else:
-        finite = f"(extract(epoch FROM {column}) * 1000000)::bigint - {pgtypes.EPOCH_SHIFT_SECONDS}000000"
+        finite = f"((extract(epoch FROM {column}) - {pgtypes.EPOCH_SHIFT_SECONDS}) * 1000000)::bigint"
     infinite = f"CASE WHEN {column} > '2000-01-01' THEN {_MAX.get(type_oid, _MAX64)} ELSE {_MIN.get(type_oid, _MIN64)} END"
     return f"CASE WHEN isfinite({column}) THEN {finite} ELSE {infinite} END"
 

@@ -13,7 +13,7 @@ _FORMATS = {
     "text": "",
     "text-options": " WITH (DELIMITER '|', NULL 'nil')",
     "csv": " WITH (FORMAT csv)",
-    "csv-header": " WITH (FORMAT csv, HEADER, FORCE_QUOTE (what), NULL '<>')",
+    "csv-header": " WITH (FORMAT csv, HEADER, QUOTE '~', NULL '<>')",
     "binary": " WITH (FORMAT binary)",
 }
 

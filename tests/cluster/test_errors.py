@@ -21,7 +21,7 @@ _LIKE_POSTGRESQL = {
     "ambiguous": "SELECT tenant FROM events AS a, events AS b",
     "division": "SELECT 1 / (tenant - tenant) FROM events",
     "division-one-shard": "SELECT 1 / (tenant - tenant) FROM events WHERE tenant = 1",
-    "cast": "SELECT what::int FROM events WHERE what IS NOT NULL",
+    "cast": "SELECT what::int FROM events WHERE id = 5",
     "overflow": "SELECT tenant * 2147483647 FROM events WHERE tenant = 3",
     "scalar-subquery": "SELECT (SELECT id FROM events)",
     "limit": "SELECT * FROM events LIMIT -1",

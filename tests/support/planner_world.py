@@ -47,7 +47,8 @@ class Answer:
     def rounded(self) -> list[tuple[str, ...]]:
         """The rows as text, floats to nine digits: their sums depend on the order of adding."""
         return [
-            tuple(f"{value:.9g}" if isinstance(value, float) else repr(value) for value in row) for row in self.rows
+            tuple(f"{value:.9g}" if isinstance(value, float) else repr(value) for value in row)
+            for row in self.rows
         ]
 
     def sorted_rows(self) -> list[tuple[str, ...]]:

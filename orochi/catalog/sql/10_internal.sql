@@ -43,12 +43,18 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
             + extract(microseconds FROM value))::bigint
 $$;
 
+-- Ranges may reach past the finite values: there stand the infinities.
 CREATE OR REPLACE FUNCTION orochi._raw_to_timestamptz(raw bigint, type_oid oid) RETURNS timestamptz
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
-    SELECT CASE type_oid
-        WHEN 'timestamptz'::regtype THEN timestamptz '2000-01-01 00:00:00+00' + raw * interval '1 microsecond'
-        WHEN 'timestamp'::regtype THEN (timestamp '2000-01-01' + raw * interval '1 microsecond') AT TIME ZONE 'UTC'
-        WHEN 'date'::regtype THEN (date '2000-01-01' + raw::integer)::timestamp AT TIME ZONE 'UTC' END
+    SELECT CASE
+        WHEN type_oid IN ('timestamptz'::regtype, 'timestamp'::regtype) THEN
+            CASE WHEN raw >= 9223371331200000000 THEN 'infinity'::timestamptz
+                WHEN raw < -211813488000000000 THEN '-infinity'::timestamptz
+                ELSE timestamptz '2000-01-01 00:00:00+00' + raw * interval '1 microsecond' END
+        WHEN type_oid = 'date'::regtype THEN
+            CASE WHEN raw >= 106751983 THEN 'infinity'::timestamptz
+                WHEN raw < -2451545 THEN '-infinity'::timestamptz
+                ELSE (date '2000-01-01' + raw::integer)::timestamp AT TIME ZONE 'UTC' END END
 $$;
 
 CREATE OR REPLACE FUNCTION orochi._raw_interval(raw bigint, type_oid oid) RETURNS interval
@@ -66,8 +72,8 @@ $$ SELECT type_oid IN ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::reg
 CREATE OR REPLACE FUNCTION orochi._timestamptz_to_raw(value timestamptz, type_oid oid) RETURNS bigint
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT CASE type_oid
-        WHEN 'timestamptz'::regtype THEN (extract(epoch FROM value) * 1000000)::bigint - 946684800000000
-        WHEN 'timestamp'::regtype THEN (extract(epoch FROM value::timestamp) * 1000000)::bigint - 946684800000000
+        WHEN 'timestamptz'::regtype THEN ((extract(epoch FROM value) - 946684800) * 1000000)::bigint
+        WHEN 'timestamp'::regtype THEN ((extract(epoch FROM value::timestamp) - 946684800) * 1000000)::bigint
         WHEN 'date'::regtype THEN value::date - date '2000-01-01' END
 $$;
 

@@ -22,7 +22,7 @@ BEGIN
     CREATE FUNCTION orochi._time_value_send(orochi.time_value) RETURNS bytea
         LANGUAGE internal STABLE STRICT PARALLEL SAFE AS 'textsend';
     CREATE TYPE orochi.time_value (INPUT = orochi._time_value_in, OUTPUT = orochi._time_value_out,
-        RECEIVE = orochi._time_value_recv, SEND = orochi._time_value_send, LIKE = pg_catalog.text);
+        RECEIVE = orochi._time_value_recv, SEND = orochi._time_value_send, LIKE = pg_catalog.text, CATEGORY = 'S');
     CREATE CAST (text AS orochi.time_value) WITH INOUT AS IMPLICIT;
     FOREACH source IN ARRAY ARRAY['interval', 'timestamptz', 'timestamp', 'date', 'bigint', 'integer', 'smallint'] LOOP
         EXECUTE format('CREATE FUNCTION orochi._time_value(value %1$s) RETURNS orochi.time_value

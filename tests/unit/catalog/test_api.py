@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 
-from orochi.catalog import api, store, twophase
-from orochi.executor import node_pool, transaction
+from orochi.catalog import api, store
 from orochi.operations import calls, compression_calls
 
 
@@ -15,16 +14,13 @@ def test_every_function_has_a_handler() -> None:
 
 
 def test_result_columns_by_width() -> None:
-    assert [name for name, _ in api.result_columns("create_hypertable", 2) or ()] == ["hypertable_id", "created"]
+    assert [name for name, _ in api.result_columns("create_hypertable", 2) or ()] == [
+        "hypertable_id",
+        "created",
+    ]
     assert len(api.result_columns("create_hypertable", 4) or ()) == 4
     assert api.result_columns("drop_chunks") is None
     assert api.result_type("drop_chunks") == "text"
-
-
-def test_two_phase_names_are_the_same_everywhere() -> None:
-    assert twophase.gid("c", "1").startswith(transaction.gid_prefix("c"))
-    assert transaction.MARKER_NODE == twophase.MARKER_NODE
-    assert node_pool.CLUSTER_ID_SQL == twophase.CLUSTER_ID_SQL
 
 
 def test_snapshot_from_rows() -> None:
@@ -43,7 +39,9 @@ def test_snapshot_from_rows() -> None:
         "stripes": [[9, 4, "p", 10, 200]],
         "views": None,
     }
-    snapshot = store.from_rows((kind, None if data is None else json.dumps(data)) for kind, data in rows.items())
+    snapshot = store.from_rows(
+        (kind, None if data is None else json.dumps(data)) for kind, data in rows.items()
+    )
     found = snapshot.table("public", "t")
     assert found is not None
     assert [shard.schema for shard in found.shards] == ["orochi_s102008_2", "orochi_s102009_1"]

@@ -45,7 +45,9 @@ def test_storage_options_are_taken_out_of_alter_table() -> None:
     plan = ddl.read(parse.parse_one("ALTER TABLE t SET (orochi.segmentby = 'a, b', fillfactor = 70)"))
     assert plan.options == {"segmentby": "a, b"}
     assert plan.sql == "ALTER TABLE t SET (fillfactor = 70)"
-    plan = ddl.read(parse.parse_one("ALTER TABLE t SET (timescaledb.compress, timescaledb.compress_orderby='x desc')"))
+    plan = ddl.read(
+        parse.parse_one("ALTER TABLE t SET (timescaledb.compress, timescaledb.compress_orderby='x desc')")
+    )
     assert plan.options == {"compress": "true", "orderby": "x desc"}
     assert plan.sql is None
 

@@ -103,7 +103,12 @@ def test_names_reach_every_chunk() -> None:
 
 def test_foreign_keys_refer_to_shards() -> None:
     key = constraint(
-        11, "fk", "f", 'FOREIGN KEY (a) REFERENCES public."R x"(id) ON DELETE CASCADE', references=7, referenced='public."R x"'
+        11,
+        "fk",
+        "f",
+        'FOREIGN KEY (a) REFERENCES public."R x"(id) ON DELETE CASCADE',
+        references=7,
+        referenced='public."R x"',
     )
     after = dataclasses.replace(BEFORE, constraints=(*BEFORE.constraints, key))
     assert changes(after, references={7: "s9"}) == [
