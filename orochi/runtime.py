@@ -145,4 +145,3 @@ async def create(settings: settings_module.Settings) -> Runtime:
     runtime = Runtime(settings)
     await runtime.start()
     return runtime
-

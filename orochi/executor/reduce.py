@@ -79,9 +79,7 @@ async def load_temp(
             definition += f", PRIMARY KEY ({', '.join(placeholders.quote(column) for column in keys[name])})"
         tail = " ON COMMIT DROP" if on_commit_drop else ""
         await coordinator.query(f"CREATE TEMPORARY TABLE {table} ({definition}){tail}")
-        await coordinator.copy_in(
-            f"COPY {table} FROM STDIN (FORMAT binary)", _stream_of(batches, columns)
-        )
+        await coordinator.copy_in(f"COPY {table} FROM STDIN (FORMAT binary)", _stream_of(batches, columns))
         names[name] = table
     return names
 

@@ -101,4 +101,3 @@ def _union(scan: plan_fragment.Scan, stage: str) -> str:
         "WHERE orochi_deleted.stripe_id = orochi_stage.orochi_stripe_id "
         "AND orochi_deleted.row_number = orochi_stage.orochi_row_number))"
     )
-

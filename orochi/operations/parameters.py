@@ -50,7 +50,9 @@ def _local_text(value: bytes, fmt: int, oid: int) -> str | None:
     return None
 
 
-async def _ask(session: context.Session, parameters: context.Parameters, asked: list[int]) -> list[str | None]:
+async def _ask(
+    session: context.Session, parameters: context.Parameters, asked: list[int]
+) -> list[str | None]:
     sql = "SELECT " + ", ".join(f"${number}::text" for number in range(1, len(asked) + 1))
     result = await session.coordinator.fetch(
         sql,

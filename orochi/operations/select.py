@@ -228,7 +228,9 @@ async def _run_distributed(session: context.Session, plan: plans.Distributed, si
     final_sql = plan.final_sql
     if final_sql is None:
         name = plan.intermediates[0].name
-        final_sql = f"SELECT * FROM pg_temp.{name} AS {name}" + (f" LIMIT {plan.limit}" if plan.limit is not None else "")
+        final_sql = f"SELECT * FROM pg_temp.{name} AS {name}" + (
+            f" LIMIT {plan.limit}" if plan.limit is not None else ""
+        )
     return await reduce.finish(session, loaded, final_sql, sink, keys_of(plan))
 
 

@@ -144,6 +144,8 @@ def readable(answers: list[tuple[str, bytes]]) -> list[tuple[object, ...]]:
             continue
         if kind == "E":
             error = wire.fields(body)
+            while kept and kept[-1][0] in {"T", "2"}:
+                kept.pop()  # how far a statement got before it failed is not promised
             kept.append((kind, error["S"], error["C"], error["M"]))
         elif kind == "T":
             kept.append((kind, *_columns(body)))
