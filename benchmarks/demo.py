@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -92,7 +92,7 @@ def show(info: dict[str, Any]) -> bool:
     ):
         chapter(
             "A cluster",
-            "two data nodes beside a coordinator, each a plain PostgreSQL; one Celery worker each",
+            "a coordinator and two data nodes: plain PostgreSQL servers, a Celery worker on each node",
         )
         show_rows(gateway, "SELECT node_id, hostname, port, role, state FROM orochi.nodes ORDER BY node_id")
         chapter("Tables", "flights are sharded by destination and chunked by time; airports lie beside them")
@@ -139,31 +139,34 @@ def create(gateway: Gateway, plain: Gateway) -> None:
 def load(gateway: Gateway, plain: Gateway) -> None:
     """COPY every row through the gateway; and into the plain tables, for the comparison."""
     columns = (
-        progress.TextColumn("  {task.description:<22}"),
+        progress.TextColumn("  {task.description:<10}"),
         progress.BarColumn(),
-        progress.TextColumn("{task.fields[rows]:>9,} rows"),
-        progress.TimeElapsedColumn(),
+        progress.TextColumn("{task.fields[rows]:>9,} rows  {task.fields[spent]}"),
     )
     with progress.Progress(*columns, console=out) as bars:
         for name in flights.DDL:
-            for side, connection in (("through Orochi", gateway), ("plain", plain)):
-                pieces = list(flights.data(name))
-                bar = bars.add_task(
-                    f"{name}, {side}" if side == "plain" else name,
-                    total=len(pieces),
-                    rows=0,
-                    visible=side != "plain",
-                )
-                rows = 0
-                with connection.cursor() as cursor:
-                    with cursor.copy(flights.copy_sql(name)) as copy:
-                        for piece in pieces:
-                            copy.write(piece)
-                            rows += piece.count(b"\n")
-                            bars.update(bar, advance=1, rows=rows)
-                    if cursor.rowcount != rows:
-                        raise local.Failed(f"{cursor.rowcount} of {rows} rows of {name} landed")
+            pieces = list(flights.data(name))
+            bar = bars.add_task(name, total=len(pieces) + 1, rows=0, spent="")
+            began = time.perf_counter()
+            rows = _copy(gateway, name, pieces, lambda done, bar=bar: bars.update(bar, advance=1, rows=done))
+            spent = time.perf_counter() - began
+            bars.update(bar, advance=1, spent=f"{spent:5.2f} s {rows / spent:>9,.0f} rows/s")
+            _copy(plain, name, pieces, lambda _: None)
     plain.execute("ANALYZE")
+
+
+def _copy(connection: Gateway, name: str, pieces: Sequence[bytes], tell: Callable[[int], None]) -> int:
+    """COPY the pieces; how many rows landed, which must be all."""
+    rows = 0
+    with connection.cursor() as cursor:
+        with cursor.copy(flights.copy_sql(name)) as copy:
+            for piece in pieces:
+                copy.write(piece)
+                rows += piece.count(b"\n")
+                tell(rows)
+        if cursor.rowcount != rows:
+            raise local.Failed(f"{cursor.rowcount} of {rows} rows of {name} landed")
+    return rows
 
 
 def show_shards(gateway: Gateway) -> None:

@@ -7,6 +7,7 @@ anything; then the catalog is read again and the statement runs again, unseen by
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
@@ -29,9 +30,10 @@ from orochi.operations import (
 from orochi.pgwire import messages
 from orochi.planner import classify, parse
 
-#: How often a statement is planned again after its layout changed under it, and the first pause.
-STALE_ATTEMPTS = 6
-STALE_PAUSE_SECONDS = 0.02
+#: How long a statement is planned again after its layout changed under it, and the pauses between.
+STALE_SECONDS = 15.0
+STALE_FIRST_PAUSE_SECONDS = 0.02
+STALE_LONGEST_PAUSE_SECONDS = 0.5
 #: Statements whose rights on Orochi tables are checked here; COPY, TRUNCATE and DDL see to it themselves.
 _CHECKED = frozenset(
     {
@@ -68,21 +70,24 @@ async def execute(
         OrochiError: with the SQLSTATE that the client is to see.
     """
     guard = _Guard(sink)
-    for attempt in range(STALE_ATTEMPTS):
+    deadline = time.monotonic() + STALE_SECONDS
+    pause = STALE_FIRST_PAUSE_SECONDS
+    while True:
         try:
             return await _dispatch(session, statement, parameters, fields, guard)
         except errors.OrochiError as error:
-            if not writes.is_stale(error) or guard.sent or attempt == STALE_ATTEMPTS - 1:
+            if not writes.is_stale(error):
                 raise
-            if session.transaction.in_block and session.transaction.wrote:
+            block_wrote = session.transaction.in_block and session.transaction.wrote
+            if guard.sent or block_wrote or time.monotonic() > deadline:
                 raise errors.SerializationFailure(
-                    "the layout of a shard changed while this transaction was open",
+                    "the layout of a shard changed while the statement ran",
                     hint="Run the transaction again.",
                 ) from error
         await session.transaction.rollback()
-        await asyncio.sleep(STALE_PAUSE_SECONDS * 2**attempt)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, STALE_LONGEST_PAUSE_SECONDS)
         await session.runtime.refresh()
-    raise AssertionError("unreachable")
 
 
 def concerns(session: context.Session, statement: parse.Statement) -> bool:
@@ -172,24 +177,34 @@ async def _dispatch(
 
 
 class _Guard:
-    """A sink that remembers whether the client has seen anything yet."""
+    """A sink that remembers whether the client has seen anything yet.
+
+    The columns are held until there is a row or the tag to send: a statement that fails before may
+    run again, and PostgreSQL too sends an error of planning without them.
+    """
 
     def __init__(self, sink: context.Sink) -> None:
         self._sink = sink
+        self._columns: Sequence[messages.FieldDescription] | None = None
         self.sent = False
         self.formats = sink.formats
 
     async def columns(self, columns: Sequence[messages.FieldDescription]) -> None:
-        self.sent = True
-        await self._sink.columns(columns)
+        self._columns = columns
 
     async def rows(self, data: bytes | memoryview, count: int) -> None:
-        self.sent = True
+        await self._flush()
         await self._sink.rows(data, count)
 
     async def complete(self, tag: str) -> None:
-        self.sent = True
+        await self._flush()
         await self._sink.complete(tag)
+
+    async def _flush(self) -> None:
+        self.sent = True
+        if self._columns is not None:
+            columns, self._columns = self._columns, None
+            await self._sink.columns(columns)
 
     async def notice(self, message: str, *, severity: str = "NOTICE", hint: str | None = None) -> None:
         await self._sink.notice(message, severity=severity, hint=hint)

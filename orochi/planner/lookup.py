@@ -127,9 +127,30 @@ def is_whole_row(node: tree.Node, level: names.Level) -> names.Reference | None:
     parts = tree.strings(node.fields)
     if parts[-1] == "*":
         return find_alias(parts[:-1], level) if len(parts) > 1 else None
+    if is_output_name(node, level.stmt):
+        return None
     current: names.Level | None = level
     while current is not None:
         if any(parts[-1] in item.visible for item in current.references) and len(parts) == 1:
             return None
         current = current.outer
     return find_alias(parts, level)
+
+
+def is_output_name(node: tree.Node, stmt: tree.Node) -> bool:
+    """Whether a bare name is an item of ORDER BY, DISTINCT ON or GROUP BY that names an output column.
+
+    There an output column comes before a table's whole row (findTargetlistEntrySQL92).
+    """
+    if not isinstance(stmt, ast.SelectStmt) or len(node.fields) != 1:
+        return False
+    items = [item.node for item in stmt.sortClause or ()]
+    items += [item for part in (stmt.distinctClause, stmt.groupClause) for item in part or ()]
+    if not any(item is node for item in items):
+        return False
+    while stmt.larg is not None:
+        stmt = stmt.larg
+    name = tree.strings(node.fields)[0]
+    return any(
+        not labels.is_star(target) and labels.output_name(target) == name for target in stmt.targetList or ()
+    )

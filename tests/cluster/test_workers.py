@@ -95,7 +95,7 @@ def test_queues_are_empty_after_queries(cluster: clusters.Cluster, flights_pair:
     clusters.eventually(lambda: client.hlen("unacked") == 0, 10)
     left = [key.decode() for key in client.scan_iter("orochi:result:*")]
     # What came after its query had ended (a last heartbeat) goes by itself.
-    assert all(0 < client.ttl(key) <= 120 for key in left), left
+    assert all(0 < client.ttl(key) <= 600 for key in left), left
 
 
 def test_valkey_wants_a_password(cluster: clusters.Cluster) -> None:

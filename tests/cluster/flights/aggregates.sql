@@ -87,3 +87,10 @@ SELECT origin, jsonb_object_agg(carrier, n ORDER BY carrier) FROM (
 -- name: order-by-aggregate
 SELECT tailnum, count(*) AS n FROM flights WHERE tailnum IS NOT NULL
 GROUP BY tailnum ORDER BY count(*) DESC, tailnum LIMIT 7
+
+-- name: output-named-as-the-table
+SELECT carrier, count(*) AS flights, round(avg(distance), 2) AS distance FROM flights GROUP BY carrier
+ORDER BY flights DESC, carrier LIMIT 5
+
+-- name: group-by-output-named-as-the-table
+SELECT carrier AS flights, count(*) FROM flights GROUP BY flights ORDER BY flights
