@@ -14,8 +14,10 @@ from typing import TypeAlias
 
 import structlog
 
-from orochi import errors, settings as settings_module
-from orochi.catalog import api, snapshot as snapshots, store
+from orochi import errors
+from orochi import settings as settings_module
+from orochi.catalog import api, store
+from orochi.catalog import snapshot as snapshots
 from orochi.executor import celery_transport, node_pool
 from orochi.operations import templates
 from orochi.pgwire import client
@@ -26,7 +28,7 @@ log = structlog.get_logger()
 #: Bound on cached generic plans; the least recently used goes first.
 PLAN_CACHE_SIZE = 5_000
 
-PlanKey: TypeAlias = tuple[str, tuple[int, ...], tuple[str, ...], int]
+PlanKey: TypeAlias = tuple[str, tuple[int, ...], tuple[str, ...], int, frozenset[str]]
 CachedPlan: TypeAlias = "templates.Template | None"
 
 
@@ -87,7 +89,12 @@ class Runtime:
         return self.nodes.service()
 
     def router_plan(
-        self, sql: str, type_oids: tuple[int, ...], search_path: tuple[str, ...], snapshot: snapshots.Snapshot
+        self,
+        sql: str,
+        type_oids: tuple[int, ...],
+        search_path: tuple[str, ...],
+        snapshot: snapshots.Snapshot,
+        temp_tables: frozenset[str] = frozenset(),
     ) -> CachedPlan:
         """The generic single-shard template of a prepared statement, or None if it has none.
 
@@ -96,13 +103,20 @@ class Runtime:
             type_oids: the parameter types PostgreSQL inferred.
             search_path: the session's existing schemas in lookup order.
             snapshot: what the plan must be valid for.
+            temp_tables: names of the session's temporary relations.
         """
-        key = (sql, type_oids, search_path, snapshot.version)
+        key = (sql, type_oids, search_path, snapshot.version, temp_tables)
         if key in self._plans:
             self._plans.move_to_end(key)
             return self._plans[key]
         plan = templates.template(
-            sql, type_oids, snapshot, search_path, self.builtins, collation=self.collation
+            sql,
+            type_oids,
+            snapshot,
+            search_path,
+            self.builtins,
+            collation=self.collation,
+            temp_tables=temp_tables,
         )
         self._plans[key] = plan
         if len(self._plans) > PLAN_CACHE_SIZE:

@@ -81,7 +81,12 @@ class Runtime(Protocol):
         """Reload the committed catalog if its version row moved; returns the newest."""
 
     def router_plan(
-        self, sql: str, type_oids: tuple[int, ...], search_path: tuple[str, ...], snapshot: snapshots.Snapshot
+        self,
+        sql: str,
+        type_oids: tuple[int, ...],
+        search_path: tuple[str, ...],
+        snapshot: snapshots.Snapshot,
+        temp_tables: frozenset[str] = frozenset(),
     ) -> Any:
         """The cached generic plan of a prepared statement (`orochi.operations.templates.Template`)."""
 
@@ -99,6 +104,7 @@ class Session(Protocol):
     transaction: transaction.Transaction
     settings: Mapping[str, str]  # GUCs whose value differs from the server default
     search_path: tuple[str, ...]  # existing schemas in lookup order, pg_catalog left out
+    temp_tables: frozenset[str]  # temporary relations that hide an Orochi table or view of their name
 
     def snapshot(self) -> snapshots.Snapshot:
         """What this session plans against: its transaction's uncommitted catalog, if it changed it."""

@@ -34,10 +34,15 @@ def target(session: sessions.Session, held: portal.Portal) -> portal.Target | No
     """Where this execution goes by the statement's generic plan; None if it must be planned."""
     prepared = held.prepared
     snapshot = session.snapshot()
-    if prepared.snapshot is not snapshot or prepared.search_path != session.search_path:
+    if (
+        prepared.snapshot is not snapshot
+        or prepared.search_path != session.search_path
+        or prepared.temp_tables != session.temp_tables
+    ):
         prepared.template = session.engine.template(session, prepared)
         prepared.snapshot = snapshot
         prepared.search_path = session.search_path
+        prepared.temp_tables = session.temp_tables
         prepared.targets.clear()
     template = prepared.template
     if template is None or session.settings.get("orochi.force_strategy"):

@@ -55,6 +55,7 @@ class Prepared:
         "sql",
         "statement",
         "targets",
+        "temp_tables",
         "template",
         "type_oids",
     )
@@ -69,6 +70,7 @@ class Prepared:
         self.template: Template | None = None
         self.snapshot: snapshots.Snapshot | None = None
         self.search_path: tuple[str, ...] = ()
+        self.temp_tables: frozenset[str] = frozenset()
         self.targets: dict[object, Target | None] = {}
         self._descriptions: dict[tuple[int, ...], bytes] = {}
 

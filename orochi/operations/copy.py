@@ -29,7 +29,7 @@ async def execute(
     sink: context.Sink,
 ) -> None:
     """Run a COPY that names an Orochi table, to its command tag. It has no parameters and no fields."""
-    plan = plans.analyze(statement, session.snapshot(), session.search_path)
+    plan = plans.analyze(statement, session.snapshot(), session.search_path, session.temp_tables)
     match plan:
         case plans.CopyFrom():
             await copy_in(session, plan, sink)
@@ -81,7 +81,7 @@ async def _distribute(session: context.Session, plan: plans.CopyFrom) -> int:
 
 async def copy_out(session: context.Session, plan: plans.CopyTo, sink: context.Sink) -> None:
     """COPY ... TO."""
-    tables = classify.tables_in(plan.query.tree, session.snapshot(), session.search_path)
+    tables = classify.tables_in(plan.query.tree, session.snapshot(), session.search_path, session.temp_tables)
     await privileges.require(session, plan.query, None, tables)
     coordinator = session.coordinator
     if coordinator.status == "T" and await reduce.is_read_only(coordinator):

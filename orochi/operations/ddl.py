@@ -71,7 +71,7 @@ def affected(session: context.Session, statement: parse.Statement) -> list[snaps
     kind = type(node).__name__
     if kind == "DropStmt":
         return list(snapshot.tables.values())  # CASCADE reaches others
-    found = list(classify.tables_in(node, snapshot, session.search_path))
+    found = list(classify.tables_in(node, snapshot, session.search_path, session.temp_tables))
     if kind in ("RenameStmt", "AlterTableStmt") and not found:
         name = node.relation.relname if node.relation is not None else None
         found = [table for table in snapshot.tables.values() if name in table.indexes]

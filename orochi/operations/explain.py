@@ -150,7 +150,7 @@ async def _explain_insert(
     parameters: context.Parameters | None,
     options: Options,
 ) -> dict[str, Any]:
-    tables = classify.tables_in(inner.tree, session.snapshot(), session.search_path)
+    tables = classify.tables_in(inner.tree, session.snapshot(), session.search_path, session.temp_tables)
     source = inner.tree.selectStmt
     rows = getattr(source, "valuesLists", None)
     found: dict[str, Any] = {

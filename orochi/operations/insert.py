@@ -31,7 +31,7 @@ Parts = list[tuple[Sequence[int], writes.HeldRows]]
 _REMEMBERED = 1_000
 _REMEMBERED_LENGTH = 10_000
 _analyzed: collections.OrderedDict[
-    tuple[str, tuple[str, ...]], tuple[snapshots.Snapshot, plans.Values | plans.Staged]
+    tuple[str, tuple[str, ...], frozenset[str]], tuple[snapshots.Snapshot, plans.Values | plans.Staged]
 ] = collections.OrderedDict()
 
 
@@ -50,7 +50,7 @@ async def execute(
     if isinstance(plan, plans.Values):
         outcome = await _insert_values(session, plan, parameters, literals, sink.formats)
         if outcome is None:  # a NULL time: PostgreSQL's own words for it come from the staging table
-            plan = plans.staged(statement, session.snapshot(), session.search_path)
+            plan = plans.staged(statement, session.snapshot(), session.search_path, session.temp_tables)
         else:
             count, parts = outcome
     if isinstance(plan, plans.Staged):
@@ -62,12 +62,12 @@ async def execute(
 def _analyze(session: context.Session, statement: parse.Statement) -> plans.Values | plans.Staged:
     """The analysis, remembered by the statement's text for as long as the catalog stays as it is."""
     snapshot = session.snapshot()
-    key = (statement.sql, session.search_path)
+    key = (statement.sql, session.search_path, session.temp_tables)
     found = _analyzed.get(key)
     if found is not None and found[0] is snapshot:
         _analyzed.move_to_end(key)
         return found[1]
-    plan = plans.analyze(statement, snapshot, session.search_path)
+    plan = plans.analyze(statement, snapshot, session.search_path, session.temp_tables)
     if len(statement.sql) <= _REMEMBERED_LENGTH:
         _analyzed[key] = (snapshot, plan)
         _analyzed.move_to_end(key)
@@ -269,7 +269,7 @@ async def _insert_staged(
 
 async def _fill(session: context.Session, plan: plans.Staged, parameters: context.Parameters | None) -> int:
     statement = plan.statement
-    if classify.tables_in(statement.tree, session.snapshot(), session.search_path):
+    if classify.tables_in(statement.tree, session.snapshot(), session.search_path, session.temp_tables):
         source = await select.materialize(session, statement, parameters)
         try:
             return writes.affected((await session.coordinator.fetch(source.sql)).tag)

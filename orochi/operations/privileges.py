@@ -115,7 +115,9 @@ def is_known(session: context.Session, need: Need) -> bool:
 
 def has_views(session: context.Session, statement: parse.Statement) -> bool:
     """Whether rights on views come in."""
-    plan_context = planning.PlanContext(session.snapshot(), session.search_path, builtins.EMPTY)
+    plan_context = planning.PlanContext(
+        session.snapshot(), session.search_path, builtins.EMPTY, temp_tables=session.temp_tables
+    )
     return bool(names.resolve(statement.tree, plan_context).views)
 
 

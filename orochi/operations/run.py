@@ -47,7 +47,7 @@ _CHECKED = frozenset(
     }
 )
 _NEEDS_KEPT = 5_000
-_needs: dict[tuple[bytes, tuple[str, ...], int], frozenset[privileges.Need]] = {}
+_needs: dict[tuple[bytes, tuple[str, ...], frozenset[str], int], frozenset[privileges.Need]] = {}
 
 
 async def execute(
@@ -94,7 +94,9 @@ def concerns(session: context.Session, statement: parse.Statement) -> bool:
     """Whether the statement reads or writes Orochi tables, or calls Orochi's API."""
     if statement.kind is parse.Kind.CALL:
         return True
-    return bool(classify.tables_in(statement.tree, session.snapshot(), session.search_path))
+    return bool(
+        classify.tables_in(statement.tree, session.snapshot(), session.search_path, session.temp_tables)
+    )
 
 
 class Prepared(Protocol):
@@ -112,7 +114,11 @@ class Prepared(Protocol):
 def template(session: context.Session, prepared: Prepared) -> templates.Template | None:
     """The generic single-shard plan of a prepared statement, or None."""
     found: templates.Template | None = session.runtime.router_plan(
-        prepared.sql.decode(), prepared.type_oids, session.search_path, session.snapshot()
+        prepared.sql.decode(),
+        prepared.type_oids,
+        session.search_path,
+        session.snapshot(),
+        session.temp_tables,
     )
     return found
 
@@ -120,11 +126,11 @@ def template(session: context.Session, prepared: Prepared) -> templates.Template
 def allowed(session: context.Session, prepared: Prepared) -> bool:
     """Whether PostgreSQL granted the session's role all that a prepared statement needs, a moment ago."""
     snapshot = session.snapshot()
-    key = (prepared.sql, session.search_path, snapshot.version)
+    key = (prepared.sql, session.search_path, session.temp_tables, snapshot.version)
     wanted = _needs.get(key)
     if wanted is None:
         (statement,) = parse.parse(prepared.sql.decode())
-        tables = classify.tables_in(statement.tree, snapshot, session.search_path)
+        tables = classify.tables_in(statement.tree, snapshot, session.search_path, session.temp_tables)
         wanted = privileges.needs(statement, tables)
         if privileges.has_views(session, statement):
             wanted |= {privileges.NEVER}
@@ -144,7 +150,7 @@ async def _dispatch(
     kind = statement.kind
     if kind is parse.Kind.CALL:
         return await calls.execute(session, statement, parameters, fields, sink)
-    tables = classify.tables_in(statement.tree, session.snapshot(), session.search_path)
+    tables = classify.tables_in(statement.tree, session.snapshot(), session.search_path, session.temp_tables)
     if not tables:
         return await relay.execute(session, statement, parameters, fields, sink)
     if kind in _CHECKED:

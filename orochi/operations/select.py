@@ -116,6 +116,7 @@ async def plan_context_of(
         collation=session.runtime.collation,
         parameters=await bound.resolve(session, parameters),
         settings=session.settings,
+        temp_tables=session.temp_tables,
     )
 
 
@@ -173,6 +174,7 @@ async def run_router(
     parameters: context.Parameters | None,
     sink: context.Sink,
 ) -> str:
+    """Run the whole SELECT on one node and hand its DataRows through; the command tag."""
     snapshot = session.snapshot()
     shards = choose_shards(plan.key, plan.tables, snapshot, parameters, session.settings)
     sql = plans.fill(plan.sql, shards)

@@ -23,7 +23,7 @@ async def rows_of(
     _, fields = await session.coordinator.describe(sql, used.type_oids)
     statement = parse.parse_one(sql)
     kept = Kept()
-    if classify.tables_in(statement.tree, session.snapshot(), session.search_path):
+    if classify.tables_in(statement.tree, session.snapshot(), session.search_path, session.temp_tables):
         await select.execute(session, statement, used, fields, kept)
     else:
         await relay.execute_sql(session, sql, used, fields, kept)

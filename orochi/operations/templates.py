@@ -20,6 +20,7 @@ def template(
     functions: builtins.Builtins,
     *,
     collation: str,
+    temp_tables: frozenset[str] = frozenset(),
 ) -> Template | None:
     """The template of `sql`, or None where its plan depends on the parameters' values."""
     statements = parse.parse(sql)
@@ -27,7 +28,11 @@ def template(
         return None
     statement = statements[0]
     context = planning.PlanContext(
-        snapshot=snapshot, search_path=search_path, builtins=functions, collation=collation
+        snapshot=snapshot,
+        search_path=search_path,
+        builtins=functions,
+        collation=collation,
+        temp_tables=temp_tables,
     )
     match statement.kind:
         case parse.Kind.SELECT:

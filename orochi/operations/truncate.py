@@ -73,7 +73,7 @@ async def execute(
 
 async def _oid(session: context.Session, snapshot: snapshots.Snapshot, relation: trees.Node) -> int:
     found = names.find_relation(
-        snapshot, session.search_path, frozenset(), relation.schemaname, relation.relname
+        snapshot, session.search_path, session.temp_tables, relation.schemaname, relation.relname
     )
     if isinstance(found, snapshots.Table):
         return found.oid

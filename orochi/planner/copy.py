@@ -50,7 +50,10 @@ class CopyTo:
 
 
 def analyze(
-    statement: parse.Statement, snapshot: snapshots.Snapshot, search_path: Sequence[str]
+    statement: parse.Statement,
+    snapshot: snapshots.Snapshot,
+    search_path: Sequence[str],
+    temp_tables: frozenset[str] = frozenset(),
 ) -> CopyFrom | CopyTo:
     """What to do for a COPY that names an Orochi table."""
     tree = statement.tree
@@ -59,7 +62,7 @@ def analyze(
     options = _options(tree.options)
     if tree.query is not None:
         return CopyTo(parse.inner(statement), f" TO {target}{options}", tree.filename is None, None, binary)
-    table = insert.resolve(tree.relation, snapshot, search_path)
+    table = insert.resolve(tree.relation, snapshot, search_path, temp_tables)
     listed = [str(name.sval) for name in tree.attlist or ()]
     for name in listed:
         column = table.column(name)

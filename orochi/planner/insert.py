@@ -110,9 +110,16 @@ class Context(Protocol):
     def search_path(self) -> Sequence[str]:
         """Schemas in lookup order."""
 
+    @property
+    def temp_tables(self) -> frozenset[str]:
+        """Names of the session's temporary relations that come before them."""
+
 
 def resolve(
-    relation: trees.Node, snapshot: snapshots.Snapshot, search_path: Sequence[str]
+    relation: trees.Node,
+    snapshot: snapshots.Snapshot,
+    search_path: Sequence[str],
+    temp_tables: frozenset[str] = frozenset(),
 ) -> snapshots.Table:
     """The Orochi table that a target names.
 
@@ -120,7 +127,7 @@ def resolve(
         UndefinedObject: it is none.
     """
     found = names.find_relation(
-        snapshot, tuple(search_path), frozenset(), relation.schemaname, relation.relname
+        snapshot, tuple(search_path), temp_tables, relation.schemaname, relation.relname
     )
     if isinstance(found, snapshots.Table):
         return found
@@ -130,7 +137,10 @@ def resolve(
 
 
 def analyze(
-    statement: parse.Statement, snapshot: snapshots.Snapshot, search_path: Sequence[str]
+    statement: parse.Statement,
+    snapshot: snapshots.Snapshot,
+    search_path: Sequence[str],
+    temp_tables: frozenset[str] = frozenset(),
 ) -> Values | Staged:
     """What to do for an INSERT.
 
@@ -138,7 +148,7 @@ def analyze(
         OrochiError: ON CONFLICT changes the distribution column, or the like.
     """
     tree = statement.tree
-    table = resolve(tree.relation, snapshot, search_path)
+    table = resolve(tree.relation, snapshot, search_path, temp_tables)
     targets = _targets(tree, table)
     rows = None if targets is None else _value_rows(tree, table, targets)
     tail = conflict.prepare(tree, table)
@@ -162,9 +172,14 @@ def analyze(
     )
 
 
-def staged(statement: parse.Statement, snapshot: snapshots.Snapshot, search_path: Sequence[str]) -> Staged:
+def staged(
+    statement: parse.Statement,
+    snapshot: snapshots.Snapshot,
+    search_path: Sequence[str],
+    temp_tables: frozenset[str] = frozenset(),
+) -> Staged:
     """The same, by way of staging in any case."""
-    table = resolve(statement.tree.relation, snapshot, search_path)
+    table = resolve(statement.tree.relation, snapshot, search_path, temp_tables)
     return _staged(statement.tree, table, conflict.prepare(statement.tree, table))
 
 
@@ -299,7 +314,7 @@ def template(statement: parse.Statement, type_oids: tuple[int, ...], context: Co
     """The template of a single-row INSERT whose routing needs only its parameters, or None."""
     tree = statement.tree
     try:
-        plan = analyze(statement, context.snapshot, context.search_path)
+        plan = analyze(statement, context.snapshot, context.search_path, context.temp_tables)
     except errors.OrochiError:
         return None  # let the execution say what is wrong
     if not isinstance(plan, Values) or len(plan.rows) != 1 or plan.folded or tree.withClause:

@@ -1,1 +1,1 @@
-"""TODO: one sentence."""
+"""Vectors: pgvector's type read from the carrier form, and its distances over whole columns."""
