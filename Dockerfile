@@ -6,19 +6,23 @@ RUN groupadd --gid 10001 orochi \
  && mkdir -p /var/lib/orochi /var/cache/orochi \
  && chown orochi:orochi /var/lib/orochi /var/cache/orochi
 
+# PIP_BREAK_SYSTEM_PACKAGES: some builds of Python call themselves externally managed; this image is ours.
+ENV OROCHI_DATA_DIR=/var/lib/orochi \
+    NUMBA_CACHE_DIR=/var/cache/orochi \
+    PIP_BREAK_SYSTEM_PACKAGES=1 \
+    PIP_ROOT_USER_ACTION=ignore \
+    PYTHONUNBUFFERED=1
+
 WORKDIR /usr/src/orochi
 COPY pyproject.toml README.md LICENSE beat_schedule.py ./
 COPY orochi orochi
 COPY workers workers
-RUN pip install --no-cache-dir . && rm -rf build ./*.egg-info
-
-ENV OROCHI_DATA_DIR=/var/lib/orochi \
-    NUMBA_CACHE_DIR=/var/cache/orochi \
-    PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1
+RUN python3 -m pip install --no-cache-dir . && rm -rf build ./*.egg-info
 
 USER orochi
 WORKDIR /var/lib/orochi
+# Compiled loops, so that no container compiles when it starts; on another CPU it does, once.
+RUN python3 -m orochi.engine.warm
 VOLUME /var/lib/orochi
 EXPOSE 6432
 ENTRYPOINT ["orochi"]

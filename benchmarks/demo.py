@@ -132,7 +132,7 @@ def create(gateway: Gateway, plain: Gateway) -> None:
         gateway.execute(ddl)
         plain.execute(ddl)
     for call in PLACEMENT:
-        out.print(syntax.Syntax(call + ";", "sql", background_color="default"))
+        out.print(syntax.Syntax(call + ";", "sql", background_color="default", word_wrap=True))
         gateway.execute(call)
 
 
@@ -214,7 +214,7 @@ def _size(count: int) -> str:
 def ask(gateway: Gateway, what: str, sql: str) -> None:
     """A query, its rows, and how long it took."""
     out.print(f"\n[bold]{what}[/]")
-    out.print(syntax.Syntax(sql + ";", "sql", background_color="default"))
+    out.print(syntax.Syntax(sql + ";", "sql", background_color="default", word_wrap=True))
     began = time.perf_counter()
     show_rows(gateway, sql)
     out.print(f"  [dim]{(time.perf_counter() - began) * 1000:.1f} ms[/]")

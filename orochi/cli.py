@@ -260,8 +260,10 @@ def health(
 
 
 def _celery(*arguments: str) -> None:
+    """Be a Celery process that runs no tasks: without their modules it has no engine in its memory."""
     from workers import app as workers
 
+    workers.app.conf.include = ()
     workers.app.start(argv=list(arguments))
 
 

@@ -142,6 +142,7 @@ class RemoteError(OrochiError):
 
     Attributes:
         fields: one-letter field code to text, as in the protocol's ErrorResponse.
+        began: whether the server had bound the statement, so it failed while it ran; None if unknown.
     """
 
     def __init__(self, fields: dict[str, str]) -> None:
@@ -152,3 +153,4 @@ class RemoteError(OrochiError):
             sqlstate=fields.get("C", "XX000"),
         )
         self.fields = fields
+        self.began: bool | None = None

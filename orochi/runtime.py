@@ -60,7 +60,9 @@ class Runtime:
         async with self.service() as connection:
             self.builtins = await _load_builtins(connection)
             result = await connection.fetch(
-                "SELECT datcollate FROM pg_database WHERE datname = current_database()"
+                # release 17 brought `datlocale` and the builtin provider; ICU sorts by bytes in no locale
+                "SELECT CASE datlocprovider WHEN 'c' THEN datcollate WHEN 'b' THEN to_jsonb(d)->>'datlocale'"
+                " ELSE 'ICU' END FROM pg_database d WHERE datname = current_database()"
             )
             self.collation = (result.rows[0][0] or b"C").decode()
             self._install(await store.load(connection))

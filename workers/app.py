@@ -17,7 +17,7 @@ from kombu import entity
 
 import beat_schedule
 from orochi import logs, settings
-from orochi.executor import names, serving
+from orochi.executor import names
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -101,6 +101,8 @@ def _set_up_logging(**_: Any) -> None:
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]
 def _take_seat(sender: Any, **_: Any) -> None:
     """Beat for the queues this worker consumes, and tell the supervisor that it is ready."""
+    from orochi.executor import serving  # beat and Flower need this app, but not the engine
+
     consumed = tuple(sorted(queue.name for queue in sender.task_consumer.queues))
     serving.seat(consumed)
     if _SETTINGS.ready_file is not None:

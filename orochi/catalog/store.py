@@ -65,6 +65,7 @@ def from_rows(rows: Iterable[tuple[str | None, str | None]]) -> snapshots.Snapsh
             (schema, name): snapshots.View(schema, name, definition, tuple(columns or ()))
             for schema, name, definition, columns in parts["views"]
         },
+        shadows=frozenset((schema, name) for schema, name in parts.get("shadows", ())),
     )
 
 

@@ -329,11 +329,9 @@ class _Run:
 
 async def _cancel(client: Any, run_id: str) -> None:
     """Tell the run's workers, and wake whoever waits for its answers."""
-    pipeline = client.pipeline(transaction=False)
-    pipeline.set(names.cancel_key(run_id), b"1", ex=names.CANCEL_TTL_SECONDS)
-    pipeline.lpush(names.result_key(run_id), _WAKE)
-    pipeline.expire(names.result_key(run_id), names.RESULT_TTL_SECONDS)
-    await pipeline.execute()
+    await client.set(names.cancel_key(run_id), b"1", ex=names.CANCEL_TTL_SECONDS)
+    keys = (names.result_key(run_id), names.query_key(run_id))
+    await client.register_script(names.PUSH_WANTED)(keys, (names.RESULT_TTL_SECONDS, _WAKE))
 
 
 async def _forget(

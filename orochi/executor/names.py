@@ -57,6 +57,16 @@ def alive_key(queue: str) -> str:
     return f"orochi:alive:{queue}"
 
 
+#: Appends ARGV[2...] to the list KEYS[1], which then lives ARGV[1] seconds, while KEYS[2] exists: while
+#: somebody waits. One step, so that what comes too late cannot appear after the list was deleted.
+PUSH_WANTED = """
+if redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
+local length = 0
+for at = 2, #ARGV do length = redis.call('RPUSH', KEYS[1], ARGV[at]) end
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return length
+"""
+
 #: A lease's value when its task has sent everything.
 DONE = b"done"
 
@@ -65,7 +75,7 @@ COMPRESSION_LOCK, TIERING_LOCK, REBALANCING_LOCK, RECOVERY_LOCK = (
     0x6F726F63_68690010 + number for number in range(4)
 )
 
-RESULT_TTL_SECONDS = 600
+RESULT_TTL_SECONDS = 120
 QUERY_TTL_SECONDS = 60
 CANCEL_TTL_SECONDS = 600
 DONE_TTL_SECONDS = 60

@@ -243,6 +243,7 @@ class _Outbox:
     def __init__(self, client: redis.Redis, work: heartbeat.Work) -> None:
         self._client = client
         self._key = names.result_key(work.run)
+        self._push = client.register_script(names.PUSH_WANTED)
         self._work = work
         self._items: list[bytes] = []
         self._size = 0
@@ -258,14 +259,12 @@ class _Outbox:
         return self._length
 
     def flush(self) -> None:
-        """Send what is held; of a cancelled run nothing is sent."""
+        """Send what is held; of a run that was cancelled or has ended nothing is sent."""
         items, self._items, self._size = self._items, [], 0
         self._sent_at = time.monotonic()
         if items and not self._work.cancelled():
-            pipeline = self._client.pipeline(transaction=False)
-            pipeline.rpush(self._key, *items)
-            pipeline.expire(self._key, names.RESULT_TTL_SECONDS)
-            self._length = int(pipeline.execute()[0])
+            keys = (self._key, names.query_key(self._work.run))
+            self._length = int(self._push(keys, (names.RESULT_TTL_SECONDS, *items)))
 
     def waiting(self) -> int:
         """How many items the list holds now."""

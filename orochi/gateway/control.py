@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orochi import errors
-from orochi.executor import context
 from orochi.pgwire import messages
 from orochi.planner import parse
 
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
 
 _KINDS = frozenset({parse.Kind.TRANSACTION, parse.Kind.PREPARE, parse.Kind.DEALLOCATE})
 _BEGIN = frozenset({"TRANS_STMT_BEGIN", "TRANS_STMT_START"})
-
-#: The prepared statement that evaluates the arguments of an EXECUTE.
-_ARGUMENTS = "orochi_arguments"
 
 
 def is_control(statement: parse.Statement) -> bool:
@@ -148,63 +144,3 @@ def forget_prepared(session: sessions.Session) -> None:
 
 async def _plain(session: sessions.Session, statement: parse.Statement) -> str:
     return (await session.coordinator.fetch(statement.sql)).tag
-
-
-def refuse_hidden_execute(session: sessions.Session, statement: parse.Statement) -> None:
-    """EXPLAIN EXECUTE and CREATE TABLE AS EXECUTE of a statement of ours cannot be seen through.
-
-    Raises:
-        FeatureNotSupported: it is one.
-    """
-    query = getattr(statement.tree, "query", None)
-    if query is None or type(query).__name__ != "ExecuteStmt":
-        return
-    inner = session.sql_prepared.get(query.name)
-    if inner is not None and session.engine.concerns(session, inner):
-        raise errors.FeatureNotSupported(
-            f"{statement.kind.value.upper()} EXECUTE is not supported for statements on Orochi tables",
-            hint="Use the statement itself.",
-        )
-
-
-async def bind_execute(
-    session: sessions.Session, statement: parse.Statement
-) -> tuple[parse.Statement, context.Parameters, tuple[messages.FieldDescription, ...] | None] | None:
-    """The statement and parameters that an SQL-level EXECUTE of one of ours runs; None if it is not ours.
-
-    The arguments are evaluated and coerced by the coordinator, by a prepared statement with the same
-    parameter types that returns them.
-    """
-    inner = session.sql_prepared.get(statement.tree.name)
-    if inner is None or not session.engine.concerns(session, inner):
-        return None
-    coordinator = session.coordinator
-    found = await coordinator.fetch(
-        "SELECT pg_catalog.array_to_string(parameter_types::oid[], ','), "
-        "pg_catalog.array_to_string(parameter_types::text[], ', ') "
-        "FROM pg_catalog.pg_prepared_statements WHERE name = $1",
-        [messages.encode(statement.tree.name)],
-    )
-    if not found.rows:
-        raise errors.OrochiError(
-            f'prepared statement "{statement.tree.name}" does not exist', sqlstate="26000"
-        )
-    oid_list, names = ((value or b"").decode() for value in found.rows[0])
-    oids = tuple(int(oid) for oid in oid_list.split(",") if oid)
-    values: tuple[bytes | None, ...] = ()
-    if oids:
-        columns = ", ".join(f"${number}::text" for number in range(1, len(oids) + 1))
-        await coordinator.fetch(f"PREPARE {_ARGUMENTS} ({names}) AS SELECT {columns}")
-        try:
-            arguments = statement.sql[statement.sql.index("(") :].rstrip().rstrip(";")
-            values = (await coordinator.fetch(f"EXECUTE {_ARGUMENTS} {arguments}")).rows[0]
-        except errors.RemoteError as error:
-            name = statement.tree.name
-            raise errors.RemoteError(
-                {code: text.replace(_ARGUMENTS, name) for code, text in error.fields.items()}
-            ) from error
-        finally:
-            if coordinator.status != "E":
-                await coordinator.fetch(f"DEALLOCATE {_ARGUMENTS}")
-    _, fields = await coordinator.describe(inner.sql, oids)
-    return inner, context.Parameters(values, (0,) * len(oids), oids), fields

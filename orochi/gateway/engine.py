@@ -13,8 +13,14 @@ from orochi.planner import parse
 class Engine(Protocol):
     """See the module docstring."""
 
-    def concerns(self, session: context.Session, statement: parse.Statement) -> bool:
-        """Whether the statement reads or writes Orochi tables, or calls Orochi's API."""
+    def concerns(self, session: context.Session, statement: parse.Statement, *, ever: bool = False) -> bool:
+        """Whether the statement reads or writes Orochi tables, or calls Orochi's API.
+
+        Args:
+            session: whose names count.
+            statement: parsed.
+            ever: or may come to, when other relations no longer hide them.
+        """
 
     async def execute(
         self,

@@ -137,3 +137,15 @@ class Capture:
             elif kind in b"NA":
                 self._relay.client.write(messages.message(bytes((kind,)), payload))
         self._relay.changed()
+
+
+def sync_comes(inbox: codec.Splitter) -> bool:
+    """Whether the batch's Sync is here already, and no other Execute before it."""
+    offset = 0
+    while (found := inbox.peek(offset)) is not None:
+        kind, _, offset = found
+        if kind == 0x53:
+            return True
+        if kind in b"EQH":
+            return False
+    return False

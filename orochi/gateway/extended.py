@@ -15,7 +15,17 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
 from orochi import errors
-from orochi.gateway import client_socket, control, exchange, hotpath, pipeline, portal, simple
+from orochi.gateway import (
+    bindcheck,
+    client_socket,
+    control,
+    exchange,
+    executes,
+    hotpath,
+    pipeline,
+    portal,
+    simple,
+)
 from orochi.gateway import sink as sinks
 from orochi.gateway import texts as texts_module
 from orochi.pgwire import messages
@@ -51,6 +61,7 @@ class Unit:
         self._executed_there = 0
         self._group: list[bytes] = []  # messages to be passed on
         self._group_executes = 0
+        self._changing = 0  # flags of statements of this batch that were passed on
         self._batch = pipeline.Batch(session)
 
     async def run(self) -> None:
@@ -104,9 +115,17 @@ class Unit:
             await self._describe_or_close(kind, payload)
 
     async def _parse(self, payload: bytes) -> None:
+        if payload[0] == 0 and (again := self._again(payload)) is not None:
+            await self._flush_group()
+            if not self.failed:
+                self.relay.ours[b""] = again
+                self.relay.unnamed = b""
+                self._reply(messages.PARSE_COMPLETE)
+            return
         message = messages.parse_parse(payload)
-        statement = await self._ours(message.sql)
+        statement = await self._ours(message.sql, kept=bool(message.name))
         if statement is None:
+            self.relay.note_changing(message.name, self.relay.texts.flags(message.sql))
             if message.name:
                 self.relay.named[message.name] = message.sql
             else:
@@ -118,13 +137,25 @@ class Unit:
         if not self.failed:
             await self._prepare(message, payload, statement)
 
-    async def _ours(self, sql: bytes) -> parse.Statement | None:
-        """The statement, if the session must run it."""
+    def _again(self, payload: bytes) -> portal.Prepared | None:
+        """A statement of ours whose Parse was answered a moment ago, and would be answered so again."""
+        relay = self.relay
+        if relay.settings_dirty or relay.catalog_dirty or self.session.coordinator.status == "E":
+            return None
+        return self.session.recent.find(payload)
+
+    async def _ours(self, sql: bytes, *, kept: bool) -> parse.Statement | None:
+        """The statement, if the session must run it; one that is kept may become ours at any time."""
+        if self.relay.catalog_dirty and self.session.coordinator.status != "E":
+            await self._flush()
+            if self._executed_there:
+                await self._hide()
+            if not self.failed:
+                await self.session.sync_catalog()
         flags = self.relay.texts.flags(sql)
         is_control = _CONTROL.match(sql) is not None
-        if not (flags & _OURS or is_control or self.relay.exclusive):
-            if flags:
-                self.relay.settings_dirty = self.session.settings_revert = True
+        known = flags & _OURS or is_control or self.relay.exclusive
+        if not known and not self.session.catalog_is_own:
             return None
         statements = self.session.parse(sql)
         if len(statements) != 1:
@@ -134,12 +165,8 @@ class Unit:
         if self.session.coordinator.status == "E":
             return None
         await self._settings()
-        if statements[0].kind is parse.Kind.EXECUTE:
-            inner = self.session.sql_prepared.get(statements[0].tree.name)
-            ours = inner is not None and self.session.engine.concerns(self.session, inner)
-        else:
-            control.refuse_hidden_execute(self.session, statements[0])
-            ours = self.session.engine.concerns(self.session, statements[0])
+        ours = executes.prepared(self.session, statements[0]) is not None
+        ours = ours or self.session.engine.concerns(self.session, statements[0], ever=kept)
         return statements[0] if ours and not self.failed else None
 
     async def _prepare(self, message: messages.Parse, payload: bytes, statement: parse.Statement) -> None:
@@ -156,6 +183,7 @@ class Unit:
         self.relay.named.pop(message.name, None)
         if not message.name:
             self.relay.unnamed = b""
+            self.session.recent.add(payload, prepared)
         self.client.write(messages.PARSE_COMPLETE)
 
     async def _described(self, prepared: portal.Prepared) -> None:
@@ -178,6 +206,7 @@ class Unit:
         statement_name, _ = messages.cstring(payload, at)
         prepared = self.relay.ours.get(statement_name) or self._control(statement_name)
         if prepared is None:
+            self._changing |= self.relay.changing.get(statement_name, 0)
             held = self.relay.portals.get(name)
             if held is not None and not name:
                 held.close()
@@ -194,9 +223,36 @@ class Unit:
             )
         if name and name in self.relay.portals:
             raise errors.OrochiError(f'cursor "{messages.decode(name)}" already exists', sqlstate="42P03")
+        held = portal.Portal(prepared, bind)
+        if not await self._is_valid(name, held):
+            return
         await self._flush_group()
-        self.relay.portals[name] = portal.Portal(prepared, bind)
+        self.relay.portals[name] = held
         self._reply(messages.BIND_COMPLETE)
+
+    async def _is_valid(self, name: bytes, held: portal.Portal) -> bool:
+        """Whether the values are valid for their types, or a node is about to say so; False after an error.
+
+        Raises:
+            RemoteError: as PostgreSQL refuses them.
+        """
+        encoding = self.session.coordinator.parameters.get("client_encoding", "")
+        if bindcheck.is_plainly_valid(held.parameters, encoding):
+            return True
+        if not self.relay.settings_dirty and hotpath.target(self.session, held) is not None:
+            return True
+        await self._flush()
+        if self.failed:
+            return False
+        self._open = True
+        capture = exchange.Capture(self.relay, bindcheck.PROBE_REPLIES)
+        await capture.run(
+            bindcheck.probe(name, self.session.coordinator.scratch, held.bind, held.parameters.type_oids)
+        )
+        if capture.error is not None:
+            self._skipping = True
+            raise capture.error
+        return True
 
     def _control(self, name: bytes) -> portal.Prepared | None:
         """A relayed prepared BEGIN, COMMIT and the like is ours once a batch is."""
@@ -222,6 +278,13 @@ class Unit:
                 del self.relay.portals[name]
                 self._reply(messages.CLOSE_COMPLETE)
             return
+        if kind == 0x44 and target == 0x53 and not name and b"" in self.relay.ours:
+            prepared = self.relay.ours[b""]  # the coordinator may not have it: see `_again`
+            await self._described(prepared)
+            await self._flush_group()
+            if not self.failed:
+                self._reply(messages.parameter_description(prepared.type_oids) + prepared.description(()))
+            return
         if kind == 0x43 and target == 0x53:
             self.relay.ours.pop(name, None)
             self.relay.named.pop(name, None)
@@ -239,6 +302,7 @@ class Unit:
         if held is None:
             self._group_executes += 1
             await self._pass_on(b"E", payload)
+            self.relay.touched(self._changing)
             return
         if held.spool is not None:
             await self._flush()
@@ -270,7 +334,7 @@ class Unit:
             await self._run(held, limit)
 
     async def _hot(self, held: portal.Portal, target: portal.Target) -> None:
-        alone = self._executed == 0 and not self._batch and self._is_last()
+        alone = self._executed == 0 and not self._batch and exchange.sync_comes(self.relay.inbox)
         self._executed += 1
         if self._executed_there:
             await self._hide()
@@ -283,16 +347,18 @@ class Unit:
         session = self.session
         statement, parameters, fields = held.prepared.statement, held.parameters, held.prepared.fields
         implicit = session.coordinator.status == "I"
-        if implicit and (self._executed or not self._is_last() or simple.needs_block(statement)):
+        if implicit and (
+            self._executed or not exchange.sync_comes(self.relay.inbox) or simple.needs_block(statement)
+        ):
             await self._hide()
         self._executed += 1
-        if statement.kind is parse.Kind.EXECUTE:
-            found = await control.bind_execute(session, statement)
-            if found is not None:
-                statement, parameters, fields = found
+        inner = executes.prepared(session, statement)
+        if inner is not None:
+            statement, parameters, fields = await executes.bind(session, statement, inner)
         if not limit or held.prepared.fields is None:
             sink = sinks.ClientSink(self.client, self.relay, held.result_formats, simple=False)
             await session.execute(statement, parameters, fields, sink)
+            session.ran(statement.sql.encode())
             return
         held.spool = portal.Spool()
         await session.execute(
@@ -315,17 +381,6 @@ class Unit:
         if statement.kind is parse.Kind.TRANSACTION:
             self._executed = self._executed_there = 0
         self.client.write(messages.command_complete(tag))
-
-    def _is_last(self) -> bool:
-        """Whether Sync is here already, and no other Execute before it."""
-        inbox, offset = self.relay.inbox, 0
-        while (found := inbox.peek(offset)) is not None:
-            kind, _, offset = found
-            if kind == 0x53:
-                return True
-            if kind in b"EQH":
-                return False
-        return False
 
     # --- the coordinator's part ----------------------------------------------------------------------
 
@@ -381,6 +436,7 @@ class Unit:
                 if session.coordinator.closed:
                     raise reply.error
                 self._report(reply.error)
+        self.relay.touched(self._changing)
         implicit = self._hidden or session.coordinator.status == "I"
         try:
             if self.failed:

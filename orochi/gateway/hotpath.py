@@ -17,7 +17,7 @@ from orochi.executor import node_errors
 from orochi.gateway import portal
 from orochi.pgwire import client as pg_client
 from orochi.pgwire import codec, messages
-from orochi.planner import insert
+from orochi.planner import insert, lift, parse
 from orochi.planner import plan as plans
 from orochi.sharding import hashing
 
@@ -105,10 +105,19 @@ def _shards(
 
 
 def start(session: sessions.Session, data: bytes, pos: int) -> int:
-    """Start on the batch whose Bind is at `pos`; the offset after its Sync, or 0."""
+    """Start on the Query, or the batch whose Bind, or Parse before it, is at `pos`; its end, or 0."""
     if session.coordinator.status != "I" or session.relay.settings_dirty or session.client.closed:
         return 0
-    bind_end: int = pos + 1 + _length_at(data, pos + 1)[0]
+    if data[pos] == 0x51:
+        return _start_query(session, data, pos)
+    at, parsed, again = pos, b"", None
+    if data[pos] == 0x50:  # P: Parse of the unnamed statement, its answer still known
+        at = pos + 1 + _length_at(data, pos + 1)[0]
+        again = session.recent.find(data[pos + 5 : at])
+        if again is None or len(data) < at + 5 or data[at] != 0x42:
+            return 0
+        parsed = messages.PARSE_COMPLETE
+    bind_end: int = at + 1 + _length_at(data, at + 1)[0]
     if data.startswith(_DESCRIBED_END, bind_end):
         described, end = True, bind_end + len(_DESCRIBED_END)
     elif data.startswith(_END, bind_end):
@@ -116,8 +125,8 @@ def start(session: sessions.Session, data: bytes, pos: int) -> int:
     else:
         return 0
     try:
-        bind = messages.parse_bind(data[pos + 5 : bind_end])
-        prepared = session.relay.ours.get(bind.statement)
+        bind = messages.parse_bind(data[at + 5 : bind_end])
+        prepared = session.relay.ours.get(bind.statement) if again is None or bind.statement else again
         if prepared is None or not prepared.described or bind.portal:
             return 0
         prepared.check(bind)
@@ -130,10 +139,40 @@ def start(session: sessions.Session, data: bytes, pos: int) -> int:
     connection = session.runtime.nodes.take(found.node_id, session.signature)
     if connection is None:
         return 0
-    head = messages.BIND_COMPLETE
+    if again is not None:
+        session.relay.ours[b""] = again
+        session.relay.unnamed = b""
+    head = parsed + messages.BIND_COMPLETE
     if described:
         head += prepared.description(bind.result_formats)
-    session.hot = Call(session, connection, data[pos:end], head, held, found)
+    session.hot = Call(session, connection, data[pos:end], (parsed, head, head), held, found)
+    session.hot.send()
+    return end
+
+
+def _start_query(session: sessions.Session, data: bytes, pos: int) -> int:
+    """A Query that is a known statement but for its literals: they become its parameters."""
+    end: int = pos + 1 + _length_at(data, pos + 1)[0]
+    sql = data[pos + 5 : end - 1]
+    encoding = session.coordinator.parameters.get("client_encoding")
+    if not sql.isascii() and encoding != "UTF8":
+        return 0
+    lifted = lift.split(sql)
+    prepared = None if lifted is None else session.recent.find_lifted(lifted)
+    if prepared is None or lifted is None or b"\0" in sql:
+        return 0
+    held = portal.Portal(prepared, messages.Bind(b"", b"", (), lifted.values, ()))
+    found = target(session, held)
+    if found is None:
+        return 0
+    connection = session.runtime.nodes.take(found.node_id, session.signature)
+    if connection is None:
+        return 0
+    session.relay.ours.pop(b"", None)
+    head = b"" if prepared.fields is None else prepared.description(())
+    # PostgreSQL announces a SELECT's columns before its first row, any other's when it is done
+    begun = head if prepared.statement.kind is parse.Kind.SELECT else b""
+    session.hot = Call(session, connection, data[pos:end], (b"", begun, head), held, found)
     session.hot.send()
     return end
 
@@ -147,9 +186,11 @@ class Call:
 
     __slots__ = (
         "_batch",
+        "_begun",
         "_fragment",
         "_head",
         "_held",
+        "_parsed",
         "_portal",
         "_session",
         "_skip",
@@ -163,14 +204,15 @@ class Call:
         session: sessions.Session,
         connection: pg_client.PgConnection,
         batch: bytes,
-        head: bytes,
+        heads: tuple[bytes, bytes, bytes],
         held: portal.Portal,
         found: portal.Target,
     ) -> None:
         self.connection = connection
         self._session = session
         self._batch = batch
-        self._head = head
+        # what goes before an error of binding, before one of running, and before anything else
+        self._parsed, self._begun, self._head = heads
         self._portal = held
         self._target = found
         self._held = b""
@@ -251,6 +293,8 @@ class Call:
     def _refused(self, data: bytes, pos: int) -> None:
         end = pos + 1 + _length_at(data, pos + 1)[0]
         error = messages.parse_error(data[pos + 5 : end])
+        # what PostgreSQL refuses to bind was not bound; what fails later was bound, and described
+        head = self._begun if 0x32 in data[:pos:5] else self._parsed
         self.connection.forget(self._target.key)
         self.connection.status = "I"
         if data[end : end + 1] != b"Z":
@@ -260,8 +304,8 @@ class Call:
             self._long_way()
             return
         error.fields.pop("P", None)  # a position in the shard's SQL
-        node_errors.for_client(error, self._session.snapshot())
-        self._session.client.write(messages.error_response(error) + messages.READY_IDLE)
+        node_errors.for_client(error, self._session.snapshot(), self._session.search_path)
+        self._session.client.write(head + messages.error_response(error) + messages.READY_IDLE)
         self._finish()
 
     def _lost(self) -> None:

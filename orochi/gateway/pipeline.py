@@ -94,11 +94,15 @@ class Batch:
                 continue
             if piece.error is not None:
                 error = piece.error
+                if isinstance(error, errors.RemoteError) and error.began is False:
+                    _unbind(pieces)
                 break
             pieces.append(piece.answer or b"")
         self._session.client.write(b"".join(pieces))
         await self._session.client.drain()
         if error is not None:
+            if isinstance(error, errors.RemoteError):
+                node_errors.for_client(error, self._session.snapshot(), self._session.search_path)
             raise error
 
     # --- reads -----------------------------------------------------------------------------------
@@ -226,12 +230,17 @@ class _BatchReply(replies.Reply):
 
     def message(self, kind: int, payload: bytes) -> None:
         """The end of one execution, or an error: the rest is skipped."""
-        if kind == 0x43:  # C: CommandComplete
+        if kind == 0x32:  # 2: BindComplete
+            self.bound = True
+        elif kind == 0x43:  # C: CommandComplete
+            self.bound = False
             self._items[self._at].answer = b"".join((*self._pieces, messages.message(b"C", payload)))
             self._at += 1
             self._pieces.clear()
         elif kind == 0x45:  # E: ErrorResponse
-            self.error = self._items[self._at].error = _without_position(messages.parse_error(payload))
+            error = messages.parse_error(payload)
+            error.began = self.bound
+            self.error = self._items[self._at].error = _without_position(error)
 
 
 async def _run_on(connection: client.PgConnection, items: list[_Item]) -> None:
@@ -268,9 +277,15 @@ async def _execute(connection: client.PgConnection, item: _Item, on_rows: client
     )
 
 
+def _unbind(pieces: list[bytes]) -> None:
+    """A node refused to bind the last execution: it was not bound, nor described."""
+    if messages.BIND_COMPLETE in pieces:
+        while pieces.pop() != messages.BIND_COMPLETE:
+            continue
+
+
 def _without_position(error: errors.OrochiError) -> errors.OrochiError:
     """A position points into the shard's SQL, not the client's."""
     if isinstance(error, errors.RemoteError):
         error.fields.pop("P", None)
-        node_errors.for_client(error)
     return error

@@ -31,6 +31,7 @@ _length_at = codec.length_at
 _LIMIT = codec.MESSAGE_LIMIT
 _OURS = texts_module.TOUCHES | texts_module.SPECIAL
 _SETTINGS = texts_module.SETTINGS
+_CATALOG = texts_module.CATALOG
 
 #: Bytes of an unfinished unit above which the session takes it, piece by piece.
 _UNIT_LIMIT = 1 << 20
@@ -45,9 +46,12 @@ class Relay:
         busy: a unit is being handled by the session; the relay only collects input.
         exclusive: every unit is the session's: nodes take part in its transaction, or such.
         inbox: input for a busy session.
+        changing: relayed prepared statements that change settings or the catalog, with their flags.
         named, unnamed: relayed prepared statements: SQL by name, and the last unnamed Parse message.
         ours, portals: prepared statements and portals that are the session's.
-        settings_dirty: a relayed statement may have changed session settings.
+        settings_dirty: a relayed statement may have changed session settings, or what names mean.
+        catalog_dirty: a relayed statement may have changed the catalog: the session must look before
+            the next unit, as not even its words can be judged.
     """
 
     def __init__(
@@ -69,7 +73,10 @@ class Relay:
         self.ours: dict[bytes, portal.Prepared] = {}
         self.portals: dict[bytes, portal.Portal] = {}
         self.settings_dirty = True
+        self.catalog_dirty = False
+        self.changing: dict[bytes, int] = {}
         self.copying = False
+        texts.cache()
         self._version = texts.version
         self._held = bytearray()
         self._need = 0
@@ -114,7 +121,7 @@ class Relay:
         known = self.texts.cache()
         if self._version != self.texts.version:
             self._catalog_moved()
-        exclusive = self.exclusive
+        exclusive = self.exclusive or self.catalog_dirty
         start = pos = 0
         size = len(data)
         need = 5
@@ -141,6 +148,8 @@ class Relay:
                 return None
             elif exclusive:
                 return self._hand_over(data, start)
+            elif kind == 0x51 and not pos and self._lifts() and self._hot(data, pos):
+                return None
             elif kind == 0x51:  # Q: Query
                 sql = data[pos + 5 : end - 1]
                 flags = known.get(sql)
@@ -149,15 +158,19 @@ class Relay:
                 if flags:
                     if flags & _OURS:
                         return self._hand_over(data, start)
-                    self._settings_touched()
+                    self.touched(flags)
+                    exclusive = exclusive or self.catalog_dirty
                 self.pending += 1
                 self._after_sync = False
                 start = end
                 if self.ours:
                     self.ours.pop(b"", None)
             elif kind == 0x50:  # P: Parse
+                if data[pos + 5] == 0 and not pos and self._hot(data, pos):
+                    return None
                 if self._parse_is_ours(data, pos + 5, end):
                     return self._hand_over(data, start)
+                exclusive = exclusive or self.catalog_dirty
             elif kind == 0x48:  # H: Flush
                 return self._hand_over(data, start)
             elif kind == 0x46:  # F: FunctionCall
@@ -165,14 +178,9 @@ class Relay:
                 start = end
             elif kind not in b"BDEC":
                 start = end  # not a message of the protocol: the server says so
-            elif self.ours or self.portals:
-                if kind == 0x42 and start == pos and not self.pending and not start and self.session:
-                    taken = self.session.try_hot(data, pos)
-                    if taken:
-                        self.busy = True
-                        if taken < size:
-                            self.inbox.feed(data[taken:])
-                        return None
+            elif self.ours or self.portals or self.changing:
+                if kind == 0x42 and not pos and self._hot(data, pos):
+                    return None
                 if self._names_ours(kind, data, pos + 5, end):
                     return self._hand_over(data, start)
             elif kind == 0x43 and data[pos + 5] == 0x53:  # C: Close of a statement
@@ -187,6 +195,20 @@ class Relay:
             self._need = pos - start + need
         return None
 
+    def _lifts(self) -> bool:
+        return self.session is not None and self.session.recent.lifts
+
+    def _hot(self, data: bytes, pos: int) -> bool:
+        """Whether the hot path takes the batch at `pos`, before which nothing waits."""
+        if self.pending or self.session is None:
+            return False
+        taken = self.session.try_hot(data, pos)
+        if taken:
+            self.busy = True
+            if taken < len(data):
+                self.inbox.feed(data[taken:])
+        return taken > 0
+
     def _parse_is_ours(self, data: bytes, at: int, end: int) -> bool:
         middle = data.find(b"\0", at, end)
         last = data.find(b"\0", middle + 1, end)
@@ -197,7 +219,8 @@ class Relay:
         if flags:
             if flags & _OURS:
                 return True
-            self._settings_touched()
+            self.touched(flags)
+        self.note_changing(name, flags)
         if name:
             self.named[name] = sql
             return name in self.ours
@@ -213,6 +236,8 @@ class Relay:
             name = data[middle + 1 : data.find(b"\0", middle + 1, end)]
             if name in self.ours:
                 return True
+            if name in self.changing:
+                self.touched(self.changing[name])
             portal = data[at:middle]
             if portal or portal not in self.portals:
                 return portal in self.portals
@@ -228,7 +253,19 @@ class Relay:
             self.named.pop(name, None)
         return False
 
-    def _settings_touched(self) -> None:
+    def note_changing(self, name: bytes, flags: int) -> None:
+        """A statement with these flags was prepared under this name, and passed on."""
+        if flags & (_SETTINGS | _CATALOG):
+            self.changing[name] = flags
+        elif self.changing:
+            self.changing.pop(name, None)
+
+    def touched(self, flags: int) -> None:
+        """A statement with these flags was passed on."""
+        if flags & _CATALOG:
+            self.catalog_dirty = True
+        elif not flags & _SETTINGS:
+            return
         self.settings_dirty = True
         if self.session is not None and (self.server.status != "I" or self.pending):
             self.session.settings_revert = True
@@ -236,6 +273,7 @@ class Relay:
     def _catalog_moved(self) -> None:
         """Statements prepared when they were nothing to us may read Orochi tables now."""
         self._version = self.texts.version
+        self.settings_dirty = True  # a schema on the search path may be there now
         session = self.session
         if session is None:
             return

@@ -24,13 +24,14 @@ from orochi.gateway import (
     extended,
     hotpath,
     portal,
+    recent,
     session_settings,
     simple,
 )
 from orochi.gateway import relay as relays
 from orochi.pgwire import client as pg_client
 from orochi.pgwire import messages
-from orochi.planner import parse
+from orochi.planner import names, parse
 
 if TYPE_CHECKING:
     from orochi.gateway import listener
@@ -59,6 +60,7 @@ class Session:
         settings_revert: settings changed inside the open block, so its end may change them back.
         zone: the only setting that reading a distribution or time value depends on.
         savepoints: the open block has savepoints.
+        recent: unnamed statements whose Parse need not be asked of the coordinator again.
         sql_prepared: Orochi statements prepared by SQL-level PREPARE.
         hot: the execution of the hot path under way.
         reading: a node connection outside the transaction that a read of this session uses.
@@ -83,13 +85,17 @@ class Session:
         self.settings: Mapping[str, str] = {}
         self.signature: tuple[tuple[str, str], ...] = ()
         self.search_path: tuple[str, ...] = ()
+        self.temp_tables: frozenset[str] = frozenset()
         self.zone: Mapping[str, str] = {}
         self.transaction = transaction.Transaction(self.runtime.nodes, lambda: self.settings)
         self.settings_revert = False
         self.savepoints = False
         self.sql_prepared: dict[str, parse.Statement] = {}
+        self.recent = recent.Recent(self)
         self.hot: hotpath.Call | None = None
         self.reading: pg_client.PgConnection | None = None
+        self._temp_relations: Mapping[str, str] = {}
+        self._full_path: tuple[str, ...] = ()
         self._read_only = False
         self._isolation = self._default_isolation = "read committed"
         self._own_snapshot: snapshots.Snapshot | None = None
@@ -114,6 +120,7 @@ class Session:
     async def catalog_changed(self) -> None:
         """Reload the catalog as this session's transaction sees it, until its end."""
         self._own_snapshot = await store.load(self.coordinator)
+        self._find_temp_tables()
 
     async def catalog_execute(self, sql: str) -> list[tuple[str | None, ...]]:
         """Run SQL on the client's connection, in its transaction, with Orochi's own rights."""
@@ -139,6 +146,7 @@ class Session:
                 await self.runtime.refresh()
             await self.relay.take_server()
             self.transaction.in_block = self.coordinator.status != "I"
+            await self.sync_catalog()
             kind = await self._next_kind()
             if kind == 0x51:
                 _, payload = await self.relay.next_message()
@@ -205,14 +213,52 @@ class Session:
         """Before a statement of ours: know the session's settings and the transaction's isolation."""
         if self.relay.settings_dirty and self.coordinator.status != "E":
             view = await session_settings.read(self.coordinator)
+            self.recent.clear()
             self.relay.settings_dirty = False
             self.settings, self.signature = view.values, view.signature
-            self.user, self.search_path = view.user, view.search_path
+            self.user, self._full_path = view.user, view.search_path
             self._isolation, self._default_isolation = view.isolation, view.default_isolation
             self._read_only = view.read_only
+            self._temp_relations = view.temp_relations
+            self._find_temp_tables()
             self.zone = {"timezone": self.settings.get("timezone", "UTC")}
         if not self.transaction.participants:
             self.transaction.isolation = self._isolation
+
+    def _find_temp_tables(self) -> None:
+        """Which names of the catalog the session's temporary relations hide; a view of them may be Orochi's.
+
+        Only for such a view does their schema stay on the path: plans are shared by sessions of one path.
+        """
+        hiding: set[str] = set()
+        own = names.temp_schema(self._full_path)
+        views = False
+        if self._temp_relations:
+            snapshot = self.snapshot()
+            known = {name for _, name in snapshot.names} | {name for _, name in snapshot.views}
+            for name in known.intersection(self._temp_relations):
+                if self._temp_relations[name] == "v" and (own, name) in snapshot.views:
+                    views = True
+                else:
+                    hiding.add(name)
+        self.temp_tables = frozenset(hiding)
+        self.search_path = tuple(schema for schema in self._full_path if views or schema != own)
+
+    def ran(self, sql: bytes) -> None:
+        """A statement of this text was run: note what it may have changed."""
+        self.relay.touched(self.relay.texts.flags(sql))
+
+    async def sync_catalog(self) -> None:
+        """After statements that may have changed the catalog past us: see their effect, committed or not."""
+        if not self.relay.catalog_dirty or self.coordinator.status == "E":
+            return
+        if self.coordinator.status == "I":
+            await self.runtime.refresh()
+        else:
+            result = await self.coordinator.fetch(store.VERSION_SQL)
+            if int(result.rows[0][0] or b"0") != self.snapshot().version:
+                await self.catalog_changed()
+        self.relay.catalog_dirty = False
 
     # --- statements ------------------------------------------------------------------------------
 
@@ -249,7 +295,7 @@ class Session:
                         "deadlock detected", detail="Transactions wait for each other on different nodes."
                     ) from error
                 if isinstance(error, errors.RemoteError):
-                    node_errors.for_client(error, self.snapshot())
+                    node_errors.for_client(error, self.snapshot(), self.search_path)
                 if isinstance(error, errors.RemoteError) and statement.kind in _REWRITTEN:
                     error.fields.pop("P", None)  # a position in another text than the client's
                 raise

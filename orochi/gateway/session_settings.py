@@ -62,6 +62,9 @@ WHERE pg_catalog.current_setting(name, true) <> ''
 UNION ALL
 VALUES ('', pg_catalog.json_build_array(
     current_user, pg_catalog.array_to_json(pg_catalog.current_schemas(false)),
+    pg_catalog.array_to_json(pg_catalog.current_schemas(true)),
+    (SELECT pg_catalog.json_object_agg(relname, relkind) FROM pg_catalog.pg_class WHERE pg_catalog.pg_my_temp_schema() <> 0
+     AND relnamespace = pg_catalog.pg_my_temp_schema() AND pg_catalog.pg_table_is_visible(oid)),
     pg_catalog.current_setting('transaction_isolation'),
     pg_catalog.current_setting('default_transaction_isolation'),
     pg_catalog.current_setting('transaction_read_only'))::text)"""
@@ -74,6 +77,8 @@ class View:
     Attributes:
         values: by lower-case name, those of `ALWAYS` and those that differ from the default.
         signature: the part that node connections get.
+        search_path: existing schemas in lookup order, the one of temporary relations where it stands.
+        temp_relations: names that mean the session's own temporary relations, with their `relkind`.
         isolation: of the transaction that was open, or of the next one.
     """
 
@@ -81,6 +86,7 @@ class View:
     signature: node_pool.Signature
     user: str
     search_path: tuple[str, ...]
+    temp_relations: Mapping[str, str]
     isolation: str
     default_isolation: str
     read_only: bool
@@ -97,13 +103,21 @@ async def read(connection: client.PgConnection) -> View:
             values[name.decode()] = text
         else:
             facts = json.loads(text)
-    user, schemas, isolation, default_isolation, read_only = facts
+    user, named, schemas, temporary, isolation, default_isolation, read_only = facts
     return View(
         values=values,
         signature=node_pool.mirrored(values),
         user=str(user),
-        search_path=tuple(str(schema) for schema in schemas) if isinstance(schemas, list) else (),
+        search_path=_search_path(named, schemas),
+        temp_relations=temporary if isinstance(temporary, dict) else {},
         isolation=str(isolation),
         default_isolation=str(default_isolation),
         read_only=read_only == "on",
     )
+
+
+def _search_path(named: object, schemas: object) -> tuple[str, ...]:
+    """The schemas looked into, but pg_catalog where nobody named it."""
+    if not isinstance(named, list) or not isinstance(schemas, list):
+        return ()
+    return tuple(str(schema) for schema in schemas if schema != "pg_catalog" or schema in named)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from orochi import errors
 from orochi.executor import context
-from orochi.gateway import control
+from orochi.gateway import control, executes, texts
 from orochi.gateway import sink as sinks
 from orochi.pgwire import messages
 from orochi.planner import parse
@@ -38,6 +38,10 @@ _DESCRIBED = frozenset(
         parse.Kind.OTHER,
     }
 )
+_MAY_MAKE = CATALOG_KINDS | {parse.Kind.OTHER, parse.Kind.SET}
+#: Classes of SQLSTATE that PostgreSQL never gives to a SELECT that it runs: not supported, no connection.
+_OURS_ALONE = frozenset({"0A", "08"})
+_LEARNED = frozenset({parse.Kind.SELECT, parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE})
 _NO_BLOCK = re.compile(
     r"\bconcurrently\b|^\s*(?:vacuum|reindex|cluster|alter\s+system|create\s+database)", re.IGNORECASE
 )
@@ -54,10 +58,18 @@ async def run(session: sessions.Session, payload: bytes) -> None:
         return
     if len(statements) == 1:
         await _single(session, statements[0], payload)
-    elif statements and await _any_ours(session, statements):
+    elif statements and (_makes(session, statements, payload[:-1]) or await _any_ours(session, statements)):
         await _several(session, statements)
     else:
         await session.relay.forward(messages.message(b"Q", payload))
+        session.ran(payload[:-1])
+
+
+def _makes(session: sessions.Session, statements: tuple[parse.Statement, ...], sql: bytes) -> bool:
+    """Whether what the later statements name may be made, or come to mean another thing, by the earlier ones."""
+    return bool(session.relay.texts.flags(sql) & texts.TOUCHES) and any(
+        statement.kind in _MAY_MAKE for statement in statements[:-1]
+    )
 
 
 async def _any_ours(session: sessions.Session, statements: tuple[parse.Statement, ...]) -> bool:
@@ -70,6 +82,7 @@ async def _any_ours(session: sessions.Session, statements: tuple[parse.Statement
 
 async def _single(session: sessions.Session, statement: parse.Statement, payload: bytes) -> None:
     implicit = session.coordinator.status == "I"
+    sink = sinks.ClientSink(session.client, session.relay, simple=True)
     try:
         if control.is_control(statement):
             tag = await control.run(session, statement)
@@ -78,13 +91,34 @@ async def _single(session: sessions.Session, statement: parse.Statement, payload
             found = await resolve(session, statement)
             if found is None:
                 await session.relay.forward(messages.message(b"Q", payload))
+                session.ran(payload[:-1])
                 return
-            sink = sinks.ClientSink(session.client, session.relay, simple=True)
+            if implicit and statement.kind in _LEARNED:
+                await session.recent.learn(payload[:-1], found[2])
             await run_committed(session, *found, sink, implicit=implicit)
+            session.ran(payload[:-1])
             sink.send_tag()
     except errors.OrochiError as error:
+        await _announce(session, statement, sink, error)
         await report(session, error, implicit=implicit)
     session.client.write(messages.ready_for_query(session.coordinator.status))
+
+
+async def _announce(
+    session: sessions.Session, statement: parse.Statement, sink: sinks.ClientSink, error: errors.OrochiError
+) -> None:
+    """PostgreSQL announces a SELECT's columns when it begins to run it: before errors of that, not of planning."""
+    if not sink.announces or statement.kind is not parse.Kind.SELECT or session.coordinator.closed:
+        return
+    began = error.began if isinstance(error, errors.RemoteError) else None
+    if began is None and error.sqlstate[:2] not in _OURS_ALONE and session.coordinator.status != "E":
+        try:  # a fragment failed, which says nothing of when PostgreSQL would have
+            await session.coordinator.fetch(f"EXPLAIN {statement.sql}")
+            began = True
+        except errors.RemoteError:
+            began = False
+    if began:
+        sink.announce()
 
 
 async def _several(session: sessions.Session, statements: tuple[parse.Statement, ...]) -> None:
@@ -121,7 +155,12 @@ async def _one_of_several(session: sessions.Session, statement: parse.Statement)
                 hint="Send it as a query of its own.",
             )
         found = statement, None, (await session.coordinator.describe(statement.sql))[1]
-    await session.execute(*found, sink)
+    try:
+        await session.execute(*found, sink)
+    except errors.OrochiError as error:
+        await _announce(session, statement, sink, error)
+        raise
+    session.ran(statement.sql.encode())
     sink.send_tag()
 
 
@@ -142,10 +181,11 @@ async def resolve(
     """What is to be run for a statement that may be ours, its columns described; None if it is not ours."""
     if session.coordinator.status == "E":
         return None
+    await session.sync_catalog()
     await session.refresh_settings()
-    if statement.kind is parse.Kind.EXECUTE:
-        return await control.bind_execute(session, statement)
-    control.refuse_hidden_execute(session, statement)
+    inner = executes.prepared(session, statement)
+    if inner is not None:
+        return await executes.bind(session, statement, inner)
     if not session.engine.concerns(session, statement):
         return None
     fields = None

@@ -32,14 +32,28 @@ class ClientSink:
         self._client = client
         self._relay = relay
         self._simple = simple
+        self._columns = b""
 
     async def columns(self, columns: Sequence[messages.FieldDescription]) -> None:
-        """Announce the result's columns, where the client did not ask by Describe."""
+        """Announce the result's columns with its first rows, where the client did not ask by Describe."""
         if self._simple:
-            self._client.write(messages.row_description(columns))
+            self._columns = messages.row_description(columns)
+
+    @property
+    def announces(self) -> bool:
+        """Whether columns wait to be announced."""
+        return bool(self._columns)
+
+    def announce(self) -> None:
+        """Announce the columns now."""
+        if self._columns:
+            self._client.write(self._columns)
+            self._columns = b""
 
     async def rows(self, data: bytes | memoryview, count: int) -> None:
         """Send whole DataRow messages."""
+        if self._columns:
+            self.announce()
         self._client.write(data)
         if not self._client.writable:
             await self._client.drain()
@@ -53,6 +67,7 @@ class ClientSink:
     def send_tag(self) -> None:
         """The statement's effects are committed, or part of an open block: say so."""
         if self._simple and self.tag is not None:
+            self.announce()
             self._client.write(messages.command_complete(self.tag))
 
     async def notice(self, message: str, *, severity: str = "NOTICE", hint: str | None = None) -> None:

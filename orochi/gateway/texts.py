@@ -16,6 +16,8 @@ TOUCHES = 1
 SPECIAL = 2
 #: It may change a setting that node connections must share, the role or the search path.
 SETTINGS = 4
+#: It may change the catalog by DDL that is not ours, or DDL inside it.
+CATALOG = 8
 
 #: Texts longer than this are not cached, and no more than so many are.
 _LONGEST = 8_192
@@ -30,7 +32,14 @@ _SPECIAL = re.compile(
 )
 _SETTINGS = re.compile(
     rb"(?:^|;)" + _GAP + rb"(?:set|reset|discard|create|drop|alter|do|call)(?![a-z0-9_])|"
+    rb"\bcreate\s.{0,80}\btemp|\binto" + _GAP + rb"(?:(?:local|global)\s+)?\"?(?:pg_)?temp|"
     rb"set_config|isolation\s|read\s+(?:only|write)|deferrable|\bset\s+(?:local|session|role|transaction)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_CATALOG = re.compile(
+    rb"(?:^|;)" + _GAP + rb"(?:create|drop|alter|do|call|import|reassign)(?![a-z0-9_])|"
+    rb"^" + _GAP + rb"explain\b.*\bcreate\s|"
+    rb"^" + _GAP + rb"(?:select|with)\b.*\binto\b",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -84,6 +93,8 @@ class Texts:
                 flags |= SPECIAL
             if _SETTINGS.search(sql):
                 flags |= SETTINGS
+            if _CATALOG.search(sql):
+                flags |= SETTINGS | CATALOG
         if len(sql) <= _LONGEST:
             if len(cache) >= _MOST:
                 cache.clear()

@@ -86,7 +86,7 @@ async def _execute_from(
         await sink.complete("CALL")
         return
     sql = planner.with_rows(plan, rows)
-    if fields:
+    if fields is not None:
         await sink.columns(fields)
     values, formats, oids = _bound(parameters)
     tag = await session.coordinator.stream(sql, values, formats, oids, sink.formats, sink.rows)

@@ -26,10 +26,12 @@ Need = tuple[int, str]
 #: A need that is never remembered: rights that do not rest on tables alone.
 NEVER: Need = (0, "")
 
+# A table that is gone (another session dropped it a moment ago) is no error here: only the first of the
+# two functions says NULL of it, so it must come first.
 _CHECK = """
 SELECT o::bigint || ' ' || k FROM ROWS FROM (
     unnest($1::pg_catalog.oid[]), unnest($2::pg_catalog.text[])) AS n(o, k)
-WHERE pg_catalog.has_table_privilege(o, k) AND NOT pg_catalog.row_security_active(o)
+WHERE CASE WHEN pg_catalog.has_table_privilege(o, k) THEN NOT pg_catalog.row_security_active(o) END
 """
 _PLAIN = frozenset({parse.Kind.SELECT, parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE})
 _granted: weakref.WeakKeyDictionary[context.Session, dict[tuple[str, Need], float]] = (
@@ -111,6 +113,11 @@ def is_known(session: context.Session, need: Need) -> bool:
     """Whether PostgreSQL granted this a moment ago."""
     seen = _granted.get(session)
     return seen is not None and time.monotonic() - seen.get((session.user, need), 0.0) < REMEMBERED_SECONDS
+
+
+def forget() -> None:
+    """Rights may have changed: ask again, for every session of this process."""
+    _granted.clear()
 
 
 def has_views(session: context.Session, statement: parse.Statement) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orochi.executor import context
+from orochi.operations import privileges
 from orochi.pgwire import messages
 from orochi.planner import parse
 
@@ -19,6 +20,7 @@ async def execute(
     """Run `statement` on the coordinator as it is and hand its answer through."""
     await execute_sql(session, statement.sql, parameters, fields, sink)
     if statement.kind is parse.Kind.DDL:
+        privileges.forget()
         await catalog_may_have_changed(session)
 
 
@@ -30,7 +32,7 @@ async def execute_sql(
     sink: context.Sink,
 ) -> None:
     """Run `sql` on the client's own connection; its rows and its tag become the answer."""
-    if fields:
+    if fields is not None:
         await sink.columns(fields)
     tag = await session.coordinator.stream(
         sql,

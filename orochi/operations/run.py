@@ -28,7 +28,7 @@ from orochi.operations import (
     writes,
 )
 from orochi.pgwire import messages
-from orochi.planner import classify, parse
+from orochi.planner import classify, names, parse
 
 #: How long a statement is planned again after its layout changed under it, and the pauses between.
 STALE_SECONDS = 15.0
@@ -46,6 +46,8 @@ _CHECKED = frozenset(
         parse.Kind.DECLARE,
     }
 )
+_WRITING = frozenset({parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE})
+_MAY_TURN = frozenset({parse.Kind.SELECT, parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE})
 _NEEDS_KEPT = 5_000
 _needs: dict[tuple[bytes, tuple[str, ...], frozenset[str], int], frozenset[privileges.Need]] = {}
 
@@ -90,13 +92,18 @@ async def execute(
         await session.runtime.refresh()
 
 
-def concerns(session: context.Session, statement: parse.Statement) -> bool:
-    """Whether the statement reads or writes Orochi tables, or calls Orochi's API."""
+def concerns(session: context.Session, statement: parse.Statement, *, ever: bool = False) -> bool:
+    """Whether the statement reads or writes Orochi tables, or calls Orochi's API; with `ever`, or may come to.
+
+    A statement kept for long names other relations once a temporary table that hides an Orochi
+    table is dropped, or the search path changes.
+    """
     if statement.kind is parse.Kind.CALL:
         return True
-    return bool(
-        classify.tables_in(statement.tree, session.snapshot(), session.search_path, session.temp_tables)
-    )
+    snapshot = session.snapshot()
+    if classify.tables_in(statement.tree, snapshot, session.search_path, session.temp_tables):
+        return True
+    return ever and statement.kind in _MAY_TURN and classify.may_name(statement.tree, snapshot)
 
 
 class Prepared(Protocol):
@@ -155,6 +162,8 @@ async def _dispatch(
         return await relay.execute(session, statement, parameters, fields, sink)
     if kind in _CHECKED:
         await privileges.require(session, statement, parameters, tables)
+    if kind in _WRITING and _writes_elsewhere(session, statement):
+        return await select.execute_rewritten(session, statement, parameters, fields, sink)
     match kind:
         case parse.Kind.SELECT:
             await select.execute(session, statement, parameters, fields, sink)
@@ -182,35 +191,40 @@ async def _dispatch(
     return None
 
 
+def _writes_elsewhere(session: context.Session, statement: parse.Statement) -> bool:
+    """Whether an INSERT, UPDATE or DELETE that reads Orochi tables changes a table of the coordinator's own."""
+    relation = statement.tree.relation
+    found = names.find_relation(
+        session.snapshot(),
+        session.search_path,
+        session.temp_tables,
+        relation.schemaname,
+        relation.relname,
+    )
+    return found is None
+
+
 class _Guard:
     """A sink that remembers whether the client has seen anything yet.
 
-    The columns are held until there is a row or the tag to send: a statement that fails before may
-    run again, and PostgreSQL too sends an error of planning without them.
+    Columns do not count: a sink keeps them until there is a row or the tag to send.
     """
 
     def __init__(self, sink: context.Sink) -> None:
         self._sink = sink
-        self._columns: Sequence[messages.FieldDescription] | None = None
         self.sent = False
         self.formats = sink.formats
 
     async def columns(self, columns: Sequence[messages.FieldDescription]) -> None:
-        self._columns = columns
+        await self._sink.columns(columns)
 
     async def rows(self, data: bytes | memoryview, count: int) -> None:
-        await self._flush()
+        self.sent = True
         await self._sink.rows(data, count)
 
     async def complete(self, tag: str) -> None:
-        await self._flush()
-        await self._sink.complete(tag)
-
-    async def _flush(self) -> None:
         self.sent = True
-        if self._columns is not None:
-            columns, self._columns = self._columns, None
-            await self._sink.columns(columns)
+        await self._sink.complete(tag)
 
     async def notice(self, message: str, *, severity: str = "NOTICE", hint: str | None = None) -> None:
         await self._sink.notice(message, severity=severity, hint=hint)

@@ -54,7 +54,7 @@ async def execute(
 ) -> None:
     """Answer a SELECT that reads Orochi tables."""
     plan = await plan_select(session, statement, parameters)
-    if fields:
+    if fields is not None:
         await sink.columns(fields)
     match plan:
         case plans.Router():
@@ -330,7 +330,7 @@ async def execute_rewritten(
     """
     materialized = await materialize(session, statement, parameters)
     try:
-        if fields:
+        if fields is not None:
             await sink.columns(fields)
         tag = await session.coordinator.stream(materialized.sql, (), (), (), sink.formats, sink.rows)
     except errors.OrochiError:

@@ -85,7 +85,7 @@ async def _create_sql(session: context.Session, target: snapshots.Table) -> list
 def _definition(column: snapshots.Column) -> str:
     parts = [quoting.identifier(column.name), column.type_name]
     if column.collation is not None:
-        parts.append(f"COLLATE {quoting.identifier(column.collation)}")
+        parts.append(f"COLLATE {column.collation}")
     if column.generated:
         kind = "STORED" if column.generated == "s" else "VIRTUAL"
         parts.append(f"GENERATED ALWAYS AS ({column.default_sql}) {kind}")

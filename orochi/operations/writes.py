@@ -83,7 +83,7 @@ async def answer(
     if not session.transaction.in_block:
         await session.transaction.commit(session.coordinator)
     if rows is not None:
-        if fields:
+        if fields is not None:
             await sink.columns(fields)
         if rows[1]:
             await sink.rows(*rows)

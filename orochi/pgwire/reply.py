@@ -26,19 +26,29 @@ class Reply:
     Attributes:
         done: set when ReadyForQuery arrived or the connection broke.
         error: the first ErrorResponse, or NodeUnavailable.
-        parsed: ParseComplete was seen.
+        parsed, bound: ParseComplete, BindComplete were seen.
         type_oids: of a ParameterDescription, if one came.
         fields: of the last RowDescription; None after NoData.
         results: one for each CommandComplete (or empty query).
     """
 
-    __slots__ = ("_rows", "copy_started", "done", "error", "fields", "parsed", "results", "type_oids")
+    __slots__ = (
+        "_rows",
+        "bound",
+        "copy_started",
+        "done",
+        "error",
+        "fields",
+        "parsed",
+        "results",
+        "type_oids",
+    )
 
     def __init__(self) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.copy_started: asyncio.Future[None] | None = None
         self.error: errors.OrochiError | None = None
-        self.parsed = False
+        self.parsed = self.bound = False
         self.type_oids: tuple[int, ...] = ()
         self.fields: tuple[messages.FieldDescription, ...] | None = None
         self.results: list[messages.QueryResult] = []
@@ -61,10 +71,13 @@ class Reply:
             self.fields = messages.parse_row_description(payload)
         elif kind == 0x45:  # E: ErrorResponse
             if self.error is None:
-                self.error = messages.parse_error(payload)
+                self.error = error = messages.parse_error(payload)
+                error.began = self.bound
             self._wake_copy()
         elif kind == 0x31:  # 1: ParseComplete
             self.parsed = True
+        elif kind == 0x32:  # 2: BindComplete
+            self.bound = True
         elif kind == 0x74:  # t: ParameterDescription
             self.type_oids = messages.parse_parameter_description(payload)
         elif kind == 0x6E:  # n: NoData

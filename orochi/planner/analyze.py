@@ -195,7 +195,7 @@ class Analysis:
         """What columns must share for their equality to be equality of values; None for no such thing."""
         column = self.reference(key).table.column(key[1])
         assert column is not None
-        if column.collation not in (None, "C", "POSIX", "default"):
+        if column.collation not in (None, 'pg_catalog."C"', 'pg_catalog."POSIX"', 'pg_catalog."default"'):
             return None
         if column.base_oid in pgtypes.INTEGERS:
             return "integer"

@@ -59,6 +59,15 @@ def tables_in(
     return tuple(found.values())
 
 
+def may_name(node: tree.Node, snapshot: snapshots.Snapshot) -> bool:
+    """Whether a relation is named by the bare name of an Orochi table or of a view over one."""
+    known = {name for _, name in snapshot.names} | {name for _, name in snapshot.views}
+    return any(
+        isinstance(part, ast.RangeVar) and part.schemaname is None and part.relname in known
+        for part in tree.walk(node)
+    )
+
+
 def _tables(node: tree.Node, ctx: context.PlanContext, inside: frozenset[str]) -> Iterator[snapshots.Table]:
     scopes = names.resolve(node, ctx)
     for reference in scopes.references:

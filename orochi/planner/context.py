@@ -109,6 +109,7 @@ class PlanContext:
     def fragment_settings(self) -> tuple[tuple[str, str], ...]:
         """The settings that SQL of this session must run under on a node, sorted."""
         kept = {key.lower(): value for key, value in self.settings.items() if key.lower() in _MEANING}
-        if self.search_path:
-            kept["search_path"] = ", ".join('"' + name.replace('"', '""') + '"' for name in self.search_path)
+        path = [name for name in self.search_path if not name.startswith("pg_temp_")]
+        if path:
+            kept["search_path"] = ", ".join('"' + name.replace('"', '""') + '"' for name in path)
         return tuple(sorted(kept.items()))

@@ -22,6 +22,14 @@ _KEYWORDS = frozenset().union(
     keywords.COL_NAME_KEYWORDS,
     keywords.UNRESERVED_KEYWORDS,
 )
+#: Where a statement names what it makes, which is no table that is there already.
+_MADE: Mapping[type, str] = {
+    ast.CreateStmt: "relation",
+    ast.IntoClause: "rel",
+    ast.ViewStmt: "view",
+    ast.CreateSeqStmt: "sequence",
+    ast.CompositeTypeStmt: "typevar",
+}
 SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
 
 
@@ -51,10 +59,14 @@ def find_relation(
     name: str,
 ) -> snapshots.Table | snapshots.View | None:
     """The Orochi table, or view over one, that a relation name means; None for any other relation."""
+    if schema == "pg_temp":
+        schema = temp_schema(search_path)
     if schema is not None:
         return snapshot.table(schema, name) or snapshot.views.get((schema, name))
     if name in temp_tables:
         return None
+    if snapshot.shadows and "pg_catalog" not in search_path and ("pg_catalog", name) in snapshot.shadows:
+        return None  # it comes first unless the path says otherwise
     for candidate in search_path:
         if (candidate, name) in snapshot.shadows:
             return None
@@ -62,6 +74,11 @@ def find_relation(
         if found is not None:
             return found
     return None
+
+
+def temp_schema(search_path: tuple[str, ...]) -> str:
+    """The real name of the session's `pg_temp`, as far as its search path tells."""
+    return next((name for name in search_path if name.startswith("pg_temp_")), "pg_temp")
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -298,9 +315,14 @@ class _Resolver:
             ast.MergeStmt,
             ast.TableLikeClause,
         )
+        made: set[int] = set()
         for part in tree.walk(node, stop=stop):
+            target = _MADE.get(type(part))
+            if target is not None:
+                made.add(id(getattr(part, target)))
             if isinstance(part, ast.RangeVar):
-                self.scopes.others.append(part)
+                if id(part) not in made:
+                    self.scopes.others.append(part)
             elif isinstance(part, stop[:-1]) and not isinstance(node, (ast.ViewStmt, ast.RuleStmt)):
                 self.statement(part, None, frozenset(), "top")
 

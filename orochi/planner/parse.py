@@ -197,6 +197,8 @@ def inner(statement: Statement) -> Statement:
         CannotDeparse: the inner statement could not be told from its surroundings.
     """
     node = statement.tree
+    if isinstance(node, ast.SelectStmt):  # SELECT INTO: the text stays, and may be explained as it is
+        return Statement(statement.sql, node, Kind.SELECT)
     query = getattr(node, "query", None)
     if query is None:
         raise CannotDeparse("nothing inside")

@@ -201,7 +201,7 @@ def refuse_collations(level: names.Level, prepared: prepare.Prepared) -> None:
             continue
         column = found[0].table.column(found[1])
         assert column is not None
-        if column.collation not in (None, "default") or column.base_oid == pgtypes.NAME:
+        if column.collation not in (None, 'pg_catalog."default"') or column.base_oid == pgtypes.NAME:
             raise spread.Unfit(f"column {column.name} has a collation of its own")
     stmt = level.stmt
     parts = [item.val for item in stmt.targetList or ()] + [item.node for item in stmt.sortClause or ()]

@@ -239,11 +239,7 @@ def _relation_sql(name: str, reference: names.Reference, columns: tuple[snapshot
         return f"pg_temp.{name}{alias}"
     listed = ", ".join(
         names.quoted(column.name)
-        + (
-            f" COLLATE {names.quoted(column.collation)} AS {names.quoted(column.name)}"
-            if column.collation
-            else ""
-        )
+        + (f" COLLATE {column.collation} AS {names.quoted(column.name)}" if column.collation else "")
         for column in columns
     )
     return f"(SELECT {listed} FROM pg_temp.{name} AS {name}){alias}"

@@ -122,8 +122,7 @@ def test_computed(filled: oracle.Pair) -> None:
 
 def test_enum_and_domain_are_checked(filled: oracle.Pair) -> None:
     filled.same("INSERT INTO kinds (k, at, mood_) VALUES (9, now(), 'furious')")
-    answer = oracle.ask(filled.gateway, "INSERT INTO kinds (k, at, price_) VALUES (9, now(), -1)")
-    assert (answer.sqlstate, "price_check" in str(answer.message)) == ("23514", True)
+    filled.same("INSERT INTO kinds (k, at, price_) VALUES (9, now(), -1)")
     filled.check_tables("kinds")
 
 

@@ -119,6 +119,7 @@ class Session:
         self.user = "orochi"
         self.settings: Mapping[str, str] = {"TimeZone": "UTC"}
         self.search_path = ("public",)
+        self.temp_tables: frozenset[str] = frozenset()
         self.transaction = transaction.Transaction(runtime.nodes, lambda: self.settings)
         self._own: snapshots.Snapshot | None = None
         self._secret = secret

@@ -93,7 +93,7 @@ class Engine:
 
     slow = 0
 
-    def concerns(self, session: context.Session, statement: parse.Statement) -> bool:
+    def concerns(self, session: context.Session, statement: parse.Statement, *, ever: bool = False) -> bool:
         return "orochi_" in statement.sql or _SPREAD_SQL.search(statement.sql) is not None
 
     async def execute(

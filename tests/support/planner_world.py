@@ -24,7 +24,7 @@ from orochi.sharding import hashing
 _COLUMNS = """
 SELECT a.attname, a.attnum, a.atttypid::int, coalesce(nullif(t.typbasetype, 0), a.atttypid)::int, a.atttypmod,
        format_type(a.atttypid, a.atttypmod), a.attnotnull,
-       (SELECT c.collname FROM pg_collation c WHERE c.oid = a.attcollation AND a.attcollation <> t.typcollation)
+       (SELECT 'pg_catalog.' || quote_ident(c.collname) FROM pg_collation c WHERE c.oid = a.attcollation AND a.attcollation <> t.typcollation)
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """

@@ -11,3 +11,16 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
     )
     SELECT c.oid FROM readers JOIN pg_class c ON c.oid = readers.relation WHERE c.relkind = 'v'
 $$;
+
+-- Bare names of Orochi tables and of the views over them: another relation of such a name may hide them.
+CREATE OR REPLACE FUNCTION orochi._relation_names() RETURNS SETOF name
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT c.relname FROM pg_class c WHERE c.oid IN (SELECT table_oid FROM orochi.orochi_tables)
+    UNION ALL
+    SELECT c.relname FROM pg_class c WHERE c.oid IN (SELECT view_oid FROM orochi._dependent_views())
+$$;
+
+-- Schemas of shards and chunks, of a node that shares this database: no search path leads there.
+CREATE OR REPLACE FUNCTION orochi._is_internal_schema(schema text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = '' AS
+$$ SELECT schema ~ '^orochi_[sc]\d+_\d+$' $$;

@@ -48,16 +48,21 @@ DECLARE
     item record;
     changed boolean := false;
 BEGIN
-    FOR item IN SELECT d.objid, d.object_type, d.original, d.address_names
+    FOR item IN SELECT d.objid, d.object_type, d.original, d.object_name, d.address_names
         FROM pg_event_trigger_dropped_objects() d
-        WHERE NOT d.is_temporary
+        WHERE (NOT d.is_temporary OR d.object_type = 'view')
           -- shards of a node that shares this database: a NOTIFY would keep their transaction from preparing
-          AND coalesce(d.schema_name, '') !~ '^orochi_[sc]\d+_\d+$'
-          AND d.object_type IN ('table', 'table column', 'view', 'table constraint', 'default value', 'index')
+          AND NOT orochi._is_internal_schema(coalesce(d.schema_name, d.object_name, ''))
+          AND (d.object_type IN ('table', 'table column', 'view', 'table constraint', 'default value', 'index',
+                                 'schema')
+               OR d.object_type IN ('materialized view', 'foreign table', 'sequence', 'composite type', 'type')
+                  AND d.object_name IN (SELECT orochi._relation_names()))
     LOOP
         IF item.object_type = 'table' THEN
             IF EXISTS (SELECT FROM orochi.orochi_tables WHERE table_oid = item.objid) THEN
                 PERFORM orochi._forget_table(item.objid);
+            ELSE
+                changed := changed OR item.object_name IN (SELECT orochi._relation_names());
             END IF;
         ELSIF item.object_type IN ('table constraint', 'default value') THEN
             changed := changed OR EXISTS (
@@ -67,7 +72,8 @@ BEGIN
         ELSIF item.object_type = 'table column' THEN
             changed := changed OR EXISTS (SELECT FROM orochi.orochi_tables WHERE table_oid = item.objid);
         ELSE
-            changed := changed OR item.object_type = 'view' OR item.original;
+            -- a schema on a search path, a view over a table, a relation that hid one, an index
+            changed := changed OR item.object_type <> 'index' OR item.original;
         END IF;
     END LOOP;
     IF changed AND EXISTS (SELECT FROM orochi.orochi_tables) THEN
@@ -75,21 +81,45 @@ BEGIN
     END IF;
 END $$;
 
--- Shells and the views over them may change in ways that plans depend on.
+-- Shells and the views over them may change in ways that plans depend on, and so may what their names
+-- mean: a relation of the same name, or a schema, may come before them on a search path.
 CREATE OR REPLACE FUNCTION orochi._on_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    item record;
+    changed boolean := false;
 BEGIN
-    IF EXISTS (SELECT FROM orochi.orochi_tables) AND EXISTS (
-        SELECT FROM pg_event_trigger_ddl_commands() c
-        WHERE c.command_tag IN ('ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN')
-               AND c.object_identity !~ '^orochi_[sc]\d+_\d+$'
-            OR c.object_type = 'view'
-            OR c.classid = 'pg_class'::regclass
-               AND EXISTS (SELECT FROM orochi.orochi_tables t WHERE t.table_oid = c.objid)
-            OR c.object_type = 'index'
-               AND EXISTS (SELECT FROM pg_index i JOIN orochi.orochi_tables t ON t.table_oid = i.indrelid
-                           WHERE i.indexrelid = c.objid))
-    THEN
+    IF NOT EXISTS (SELECT FROM orochi.orochi_tables) THEN
+        RETURN;
+    END IF;
+    FOR item IN SELECT c.classid, c.objid, c.command_tag, c.object_type, c.schema_name,
+            CASE c.classid WHEN 'pg_class'::regclass THEN r.relname
+                WHEN 'pg_type'::regclass THEN t.typname END AS relation
+        FROM pg_event_trigger_ddl_commands() c
+        LEFT JOIN pg_class r ON c.classid = 'pg_class'::regclass AND r.oid = c.objid
+        LEFT JOIN pg_type t ON c.classid = 'pg_type'::regclass AND t.oid = c.objid
+        WHERE NOT orochi._is_internal_schema(coalesce(c.schema_name, c.object_identity))
+    LOOP
+        IF item.schema_name = 'pg_temp' AND item.object_type <> 'view' THEN
+            -- The gateway looks for temporary relations after statements that say that they make one.
+            IF item.command_tag ~ '^(CREATE|SELECT INTO)' AND item.relation !~ '^orochi_'
+               AND current_query() !~* '(^|;)\s*(create|do|call)\M|\mcreate\s.{0,80}\mtemp|\minto\s+(local\s+|global\s+)?"?(pg_)?temp'
+               AND item.relation IN (SELECT orochi._relation_names())
+            THEN
+                RAISE EXCEPTION 'temporary relation "%" would hide an Orochi table', item.relation
+                    USING ERRCODE = '0A000', HINT = 'Create it by a statement of its own, or give it another name.';
+            END IF;
+        ELSE
+            changed := changed
+                OR item.command_tag ~ '^ALTER' OR item.object_type IN ('view', 'schema')
+                OR EXISTS (SELECT FROM orochi.orochi_tables t WHERE t.table_oid = item.objid)
+                OR item.object_type = 'index'
+                    AND EXISTS (SELECT FROM pg_index i JOIN orochi.orochi_tables t ON t.table_oid = i.indrelid
+                                WHERE i.indexrelid = item.objid)
+                OR item.relation IN (SELECT orochi._relation_names());
+        END IF;
+    END LOOP;
+    IF changed THEN
         PERFORM orochi._bump();
     END IF;
 END $$;

@@ -62,6 +62,14 @@ BEGIN
             (SELECT json_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)))
         FROM orochi._dependent_views() v JOIN pg_class c ON c.oid = v.view_oid
-        JOIN pg_namespace n ON n.oid = c.relnamespace;
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+    UNION ALL
+    SELECT 'shadows', json_agg(json_build_array(n.nspname, c.relname))
+        FROM (SELECT DISTINCT name FROM orochi._relation_names() AS name) known
+        JOIN pg_class c ON c.relname = known.name
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relpersistence <> 't' AND NOT orochi._is_internal_schema(n.nspname)
+            AND NOT EXISTS (SELECT FROM orochi.orochi_tables t WHERE t.table_oid = c.oid)
+            AND NOT EXISTS (SELECT FROM orochi._dependent_views() v WHERE v.view_oid = c.oid);
 END
 $$;

@@ -52,6 +52,7 @@ SNAPSHOT = snapshots.Snapshot(1, {TABLE.oid: TABLE}, {("public", "flights"): TAB
 class Context:
     snapshot: snapshots.Snapshot = SNAPSHOT
     search_path: tuple[str, ...] = ("public",)
+    temp_tables: frozenset[str] = frozenset()
 
 
 def analyze(sql: str) -> insert.Values | insert.Staged:

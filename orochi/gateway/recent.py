@@ -1,0 +1,141 @@
+"""Statements that a session parsed a moment ago, to be parsed again without asking the coordinator.
+
+Clients that prepare nothing send Parse with every execution. Its answer depends on the text, the
+parameter types the client gives, the catalog, the search path and the role; as long as these are
+the same, and for a moment only (rights on schemas are checked there), the last answer holds. A
+statement whose parameters or columns have a type of a user's own is not kept.
+
+Texts of the simple protocol that differ in literals only are one such statement, with parameters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+from orochi import errors, pgtypes
+from orochi.catalog import snapshot as snapshots
+from orochi.gateway import portal
+from orochi.gateway import texts as texts_module
+from orochi.pgwire import messages
+from orochi.planner import lift
+
+if TYPE_CHECKING:
+    from orochi.gateway import session as sessions
+
+#: As long as rights once seen are remembered: see `operations.privileges`.
+SECONDS = 3.0
+_MOST = 256
+_LONGEST = 8_192
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Entry:
+    prepared: portal.Prepared | None
+    until: float
+    snapshot: snapshots.Snapshot
+    names: tuple[object, ...]
+
+
+class Recent:
+    """The statements of one session, by what the client sent.
+
+    Attributes:
+        lifts: some texts of the simple protocol may be among them.
+    """
+
+    def __init__(self, session: sessions.Session) -> None:
+        self.lifts = False
+        self._session = session
+        self._kept: OrderedDict[Hashable, _Entry] = OrderedDict()
+        self._seen: set[Hashable] = set()
+
+    def clear(self) -> None:
+        """Settings, the role or the catalog changed in this session."""
+        self._kept.clear()
+        self.lifts = False
+
+    def add(self, sent: bytes, prepared: portal.Prepared) -> None:
+        """The coordinator has just described a statement of the extended protocol."""
+        if len(sent) <= _LONGEST:
+            self._keep(sent, prepared)
+
+    def find(self, sent: Hashable) -> portal.Prepared | None:
+        """What the coordinator would say again; None if it must be asked."""
+        entry = self._valid(sent)
+        return None if entry is None else entry.prepared
+
+    def find_lifted(self, lifted: lift.Lifted) -> portal.Prepared | None:
+        """The statement that is this one of the simple protocol without its literals, if known."""
+        return self.find((lifted.rest, lifted.type_oids))
+
+    async def learn(self, sql: bytes, fields: tuple[messages.FieldDescription, ...] | None) -> None:
+        """See whether a text of ours, with these columns, and those like it can be had as one statement.
+
+        The coordinator is outside a transaction and ours. It is asked on a text's second time only.
+        """
+        session = self._session
+        lifted = lift.split(sql)
+        if lifted is None or session.relay.texts.flags(sql) != texts_module.TOUCHES:
+            return
+        key = (lifted.rest, lifted.type_oids)
+        if key not in self._seen:
+            if len(self._seen) >= _MOST:
+                self._seen.clear()
+            self._seen.add(key)
+            return
+        if self._valid(key) is not None:
+            return
+        self._keep(key, await self._described(sql, lifted, fields))
+
+    async def _described(
+        self, sql: bytes, lifted: lift.Lifted, fields: tuple[messages.FieldDescription, ...] | None
+    ) -> portal.Prepared | None:
+        statement = lift.template(sql, lifted)
+        if statement is None:
+            return None
+        try:
+            oids, columns = await self._session.coordinator.describe(lifted.sql.decode(), lifted.type_oids)
+        except errors.RemoteError:
+            return None
+        alike = all(
+            inferred == given if given else inferred in lift.TEXT_TYPES
+            for inferred, given in zip(oids, lifted.type_oids, strict=True)
+        )
+        if not alike or columns != fields:
+            return None
+        prepared = portal.Prepared(b"", lifted.sql, statement)
+        prepared.describe(oids, columns)
+        self.lifts = True
+        return prepared
+
+    def _keep(self, key: Hashable, prepared: portal.Prepared | None) -> None:
+        session = self._session
+        if prepared is not None:
+            oids = (*prepared.type_oids, *(field.type_oid for field in prepared.fields or ()))
+            if any(oid >= pgtypes.FIRST_NORMAL_OID for oid in oids):
+                prepared = None
+        self._kept[key] = _Entry(prepared, time.monotonic() + SECONDS, session.snapshot(), self._names())
+        self._kept.move_to_end(key)
+        if len(self._kept) > _MOST:
+            self._kept.popitem(last=False)
+
+    def _valid(self, key: Hashable) -> _Entry | None:
+        entry = self._kept.get(key)
+        if entry is None:
+            return None
+        if (
+            entry.until < time.monotonic()
+            or entry.snapshot is not self._session.snapshot()
+            or entry.names != self._names()
+        ):
+            del self._kept[key]
+            return None
+        return entry
+
+    def _names(self) -> tuple[object, ...]:
+        session = self._session
+        return session.user, session.search_path, session.temp_tables
