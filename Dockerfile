@@ -23,7 +23,6 @@ USER orochi
 WORKDIR /var/lib/orochi
 # Compiled loops, so that no container compiles when it starts; on another CPU it does, once.
 RUN python3 -m orochi.engine.warm
-VOLUME /var/lib/orochi
 EXPOSE 6432
 ENTRYPOINT ["orochi"]
 CMD ["gateway"]

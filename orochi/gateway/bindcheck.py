@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 from orochi import pgtypes
 from orochi.executor import context
+from orochi.gateway import exchange, portal
+from orochi.gateway import relay as relays
 from orochi.pgwire import messages
 
 _NUMBER = re.compile(rb"[+-]?[0-9]{1,15}(?:\.[0-9]{1,15})?")
@@ -105,26 +107,22 @@ def is_plainly_valid(parameters: context.Parameters, encoding: str) -> bool:
     return True
 
 
-#: How many answers `probe` gets.
-PROBE_REPLIES = 5
+async def probe(relay: relays.Relay, name: bytes, held: portal.Portal) -> None:
+    """Bind the values on the coordinator, under the portal's name, which an error may quote; nothing is left.
 
-
-def probe(portal: bytes, scratch: bytes, bind: messages.Bind, type_oids: tuple[int, ...]) -> bytes:
-    """Messages that bind the values under the portal's name, and leave nothing behind.
-
-    Args:
-        portal: the client's name for it, which an error may quote.
-        scratch: a statement's name that the client does not use.
-        bind: what the client sent.
-        type_oids: the parameters' types.
+    Raises:
+        RemoteError: the coordinator refuses them; it skips everything until Sync.
     """
-    listed = ", ".join(f"${number} IS NULL" for number in range(1, len(type_oids) + 1))
-    return b"".join(
-        (
-            messages.close(b"S", scratch),
-            messages.parse(scratch, f"SELECT ARRAY[{listed}]".encode(), type_oids),
-            messages.bind(portal, scratch, bind.formats, bind.values, ()),
-            messages.close(b"P", portal),
-            messages.close(b"S", scratch),
-        )
+    scratch, oids = relay.server.scratch, held.parameters.type_oids
+    listed = ", ".join(f"${number} IS NULL" for number in range(1, len(oids) + 1))
+    parts = (
+        messages.close(b"S", scratch),
+        messages.parse(scratch, f"SELECT ARRAY[{listed}]".encode(), oids),
+        messages.bind(name, scratch, held.bind.formats, held.bind.values, ()),
+        messages.close(b"P", name),
+        messages.close(b"S", scratch),
     )
+    capture = exchange.Capture(relay, len(parts))
+    await capture.run(b"".join(parts))
+    if capture.error is not None:
+        raise capture.error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from orochi.executor import context
@@ -35,5 +36,7 @@ class Engine(Protocol):
     def template(self, session: context.Session, prepared: portal.Prepared) -> portal.Template | None:
         """The generic single-shard plan of a prepared statement, or None."""
 
-    def allowed(self, session: context.Session, prepared: portal.Prepared) -> bool:
-        """Whether the role's rights for it were checked a moment ago."""
+    def allowed(
+        self, session: context.Session, prepared: portal.Prepared, formats: Sequence[int] = ()
+    ) -> bool:
+        """Whether a node's answer in these formats may be the client's, its rights checked a moment ago."""

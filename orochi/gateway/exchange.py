@@ -7,6 +7,7 @@ each of its messages was answered, or one of them by an error (the server then s
 from __future__ import annotations
 
 from orochi import errors
+from orochi.gateway import portal
 from orochi.gateway import relay as relays
 from orochi.pgwire import codec, messages
 
@@ -149,3 +150,16 @@ def sync_comes(inbox: codec.Splitter) -> bool:
         if kind in b"EQH":
             return False
     return False
+
+
+async def describe(relay: relays.Relay, prepared: portal.Prepared) -> Capture:
+    """What the coordinator says now of a prepared statement's text, or of the statement if nothing is known of it."""
+    scratch = relay.server.scratch
+    parts = [messages.describe(b"S", prepared.name)]
+    if prepared.described:
+        # by its text: names may have come to mean others without the coordinator's own plan being told
+        parse = messages.parse(scratch, prepared.sql, prepared.type_oids)
+        parts = [messages.close(b"S", scratch), parse, messages.describe(b"S", scratch)]
+    capture = Capture(relay, len(parts))
+    await capture.run(b"".join(parts))
+    return capture

@@ -115,7 +115,7 @@ class Unit:
             await self._describe_or_close(kind, payload)
 
     async def _parse(self, payload: bytes) -> None:
-        if payload[0] == 0 and (again := self._again(payload)) is not None:
+        if payload[0] == 0 and (again := self.session.recent.again(payload)) is not None:
             await self._flush_group()
             if not self.failed:
                 self.relay.ours[b""] = again
@@ -136,13 +136,6 @@ class Unit:
         await self._flush()
         if not self.failed:
             await self._prepare(message, payload, statement)
-
-    def _again(self, payload: bytes) -> portal.Prepared | None:
-        """A statement of ours whose Parse was answered a moment ago, and would be answered so again."""
-        relay = self.relay
-        if relay.settings_dirty or relay.catalog_dirty or self.session.coordinator.status == "E":
-            return None
-        return self.session.recent.find(payload)
 
     async def _ours(self, sql: bytes, *, kept: bool) -> parse.Statement | None:
         """The statement, if the session must run it; one that is kept may become ours at any time."""
@@ -178,7 +171,7 @@ class Unit:
             self._skipping = True
             raise capture.error
         prepared = portal.Prepared(message.name, message.sql, statement)
-        prepared.describe(capture.type_oids, capture.fields)
+        prepared.describe(capture.type_oids, capture.fields, self.session.meaning())
         self.relay.ours[message.name] = prepared
         self.relay.named.pop(message.name, None)
         if not message.name:
@@ -187,17 +180,23 @@ class Unit:
         self.client.write(messages.PARSE_COMPLETE)
 
     async def _described(self, prepared: portal.Prepared) -> None:
-        """A statement that became ours after it was prepared: ask for its types now."""
-        if prepared.described:
+        """Ask for the types of a statement that became ours after it was prepared, or whose tables may be others.
+
+        Raises:
+            RemoteError: as PostgreSQL refuses a prepared statement whose result has changed.
+        """
+        if self.relay.settings_dirty and self.session.coordinator.status != "E":
+            await self._settings()
+        is_new = prepared.described_in == self.session.meaning() or not prepared.name
+        if self.failed or (prepared.described and is_new):
             return
         await self._flush()
-        capture = exchange.Capture(self.relay, 1)
         self._open = True
-        await capture.run(messages.describe(b"S", prepared.name))
+        capture = await exchange.describe(self.relay, prepared)
         if capture.error is not None:
             self._skipping = True
             raise capture.error
-        prepared.describe(capture.type_oids, capture.fields)
+        prepared.describe_again(capture.type_oids, capture.fields, self.session.meaning())
 
     # --- Bind, Describe, Close ---------------------------------------------------------------------
 
@@ -231,11 +230,7 @@ class Unit:
         self._reply(messages.BIND_COMPLETE)
 
     async def _is_valid(self, name: bytes, held: portal.Portal) -> bool:
-        """Whether the values are valid for their types, or a node is about to say so; False after an error.
-
-        Raises:
-            RemoteError: as PostgreSQL refuses them.
-        """
+        """Whether the values are valid for their types, or a node is to say so; False after an error."""
         encoding = self.session.coordinator.parameters.get("client_encoding", "")
         if bindcheck.is_plainly_valid(held.parameters, encoding):
             return True
@@ -245,13 +240,11 @@ class Unit:
         if self.failed:
             return False
         self._open = True
-        capture = exchange.Capture(self.relay, bindcheck.PROBE_REPLIES)
-        await capture.run(
-            bindcheck.probe(name, self.session.coordinator.scratch, held.bind, held.parameters.type_oids)
-        )
-        if capture.error is not None:
+        try:
+            await bindcheck.probe(self.relay, name, held)
+        except errors.RemoteError:
             self._skipping = True
-            raise capture.error
+            raise
         return True
 
     def _control(self, name: bytes) -> portal.Prepared | None:

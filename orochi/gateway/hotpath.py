@@ -47,7 +47,7 @@ def target(session: sessions.Session, held: portal.Portal) -> portal.Target | No
     template = prepared.template
     if template is None or session.settings.get("orochi.force_strategy"):
         return None
-    if not session.engine.allowed(session, prepared):
+    if not session.engine.allowed(session, prepared, held.result_formats):
         return None  # the long way asks PostgreSQL
     parameters = held.parameters
     if isinstance(template, insert.Template):
@@ -127,6 +127,8 @@ def start(session: sessions.Session, data: bytes, pos: int) -> int:
     try:
         bind = messages.parse_bind(data[at + 5 : bind_end])
         prepared = session.relay.ours.get(bind.statement) if again is None or bind.statement else again
+        if prepared is not None and prepared.described_in != session.meaning():
+            return 0  # the long way has it described anew
         if prepared is None or not prepared.described or bind.portal:
             return 0
         prepared.check(bind)
@@ -345,7 +347,12 @@ class Call:
 
 
 def needs_long_way(error: errors.OrochiError) -> bool:
-    """Whether a node refused because the plan's shard layout is gone, or a chunk is not there yet."""
+    """Whether a node refused because the plan's shard layout is gone, or a chunk is not there yet.
+
+    Or because its own prepared statement has other columns since the table was altered.
+    """
     if error.sqlstate in ("3F000", "42P01", "42704"):
         return _STALE.search(error.message) is not None
+    if error.sqlstate == "0A000":
+        return error.message == "cached plan must not change result type"
     return error.sqlstate == "23514" and error.message.startswith("no partition of relation")

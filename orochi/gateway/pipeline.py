@@ -264,7 +264,7 @@ async def _run_on(connection: client.PgConnection, items: list[_Item]) -> None:
     await reply.done
     savepoint.check()
     if reply.error is not None:
-        for key in fresh:
+        for key in fresh if reply.error.sqlstate != "0A000" else [item.target.key for item in items]:
             connection.forget(key)
         if connection.closed:
             raise reply.error

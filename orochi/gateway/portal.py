@@ -41,6 +41,7 @@ class Prepared:
     Attributes:
         statement: parsed; its kind may be one that the session runs itself (BEGIN, COMMIT, ...).
         described: whether `type_oids` and `fields` are known.
+        described_in: the session's `meaning` when they were.
         template, snapshot, targets: the generic plan, what it was made from, and where its
             executions went so far, by shard.
     """
@@ -48,6 +49,7 @@ class Prepared:
     __slots__ = (
         "_descriptions",
         "described",
+        "described_in",
         "fields",
         "name",
         "search_path",
@@ -65,6 +67,7 @@ class Prepared:
         self.sql = sql
         self.statement = statement
         self.described = False
+        self.described_in: tuple[object, ...] = ()
         self.type_oids: tuple[int, ...] = ()
         self.fields: tuple[messages.FieldDescription, ...] | None = None
         self.template: Template | None = None
@@ -75,14 +78,33 @@ class Prepared:
         self._descriptions: dict[tuple[int, ...], bytes] = {}
 
     def describe(
-        self, type_oids: tuple[int, ...], fields: tuple[messages.FieldDescription, ...] | None
+        self,
+        type_oids: tuple[int, ...],
+        fields: tuple[messages.FieldDescription, ...] | None,
+        meaning: tuple[object, ...] = (),
     ) -> None:
-        """Take what the coordinator said of it."""
+        """Take what the coordinator said of it, and by which `meaning` of names."""
         self.type_oids = type_oids
         self.fields = fields
         self.described = True
+        self.described_in = meaning
         self._descriptions.clear()
         self.snapshot = None
+
+    def describe_again(
+        self,
+        type_oids: tuple[int, ...],
+        fields: tuple[messages.FieldDescription, ...] | None,
+        meaning: tuple[object, ...],
+    ) -> None:
+        """Like `describe`, where the client may have been told something before.
+
+        Raises:
+            OrochiError: in PostgreSQL's words: the result has other columns now.
+        """
+        if self.described and _shape(fields) != _shape(self.fields):
+            raise errors.FeatureNotSupported("cached plan must not change result type")
+        self.describe(type_oids, fields, meaning)
 
     def description(self, formats: tuple[int, ...]) -> bytes:
         """RowDescription for a portal with these result formats, or NoData."""
@@ -116,6 +138,12 @@ class Prepared:
         for form in (*bind.formats, *bind.result_formats):
             if form not in (0, 1):
                 raise errors.InvalidParameter(f"unsupported format code: {form}")
+
+
+def _shape(
+    fields: tuple[messages.FieldDescription, ...] | None,
+) -> tuple[tuple[str, int, int], ...] | None:
+    return None if fields is None else tuple((field.name, field.type_oid, field.typmod) for field in fields)
 
 
 class Portal:

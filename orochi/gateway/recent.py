@@ -17,7 +17,6 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from orochi import errors, pgtypes
-from orochi.catalog import snapshot as snapshots
 from orochi.gateway import portal
 from orochi.gateway import texts as texts_module
 from orochi.pgwire import messages
@@ -36,19 +35,14 @@ _LONGEST = 8_192
 class _Entry:
     prepared: portal.Prepared | None
     until: float
-    snapshot: snapshots.Snapshot
-    names: tuple[object, ...]
+    meaning: tuple[object, ...]
+    user: str
 
 
 class Recent:
-    """The statements of one session, by what the client sent.
-
-    Attributes:
-        lifts: some texts of the simple protocol may be among them.
-    """
+    """The statements of one session, by what the client sent."""
 
     def __init__(self, session: sessions.Session) -> None:
-        self.lifts = False
         self._session = session
         self._kept: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._seen: set[Hashable] = set()
@@ -56,7 +50,7 @@ class Recent:
     def clear(self) -> None:
         """Settings, the role or the catalog changed in this session."""
         self._kept.clear()
-        self.lifts = False
+        self._session.relay.lifts = False
 
     def add(self, sent: bytes, prepared: portal.Prepared) -> None:
         """The coordinator has just described a statement of the extended protocol."""
@@ -67,6 +61,13 @@ class Recent:
         """What the coordinator would say again; None if it must be asked."""
         entry = self._valid(sent)
         return None if entry is None else entry.prepared
+
+    def again(self, sent: bytes) -> portal.Prepared | None:
+        """Like `find`, in the middle of a batch."""
+        relay = self._session.relay
+        if relay.settings_dirty or relay.catalog_dirty or self._session.coordinator.status == "E":
+            return None
+        return self.find(sent)
 
     def find_lifted(self, lifted: lift.Lifted) -> portal.Prepared | None:
         """The statement that is this one of the simple protocol without its literals, if known."""
@@ -108,8 +109,8 @@ class Recent:
         if not alike or columns != fields:
             return None
         prepared = portal.Prepared(b"", lifted.sql, statement)
-        prepared.describe(oids, columns)
-        self.lifts = True
+        prepared.describe(oids, columns, self._session.meaning())
+        self._session.relay.lifts = True
         return prepared
 
     def _keep(self, key: Hashable, prepared: portal.Prepared | None) -> None:
@@ -118,7 +119,7 @@ class Recent:
             oids = (*prepared.type_oids, *(field.type_oid for field in prepared.fields or ()))
             if any(oid >= pgtypes.FIRST_NORMAL_OID for oid in oids):
                 prepared = None
-        self._kept[key] = _Entry(prepared, time.monotonic() + SECONDS, session.snapshot(), self._names())
+        self._kept[key] = _Entry(prepared, time.monotonic() + SECONDS, session.meaning(), session.user)
         self._kept.move_to_end(key)
         if len(self._kept) > _MOST:
             self._kept.popitem(last=False)
@@ -127,15 +128,9 @@ class Recent:
         entry = self._kept.get(key)
         if entry is None:
             return None
-        if (
-            entry.until < time.monotonic()
-            or entry.snapshot is not self._session.snapshot()
-            or entry.names != self._names()
-        ):
+        session = self._session
+        is_same = entry.meaning == session.meaning() and entry.user == session.user
+        if entry.until < time.monotonic() or not is_same:
             del self._kept[key]
             return None
         return entry
-
-    def _names(self) -> tuple[object, ...]:
-        session = self._session
-        return session.user, session.search_path, session.temp_tables

@@ -49,6 +49,7 @@ class Relay:
         changing: relayed prepared statements that change settings or the catalog, with their flags.
         named, unnamed: relayed prepared statements: SQL by name, and the last unnamed Parse message.
         ours, portals: prepared statements and portals that are the session's.
+        lifts: the hot path may know texts of the simple protocol.
         settings_dirty: a relayed statement may have changed session settings, or what names mean.
         catalog_dirty: a relayed statement may have changed the catalog: the session must look before
             the next unit, as not even its words can be judged.
@@ -72,6 +73,7 @@ class Relay:
         self.unnamed = b""
         self.ours: dict[bytes, portal.Prepared] = {}
         self.portals: dict[bytes, portal.Portal] = {}
+        self.lifts = False
         self.settings_dirty = True
         self.catalog_dirty = False
         self.changing: dict[bytes, int] = {}
@@ -148,7 +150,7 @@ class Relay:
                 return None
             elif exclusive:
                 return self._hand_over(data, start)
-            elif kind == 0x51 and not pos and self._lifts() and self._hot(data, pos):
+            elif kind == 0x51 and not pos and self.lifts and self._hot(data, pos):
                 return None
             elif kind == 0x51:  # Q: Query
                 sql = data[pos + 5 : end - 1]
@@ -194,9 +196,6 @@ class Relay:
             self._held += data[start:] if start else data
             self._need = pos - start + need
         return None
-
-    def _lifts(self) -> bool:
-        return self.session is not None and self.session.recent.lifts
 
     def _hot(self, data: bytes, pos: int) -> bool:
         """Whether the hot path takes the batch at `pos`, before which nothing waits."""

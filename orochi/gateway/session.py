@@ -117,6 +117,10 @@ class Session:
         newest: snapshots.Snapshot = self.runtime.snapshot()
         return newest
 
+    def meaning(self) -> tuple[object, ...]:
+        """What names in a statement are looked up by; while it is the same, they mean the same."""
+        return self.snapshot(), self.search_path, self.temp_tables
+
     async def catalog_changed(self) -> None:
         """Reload the catalog as this session's transaction sees it, until its end."""
         self._own_snapshot = await store.load(self.coordinator)

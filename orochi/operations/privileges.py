@@ -26,12 +26,13 @@ Need = tuple[int, str]
 #: A need that is never remembered: rights that do not rest on tables alone.
 NEVER: Need = (0, "")
 
-# A table that is gone (another session dropped it a moment ago) is no error here: only the first of the
-# two functions says NULL of it, so it must come first.
+# A table that is gone (another session dropped it a moment ago) is no error here, nor in the catalog.
 _CHECK = """
 SELECT o::bigint || ' ' || k FROM ROWS FROM (
     unnest($1::pg_catalog.oid[]), unnest($2::pg_catalog.text[])) AS n(o, k)
-WHERE CASE WHEN pg_catalog.has_table_privilege(o, k) THEN NOT pg_catalog.row_security_active(o) END
+JOIN pg_catalog.pg_class c ON c.oid = o
+WHERE CASE WHEN pg_catalog.has_table_privilege(o, k)
+    THEN pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE') AND NOT pg_catalog.row_security_active(o) END
 """
 _PLAIN = frozenset({parse.Kind.SELECT, parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE})
 _granted: weakref.WeakKeyDictionary[context.Session, dict[tuple[str, Need], float]] = (

@@ -20,6 +20,7 @@ from orochi.operations import (
     explain,
     insert,
     modify,
+    own_types,
     privileges,
     relay,
     select,
@@ -117,6 +118,10 @@ class Prepared(Protocol):
     def type_oids(self) -> tuple[int, ...]:
         """The parameter types PostgreSQL inferred."""
 
+    @property
+    def fields(self) -> tuple[messages.FieldDescription, ...] | None:
+        """Its result columns."""
+
 
 def template(session: context.Session, prepared: Prepared) -> templates.Template | None:
     """The generic single-shard plan of a prepared statement, or None."""
@@ -130,8 +135,14 @@ def template(session: context.Session, prepared: Prepared) -> templates.Template
     return found
 
 
-def allowed(session: context.Session, prepared: Prepared) -> bool:
-    """Whether PostgreSQL granted the session's role all that a prepared statement needs, a moment ago."""
+def allowed(session: context.Session, prepared: Prepared, formats: Sequence[int] = ()) -> bool:
+    """Whether nothing is left to ask PostgreSQL before a node's rows may go to the client as they are.
+
+    It granted the session's role all that the statement needs, a moment ago, and no column wanted in
+    binary holds OIDs of the node.
+    """
+    if not own_types.surely_plain(prepared.fields, formats):
+        return False
     snapshot = session.snapshot()
     key = (prepared.sql, session.search_path, session.temp_tables, snapshot.version)
     wanted = _needs.get(key)
@@ -168,8 +179,10 @@ async def _dispatch(
         case parse.Kind.SELECT:
             await select.execute(session, statement, parameters, fields, sink)
         case parse.Kind.INSERT:
+            sink = await own_types.converting(session, fields, sink)
             await insert.execute(session, statement, parameters, fields, sink)
         case parse.Kind.UPDATE | parse.Kind.DELETE:
+            sink = await own_types.converting(session, fields, sink)
             await modify.execute(session, statement, parameters, fields, sink)
         case parse.Kind.COPY:
             await copy.execute(session, statement, parameters, fields, sink)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from orochi import errors, pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context, reduce, results, transport
-from orochi.operations import local
+from orochi.operations import local, own_types
 from orochi.operations import parameters as bound
 from orochi.pgwire import client, messages
 from orochi.planner import context as planning
@@ -58,6 +58,7 @@ async def execute(
         await sink.columns(fields)
     match plan:
         case plans.Router():
+            sink = await own_types.converting(session, fields, sink)
             tag = await run_router(session, plan, parameters, sink)
         case plans.Distributed():
             tag = await _run_distributed(session, plan, sink)
@@ -222,7 +223,9 @@ def choose_shards(
 
 
 async def _run_distributed(session: context.Session, plan: plans.Distributed, sink: context.Sink) -> str:
-    if plan.final_sql is None:
+    if plan.final_sql is None and not await own_types.affected(
+        session, [column.type_oid for column in plan.intermediates[0].columns], sink.formats
+    ):
         settings = await results.ready(session, plan.intermediates[0].columns, sink.formats)
         if settings is not None:
             return await _concatenate(session, plan, settings, sink)
@@ -308,7 +311,9 @@ async def materialize(
     plan = await with_folding(session, parameters, attempt)
     plan = await describe_intermediates(session, plan)
     loaded = await gather(session, plan)
-    names = await reduce.load_temp(coordinator, loaded, keys=keys_of(plan))
+    # at the end of a block its cursors are closed, and held ones are copied, before such tables go
+    in_block = statement.kind is parse.Kind.DECLARE and coordinator.status != "I"
+    names = await reduce.load_temp(coordinator, loaded, keys=keys_of(plan), on_commit_drop=in_block)
     assert plan.final_sql is not None
 
     async def cleanup() -> None:
@@ -326,7 +331,8 @@ async def execute_rewritten(
 ) -> None:
     """CREATE TABLE AS, SELECT INTO, DECLARE: the coordinator runs them over what was pulled.
 
-    A cursor reads its tables until it is closed, so what it was given stays for the session.
+    A cursor reads its tables until it is closed, so what it was given stays for the block, or outside
+    one for the session.
     """
     materialized = await materialize(session, statement, parameters)
     try:

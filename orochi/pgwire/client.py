@@ -19,6 +19,8 @@ from orochi.pgwire import connection, login, messages
 from orochi.pgwire import reply as replies
 
 OnRows = Callable[[memoryview, int], Awaitable[None]]
+#: A prepared statement that is not there, or whose result has other columns now.
+_UNUSABLE = frozenset({"26000", "0A000"})
 _COPY_PIECE = 1 << 20
 _NO_NAME = b""
 
@@ -155,7 +157,7 @@ class PgConnection(connection.Connection):
         try:
             return await self._stream(request, on_rows, reply)
         except errors.OrochiError as error:
-            if (before and not reply.parsed) or error.sqlstate == "26000":
+            if (before and not reply.parsed) or error.sqlstate in _UNUSABLE:
                 self._prepared.pop(key, None)
             raise
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pglast import ast, enums
 
 from orochi import errors
 from orochi.catalog import snapshot as snapshots
+from orochi.planner import names as relation_names
 from orochi.planner import parse
 from orochi.planner import tree as trees
 
@@ -32,20 +33,21 @@ class Tail:
     folded: tuple[str, ...]
 
 
-def prepare(tree: trees.Node, table: snapshots.Table) -> Tail:
+def prepare(tree: trees.Node, table: snapshots.Table, search_path: Sequence[str] = ()) -> Tail:
     """The clauses of `tree`, which inserts into `table`.
 
     Raises:
         FeatureNotSupported: they hold a sub-select, or move a row to another shard.
     """
     folded: list[str] = []
+    types = relation_names.types_of([table], search_path)
     on_conflict = tree.onConflictClause
     if on_conflict is not None:
         _refuse_moves(on_conflict, table)
-        on_conflict = _fit(on_conflict, tree, table, folded)
+        on_conflict = _fit(on_conflict, tree, table, folded, types)
     returning = tree.returningClause
     if returning is not None:
-        returning = _fit(returning, tree, table, folded)
+        returning = _fit(returning, tree, table, folded, types)
     return Tail(on_conflict, returning, tuple(folded))
 
 
@@ -56,7 +58,9 @@ def fill(sql: str, literals: Mapping[int, str]) -> str:
     return _FOLDED.sub(lambda match: literals[int(match.group(1)) - _FIRST], sql)
 
 
-def _fit(node: trees.Node, tree: trees.Node, table: snapshots.Table, folded: list[str]) -> trees.Node:
+def _fit(
+    node: trees.Node, tree: trees.Node, table: snapshots.Table, folded: list[str], types: Mapping[str, str]
+) -> trees.Node:
     def change(item: trees.Node) -> trees.Node | None:
         match item:
             case ast.SubLink():
@@ -66,6 +70,9 @@ def _fit(node: trees.Node, tree: trees.Node, table: snapshots.Table, folded: lis
                 )
             case ast.ColumnRef():
                 return _unqualified(item, tree, table)
+            case ast.TypeName() if item.names and len(item.names) == 1 and item.names[0].sval in types:
+                full = parse.type_name(types[item.names[0].sval])
+                return trees.changed(item, names=full.names)
             case ast.FuncCall() | ast.SQLValueFunction() if _is_constant(item):
                 sql = parse.deparse_expression(item)
                 if sql not in folded:

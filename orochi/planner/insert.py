@@ -151,7 +151,7 @@ def analyze(
     table = resolve(tree.relation, snapshot, search_path, temp_tables)
     targets = _targets(tree, table)
     rows = None if targets is None else _value_rows(tree, table, targets)
-    tail = conflict.prepare(tree, table)
+    tail = conflict.prepare(tree, table, search_path)
     if rows is None:
         return _staged(tree, table, tail)
     columns, filled = rows
@@ -180,7 +180,7 @@ def staged(
 ) -> Staged:
     """The same, by way of staging in any case."""
     table = resolve(statement.tree.relation, snapshot, search_path, temp_tables)
-    return _staged(statement.tree, table, conflict.prepare(statement.tree, table))
+    return _staged(statement.tree, table, conflict.prepare(statement.tree, table, search_path))
 
 
 def _targets(tree: trees.Node, table: snapshots.Table) -> tuple[snapshots.Column, ...] | None:

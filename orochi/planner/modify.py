@@ -274,7 +274,7 @@ def _is_local(levels: list[names.Level], item: names.Reference, prepared: prepar
             elif not _fits(relation, item, prepared):
                 return False
     reads = [relation for level in levels for relation in level.references]
-    types = safety.node_types([*reads, item])
+    types = safety.node_types([*reads, item], prepared.ctx.search_path)
     return not any(safety.problem(level.stmt, prepared.ctx, types) for level in levels)
 
 
@@ -294,7 +294,7 @@ def _check(prepared: prepare.Prepared, table: snapshots.Table) -> None:
     reason = safety.problem(
         prepared.statement.tree,
         prepared.ctx,
-        safety.node_types(prepared.references),
+        safety.node_types(prepared.references, prepared.ctx.search_path),
         allow_volatile=not is_reference,
     )
     if reason is None and any(_outside(prepared, table)):

@@ -8,10 +8,11 @@ of that name (PostgreSQL has already refused an ambiguous one), and otherwise ma
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pglast import keywords
 
+from orochi import pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.planner import context, tree
 from orochi.planner.tree import ast
@@ -79,6 +80,28 @@ def find_relation(
 def temp_schema(search_path: tuple[str, ...]) -> str:
     """The real name of the session's `pg_temp`, as far as its search path tells."""
     return next((name for name in search_path if name.startswith("pg_temp_")), "pg_temp")
+
+
+def types_of(tables: Iterable[snapshots.Table], search_path: Sequence[str]) -> dict[str, str]:
+    """User types that nodes have because columns of these tables are of them: as written, to a full name.
+
+    A bare name means the first on the search path.
+    """
+    found: dict[str, str] = {}
+    bare: dict[str, tuple[int, str]] = {}
+    for table in tables:
+        for column in table.columns:
+            if column.type_oid < pgtypes.FIRST_NORMAL_OID:
+                continue
+            full = column.type_name.removesuffix("[]").split("(")[0]
+            schema, _, name = full.replace('"', "").rpartition(".")
+            found[f"{schema}.{name}"] = full
+            found[f"{schema}._{name[:62]}"] = full + "[]"  # what PostgreSQL calls an array of it
+            if schema in search_path:
+                bare[name] = min(
+                    bare.get(name, (len(search_path), "")), (list(search_path).index(schema), full)
+                )
+    return {name: full for name, (_, full) in bare.items()} | found
 
 
 @dataclasses.dataclass(eq=False, slots=True)

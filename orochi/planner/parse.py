@@ -173,6 +173,12 @@ def deparse(node: tree.Node) -> str:
     return text
 
 
+def type_name(text: str) -> tree.Node:
+    """The tree of a type's name."""
+    select: tree.Node = pglast.parse_sql(f"SELECT NULL::{text}")[0].stmt
+    return select.targetList[0].val.typeName
+
+
 def deparse_expression(node: tree.Node) -> str:
     """The text of a scalar expression's tree, usable wherever an expression in parentheses is.
 

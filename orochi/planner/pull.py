@@ -159,7 +159,7 @@ def _fragments(
 def _own_terms(reference: names.Reference, prepared: prepare.Prepared) -> list[str]:
     """The conditions that may filter the table's rows where they are, as SQL over its bare columns."""
     found = []
-    types = safety.node_types([reference])
+    types = safety.node_types([reference], prepared.ctx.search_path)
     for term, level in prepared.analysis.filters(reference):
         if not _is_own(term, level, reference, prepared) or safety.problem(term, prepared.ctx, types):
             continue

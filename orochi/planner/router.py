@@ -73,7 +73,9 @@ def check(prepared: prepare.Prepared, references: list[names.Reference]) -> None
         for item in level.relations.values():
             if isinstance(item, names.Other) and item.kind == "local":
                 raise spread.Unfit(f"relation {item.alias} is on the coordinator only")
-    reason = safety.problem(prepared.statement.tree, prepared.ctx, safety.node_types(references))
+    reason = safety.problem(
+        prepared.statement.tree, prepared.ctx, safety.node_types(references, prepared.ctx.search_path)
+    )
     if reason is not None:
         raise spread.Unfit(reason)
     if not scans.colocated(references):
@@ -160,6 +162,7 @@ def rewrite(prepared: prepare.Prepared) -> str:
             last = "*" if parts[-1] == "*" else names.quoted(parts[-1])
             editor.column(node, f"{names.quoted(found.alias)}.{last}")
     edit_functions(editor, prepared)
+    edit_types(editor, prepared)
     return editor.result()
 
 
@@ -182,6 +185,16 @@ def edit_functions(editor: edit.Editor, prepared: prepare.Prepared) -> None:
             function = prepared.ctx.builtins.function(tree.strings(node.funcname))
             if function is not None and function.schema != "pg_catalog":
                 editor.function_name(node, f"{names.quoted(function.schema)}.{names.quoted(function.name)}")
+
+
+def edit_types(editor: edit.Editor, prepared: prepare.Prepared) -> None:
+    """Put schemas in front of the user's types: a node's own search path does not lead there."""
+    known = safety.node_types(prepared.references, prepared.ctx.search_path)
+    for node in tree.walk(prepared.statement.tree):
+        if isinstance(node, ast.TypeName) and node.names and len(node.names) == 1:
+            parts = tree.strings(node.names)
+            if parts[0] in known and not prepared.ctx.builtins.is_type(parts):
+                editor.token(node.location, known[parts[0]])
 
 
 def _fragment(prepared: prepare.Prepared, units: list[scans.Unit]) -> plans.Distributed:

@@ -7,7 +7,7 @@ has none of the user's own functions, local tables or sequences, and not the cli
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from orochi.planner import builtins, context, literals, names, parse, tree
 from orochi.planner.tree import ast
@@ -18,7 +18,7 @@ _COLLATIONS = frozenset({"C", "POSIX", "default", "ucs_basic", "C.UTF-8", "C.utf
 
 
 def problem(
-    node: tree.Node, ctx: context.PlanContext, types: frozenset[str], *, allow_volatile: bool = False
+    node: tree.Node, ctx: context.PlanContext, types: Container[str], *, allow_volatile: bool = False
 ) -> str | None:
     """Why `node` (or a tuple of nodes) must not run on a node, or None if it may.
 
@@ -43,7 +43,7 @@ def problem(
     return None
 
 
-def _call(node: tree.Node, ctx: context.PlanContext, _types: frozenset[str]) -> str | None:
+def _call(node: tree.Node, ctx: context.PlanContext, _types: Container[str]) -> str | None:
     parts = tree.strings(node.funcname)
     function = ctx.builtins.function(parts)
     if function is None:
@@ -57,7 +57,7 @@ def _call(node: tree.Node, ctx: context.PlanContext, _types: frozenset[str]) -> 
     return f"{kind} {parts[-1]} runs on the coordinator"
 
 
-def _type(node: tree.Node, ctx: context.PlanContext, types: frozenset[str]) -> str | None:
+def _type(node: tree.Node, ctx: context.PlanContext, types: Container[str]) -> str | None:
     parts = tree.strings(node.names)
     if node.pct_type:
         return "%TYPE runs on the coordinator"
@@ -66,26 +66,26 @@ def _type(node: tree.Node, ctx: context.PlanContext, types: frozenset[str]) -> s
     return f"type {'.'.join(parts)} is known on the coordinator"
 
 
-def _collation(node: tree.Node, _ctx: context.PlanContext, _types: frozenset[str]) -> str | None:
+def _collation(node: tree.Node, _ctx: context.PlanContext, _types: Container[str]) -> str | None:
     parts = tree.strings(node.collname)
     known = parts[-1] in _COLLATIONS and (len(parts) == 1 or parts[0] == "pg_catalog")
     return None if known else f"collation {parts[-1]} is known on the coordinator"
 
 
-def _constant(node: tree.Node, _ctx: context.PlanContext, _types: frozenset[str]) -> str | None:
+def _constant(node: tree.Node, _ctx: context.PlanContext, _types: Container[str]) -> str | None:
     if isinstance(node.val, ast.String) and _CLOCK_WORDS.match(node.val.sval):
         return f"'{node.val.sval.strip()}' may be read from the clock"
     return None
 
 
-def _operator(node: tree.Node, _ctx: context.PlanContext, _types: frozenset[str]) -> str | None:
+def _operator(node: tree.Node, _ctx: context.PlanContext, _types: Container[str]) -> str | None:
     parts = tree.strings(node.name)
     if len(parts) > 1 and parts[0] not in ("pg_catalog", "public"):
         return f"operator {'.'.join(parts)} is known on the coordinator"
     return None
 
 
-def _cursor(_node: tree.Node, _ctx: context.PlanContext, _types: frozenset[str]) -> str | None:
+def _cursor(_node: tree.Node, _ctx: context.PlanContext, _types: Container[str]) -> str | None:
     return "WHERE CURRENT OF runs on the coordinator"
 
 
@@ -144,14 +144,9 @@ def literal_node(value: literals.Literal | None) -> tree.Node:
     return parse.parse_one(f"SELECT {sql}").tree.targetList[0].val
 
 
-def node_types(references: list[names.Reference]) -> frozenset[str]:
-    """Names of user types that nodes have because columns of these tables are of them."""
-    found = set()
-    for reference in references:
-        for column in reference.table.columns:
-            name = column.type_name.replace('"', "").split("(")[0].removesuffix("[]")
-            found |= {name, name.rsplit(".", 1)[-1]}
-    return frozenset(found)
+def node_types(references: list[names.Reference], search_path: tuple[str, ...]) -> dict[str, str]:
+    """`types_of` the tables of these references."""
+    return names.types_of([item.table for item in references], search_path)
 
 
 _CONSTANT_NODES = (

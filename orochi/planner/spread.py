@@ -44,7 +44,9 @@ def refuse(prepared: prepare.Prepared, node: tree.Node) -> None:
                 raise Unfit(f"relation {item.alias} is on the coordinator only")
         if not isinstance(level.stmt, ast.SelectStmt):
             raise Unfit("it modifies data")
-    reason = safety.problem(node, prepared.ctx, safety.node_types(prepared.references))
+    reason = safety.problem(
+        node, prepared.ctx, safety.node_types(prepared.references, prepared.ctx.search_path)
+    )
     if reason is not None:
         raise Unfit(reason)
     if not scans.colocated(prepared.references):

@@ -117,7 +117,8 @@ def check_interval(type_oid: int, value: int) -> int:
     """
     if not 0 < value <= _MAX.get(type_oid, _MAX64):
         raise errors.InvalidParameter(
-            "chunk_time_interval must be positive and within the range of the time column's type"
+            "chunk_time_interval must be positive and within the range of the time column's type",
+            hint="Give an interval such as INTERVAL '1 day', or an integer for an integer time column.",
         )
     return value
 

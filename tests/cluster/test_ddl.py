@@ -145,7 +145,7 @@ def test_sequences_and_volatile_defaults(pair: oracle.Pair) -> None:
     pair.same("SELECT k, n FROM numbered WHERE k >= 100")
 
 
-def test_views_and_matviews(pair: oracle.Pair) -> None:
+def test_views(pair: oracle.Pair) -> None:
     layouts.events(pair, "both-compressed")
     pair.both(
         "CREATE VIEW v AS SELECT tenant, count(*) AS n FROM events GROUP BY tenant",
@@ -153,8 +153,10 @@ def test_views_and_matviews(pair: oracle.Pair) -> None:
     )
     pair.same("SELECT * FROM w")
     pair.same("SELECT e.id, v.n FROM events AS e JOIN v USING (tenant) WHERE e.id < 10")
-    pair.both("CREATE MATERIALIZED VIEW m AS SELECT tenant, sum(amount) AS total FROM events GROUP BY tenant")
-    pair.same("SELECT * FROM m")
-    pair.both("DELETE FROM events WHERE tenant = 1", "REFRESH MATERIALIZED VIEW m")
-    pair.same("SELECT * FROM m")
-    pair.both("DROP MATERIALIZED VIEW m", "DROP VIEW v CASCADE")
+    answer = oracle.ask(
+        pair.gateway, "CREATE MATERIALIZED VIEW m AS SELECT tenant, sum(amount) FROM events GROUP BY tenant"
+    )
+    assert (answer.sqlstate, bool(answer.hint)) == ("0A000", True)
+    pair.both("DELETE FROM events WHERE tenant = 1")
+    pair.same("SELECT * FROM w")
+    pair.both("DROP VIEW v CASCADE")

@@ -102,7 +102,8 @@ def test_drop_table_leaves_nothing(cluster: clusters.Cluster, events: oracle.Pai
                     return False
         return True
 
-    clusters.eventually(nothing_left, 30)
+    events.orochi("SELECT run_maintenance()")
+    clusters.eventually(nothing_left, 75)
 
 
 def test_calls_in_every_notation(pair: oracle.Pair) -> None:

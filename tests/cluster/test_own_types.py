@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 
 import pytest
+from psycopg.types import enum as types_enum
 
 from tests.support import layouts, oracle
 
@@ -165,3 +167,89 @@ def test_copy(own: oracle.Pair, form: str) -> None:
 def test_hot_path(own: oracle.Pair) -> None:
     for number in range(4):
         own.same("SELECT feels, place, costs FROM own WHERE k = %s", (number,), prepare=True)
+
+
+def test_hot_path_in_binary(own: oracle.Pair) -> None:
+    known = own.orochi("SELECT 'mood'::regtype::oid, 'spot'::regtype::oid, 'price'::regtype::oid")
+    for number in range(1, 4):
+        with own.gateway.cursor(binary=True) as cursor:
+            cursor.execute("SELECT feels, places, costs, feel FROM own WHERE k = %s", (number,), prepare=True)
+            result = cursor.pgresult
+            assert result is not None
+            found = [int.from_bytes((result.get_value(0, c) or b"")[8:12], "big") for c in range(3)]
+        assert [tuple(found)] == known
+        own.same("SELECT feel, cost FROM own WHERE k = %s", (number,), prepare=True, binary=True)
+
+
+def test_returning_in_binary(own: oracle.Pair) -> None:
+    [known] = own.orochi("SELECT 'mood'::regtype::oid, 'spot'::regtype::oid")
+    own.orochi("BEGIN")
+    try:
+        for sql in (
+            (
+                "UPDATE own SET feels = ARRAY['sad'::mood], places = ARRAY[ROW(1, NULL, NULL, NULL)::spot] WHERE k < 5"
+                " RETURNING feels, places, k"
+            ),
+            (
+                "INSERT INTO own (k, at, feels, places) VALUES (500, '2024-03-05', '{sad}', '{\"(1,,,)\"}')"
+                " RETURNING feels, places, k"
+            ),
+            "DELETE FROM own WHERE k < 5 RETURNING feels, places, k",
+        ):
+            with own.gateway.cursor(binary=True) as cursor:
+                cursor.execute(sql)
+                result = cursor.pgresult
+                assert result is not None
+                for row in range(result.ntuples):
+                    found = [int.from_bytes((result.get_value(row, c) or b"")[8:12], "big") for c in range(2)]
+                    assert tuple(found) == known
+                assert result.ntuples == (1 if "INSERT" in sql else 4)
+    finally:
+        own.orochi("ROLLBACK")
+
+
+def test_binary_parameters(own: oracle.Pair) -> None:
+    """psycopg sends arrays of a registered enum in binary, with the OID that the gateway told it."""
+
+    class Mood(enum.Enum):
+        sad = 1
+        happy = 2
+
+    own.both("BEGIN")
+    try:
+        for connection in (own.gateway, own.plain):
+            info = types_enum.EnumInfo.fetch(connection, "mood")
+            assert info is not None
+            types_enum.register_enum(info, connection, Mood)
+        for number in range(3):
+            values = (600 + number, "2024-03-05", [Mood.sad, Mood.happy])
+            for connection in (own.gateway, own.plain):
+                connection.execute("INSERT INTO own (k, at, feels) VALUES (%s, %s, %b)", values, prepare=True)
+                connection.execute(
+                    "UPDATE own SET feels = feels || %b WHERE k = %s", ([Mood.sad], 600 + number)
+                )
+            own.same(
+                "SELECT k FROM own WHERE feels = %b AND k = %s",
+                ([Mood.sad, Mood.happy, Mood.sad], 600 + number),
+            )
+        own.same("SELECT * FROM own WHERE k >= 600 ORDER BY k")
+    finally:
+        own.both("ROLLBACK")
+
+
+def test_conflict(pair: oracle.Pair) -> None:
+    pair.both(
+        "CREATE TYPE mood AS ENUM ('sad', 'happy')",
+        "CREATE TABLE kept (k int PRIMARY KEY, feel mood, feels mood[])",
+    )
+    pair.orochi("SELECT create_distributed_table('kept', 'k', 4)")
+    for _ in range(2):
+        pair.same(
+            "INSERT INTO kept VALUES (1, 'sad', '{sad}') ON CONFLICT (k) DO UPDATE "
+            "SET feel = 'happy'::mood, feels = kept.feels || 'happy'::mood RETURNING *, 'sad'::mood"
+        )
+        pair.same(
+            "INSERT INTO kept SELECT g, 'sad', '{sad}' FROM generate_series(1, 5) AS g ON CONFLICT (k) DO UPDATE "
+            "SET feels = kept.feels || excluded.feel WHERE excluded.feel = 'sad'::mood RETURNING *"
+        )
+    pair.check_tables("kept")

@@ -161,6 +161,36 @@ class TestAnswers:
         # a worker may mark its last task as done after the gateway has forgotten the query
         assert all(key.startswith(b"orochi:lease") and 0 < client.ttl(key) <= 60 for key in kept), kept
 
+    def test_an_answer_nobody_waits_for_is_dropped(
+        self, stack: Stack, valkey_server: services.Server
+    ) -> None:
+        client = redis.Redis.from_url(valkey_server.dsn)
+        push = client.register_script(names.PUSH_WANTED)
+        keys = (names.result_key("gone"), names.query_key("gone"))
+        assert push(keys, (60, b"late")) == 0
+        assert not client.exists(keys[0])
+        client.set(keys[1], b"1", ex=5)
+        assert push(keys, (60, b"one", b"two")) == 2
+        assert client.lrange(keys[0], 0, -1) == [b"one", b"two"]
+        assert 0 < client.ttl(keys[0]) <= 60
+        client.unlink(*keys)
+
+    def test_no_answer_is_left_of_a_query_that_stopped_early(
+        self, stack: Stack, valkey_server: services.Server
+    ) -> None:
+        async def use(transport: celery_transport.CeleryTransport) -> None:
+            for number in range(10):
+                wanted = [_fragment(i, "SELECT n FROM orochi_scan_0 s") for i in range(4)]
+                results = transport.run(f"early{number}", wanted, deadline=None)
+                async for _ in results:
+                    await results.aclose()  # type: ignore[attr-defined]
+                    break
+
+        _with_gateway(stack, valkey_server.dsn, use)
+        client = redis.Redis.from_url(valkey_server.dsn)
+        time.sleep(1)
+        assert not list(client.scan_iter("orochi:result:*"))
+
     @pytest.mark.parametrize("shared", [True, False])
     def test_large_answers(self, stack: Stack, valkey_server: services.Server, shared: bool) -> None:
         sql = "SELECT s.n * 1000 + i AS n, repeat('x', 100) || i AS t FROM orochi_scan_0 s, generate_series(1, 150) i"

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import re
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import psycopg
 import uvloop
@@ -105,7 +105,7 @@ class Engine:
         sink: context.Sink,
     ) -> None:
         self.slow += 1
-        if fields:
+        if fields is not None:
             await sink.columns(fields)
         await sink.complete(await self._run(session, statement, parameters, sink))
 
@@ -151,7 +151,9 @@ class Engine:
         hashed = hashing.hash_wire(parameters.type_oids[0], parameters.values[0], parameters.formats[0])
         return table.shard_for_hash(hashed or 0).schema
 
-    def allowed(self, session: session.Session, prepared: portal.Prepared) -> bool:
+    def allowed(
+        self, session: session.Session, prepared: portal.Prepared, formats: Sequence[int] = ()
+    ) -> bool:
         return True
 
     def template(self, session: session.Session, prepared: portal.Prepared) -> portal.Template | None:
