@@ -236,26 +236,3 @@ def test_past_the_gateway_is_refused(cluster: clusters.Cluster, events: oracle.P
             assert answer.sqlstate is not None, sql
             assert answer.hint, sql
     events.check_tables("events")
-
-
-@pytest.mark.parametrize(
-    "body", ["SELECT count(*) FROM events", "SELECT id FROM events LIMIT 1"], ids=["count", "row"]
-)
-def test_no_reader_sees_an_empty_shell(cluster: clusters.Cluster, events: oracle.Pair, body: str) -> None:
-    """What reads past the gateway's eyes sees the rows or gets an error, never an empty table."""
-    schema = events.orochi("SELECT current_schema()")[0][0]
-    layouts.place(events, "events", "both", key="tenant", time="at")
-    wrong = ([("0",)], [], [(None,)])
-    events.orochi(f"CREATE FUNCTION sql_body() RETURNS bigint LANGUAGE sql AS '{body}'")
-    events.orochi(
-        f"CREATE FUNCTION plpgsql_body() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN ({body}); END'"
-    )
-    for sql in ("SELECT sql_body()", "SELECT plpgsql_body()"):
-        answer = oracle.ask(events.gateway, sql)
-        assert answer.sqlstate is not None or answer.values not in wrong, sql
-    with cluster.connect_coordinator() as direct:
-        answer = oracle.ask(direct, body.replace("events", f"{schema}.events"))
-        assert answer.sqlstate is not None or answer.values not in wrong
-    events.check_tables("events")
-    events.same("ANALYZE")
-    events.same("DROP TABLE events")

@@ -203,3 +203,41 @@ def test_names_of_the_system_catalog_come_first(pair: oracle.Pair) -> None:
     pair.both(f"INSERT INTO {schema_of(pair)}.pg_am VALUES (1)")
     pair.same("SELECT count(*) FROM pg_am")
     pair.same(f"SELECT count(*) FROM {schema_of(pair)}.pg_am")
+
+
+def test_materialized_views_are_refused_and_never_filled_from_nothing(
+    pair: oracle.Pair, cluster: clusters.Cluster
+) -> None:
+    pair.orochi("CREATE TABLE ev (k int)")
+    pair.orochi("INSERT INTO ev VALUES (1), (2)")
+    pair.orochi("CREATE VIEW between AS SELECT * FROM ev")
+    pair.orochi("CREATE MATERIALIZED VIEW early AS SELECT * FROM between")
+    pair.orochi("SELECT create_distributed_table('ev', 'k', 2)")
+    home = schema_of(pair)
+    with cluster.connect_coordinator() as direct:
+        for connection in (pair.gateway, direct):
+            for sql in (
+                f"REFRESH MATERIALIZED VIEW {home}.early",
+                f"CREATE MATERIALIZED VIEW {home}.late AS SELECT * FROM {home}.ev",
+                f"CREATE MATERIALIZED VIEW {home}.late AS SELECT * FROM {home}.between",
+            ):
+                answer = oracle.ask(connection, sql)
+                assert (answer.sqlstate, bool(answer.hint)) == ("0A000", True), sql
+    assert pair.orochi("SELECT * FROM early ORDER BY k") == [(1,), (2,)]
+
+
+def test_create_table_as_execute(ev: oracle.Pair) -> None:
+    ev.both("PREPARE p (int) AS SELECT * FROM ev WHERE k > $1")
+    for made in ("made", "pg_temp.made_too"):
+        ev.same(f"CREATE TABLE {made} AS EXECUTE p (2)")
+        ev.same(f"SELECT * FROM {made} ORDER BY k")
+
+
+def test_a_local_table_takes_rows_of_a_distributed_one(ev: oracle.Pair) -> None:
+    ev.both("CREATE TABLE local (k int, v text)")
+    ev.same("INSERT INTO local SELECT * FROM ev WHERE k > 2 RETURNING k")
+    ev.same("UPDATE local AS l SET v = ev.v || '!' FROM ev WHERE ev.k = l.k + 1 RETURNING l.k, l.v")
+    ev.same("UPDATE local SET v = (SELECT max(v) FROM ev) WHERE k = %s RETURNING *", (3,))
+    ev.same("DELETE FROM local USING ev WHERE ev.k = local.k AND ev.v LIKE '%%5' RETURNING *", ())
+    ev.same("DELETE FROM local WHERE k IN (SELECT k FROM ev WHERE k < 4)")
+    ev.check_tables("local")

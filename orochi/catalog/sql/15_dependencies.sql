@@ -1,5 +1,5 @@
--- Views whose definition reads an Orochi table, directly or through other views.
-CREATE OR REPLACE FUNCTION orochi._dependent_views() RETURNS TABLE (view_oid oid)
+-- Relations whose definition reads an Orochi table, directly or through views; the tables too.
+CREATE OR REPLACE FUNCTION orochi._readers() RETURNS TABLE (reader oid)
 LANGUAGE sql STABLE SET search_path = '' AS $$
     WITH RECURSIVE readers AS (
         SELECT t.table_oid AS relation FROM orochi.orochi_tables t
@@ -9,7 +9,13 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
             AND d.classid = 'pg_rewrite'::regclass
         JOIN pg_rewrite r ON r.oid = d.objid
     )
-    SELECT c.oid FROM readers JOIN pg_class c ON c.oid = readers.relation WHERE c.relkind = 'v'
+    SELECT relation FROM readers
+$$;
+
+-- The views among them.
+CREATE OR REPLACE FUNCTION orochi._dependent_views() RETURNS TABLE (view_oid oid)
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT c.oid FROM orochi._readers() r JOIN pg_class c ON c.oid = r.reader WHERE c.relkind = 'v'
 $$;
 
 -- Bare names of Orochi tables and of the views over them: another relation of such a name may hide them.

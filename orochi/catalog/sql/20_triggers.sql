@@ -110,6 +110,12 @@ BEGIN
                     USING ERRCODE = '0A000', HINT = 'Create it by a statement of its own, or give it another name.';
             END IF;
         ELSE
+            IF item.command_tag IN ('CREATE MATERIALIZED VIEW', 'REFRESH MATERIALIZED VIEW')
+               AND item.objid IN (SELECT reader FROM orochi._readers())
+            THEN
+                RAISE EXCEPTION 'materialized views over Orochi tables are not supported'
+                    USING ERRCODE = '0A000', HINT = 'Use CREATE TABLE AS through the gateway, or a view.';
+            END IF;
             changed := changed
                 OR item.command_tag ~ '^ALTER' OR item.object_type IN ('view', 'schema')
                 OR EXISTS (SELECT FROM orochi.orochi_tables t WHERE t.table_oid = item.objid)

@@ -1,0 +1,108 @@
+"""Random sequences of writes, compressions and transactions: the table is PostgreSQL's after every step."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+
+from tests.support import layouts, oracle
+
+_FIRST, _LAST = map(int, os.environ.get("OROCHI_TEST_WRITE_SEEDS", "1-8").split("-"))
+_STEPS = 25
+
+
+class Writer:
+    """Chooses the next step; what it chooses depends on the seed only."""
+
+    def __init__(self, seed: int, pair: oracle.Pair) -> None:
+        self.random = random.Random(seed)
+        self.pair = pair
+        self.ids = 10_000
+        self.in_block = False
+
+    def condition(self) -> str:
+        pick = self.random
+        return pick.choice(
+            [
+                f"tenant = {pick.randrange(8)}",
+                f"id % {pick.choice([2, 3, 7])} = 0",
+                f"at < timestamptz '2024-03-{pick.randint(9, 15):02d} 06:00+00'",
+                f"tenant IN ({pick.randrange(8)}, {pick.randrange(8)}) AND id > {pick.randrange(200)}",
+                "what IS NULL",
+                f"amount > {pick.randrange(250)}",
+                f"what = 'kind {pick.randrange(5)}' AND ratio < {pick.randrange(70)}",
+                f"at BETWEEN '2024-03-{pick.randint(9, 12):02d}' AND '2024-03-{pick.randint(12, 15):02d}'",
+                "false",
+            ]
+        )
+
+    def write(self) -> str:
+        pick, where, number = self.random, self.condition(), self.ids
+        self.ids += 100
+        returning = pick.choice(["", "", " RETURNING tenant, id, what", " RETURNING *"])
+        day, tenant = pick.randint(1, 28), pick.randrange(9)
+        copy = f"INSERT INTO events SELECT * FROM events WHERE {where}"
+        update = "ON CONFLICT (tenant, at, id) DO UPDATE SET what = excluded.what || '+', amount = 0"
+        values = (
+            f"({tenant}, '2024-03-{day:02d}', {number}, 'v'), ({day % 9}, '2024-03-12', {number + 1}, NULL)"
+        )
+        return pick.choice(
+            [
+                f"UPDATE events SET what = 'step {number}' WHERE {where}{returning}",
+                f"UPDATE events SET amount = amount + 1, ratio = NULL WHERE {where}{returning}",
+                f"UPDATE events SET id = id + 100000 WHERE {where}",
+                f"DELETE FROM events WHERE {where} AND id % 4 = {pick.randrange(4)}{returning}",
+                f"INSERT INTO events (tenant, at, id) SELECT tenant, at, id + {number} FROM events WHERE {where}",
+                f"INSERT INTO events (tenant, at, id, what) VALUES {values}{returning}",
+                f"{copy} {update}{returning}",
+                f"{copy} ON CONFLICT DO NOTHING",
+                copy,
+            ]
+        )
+
+    def step(self) -> None:
+        chance = self.random.random()
+        if chance < 0.1 and not self.in_block:
+            self.pair.both("BEGIN", "SAVEPOINT s")
+            self.in_block = True
+        elif chance < 0.2 and self.in_block:
+            self.pair.both(self.random.choice(["COMMIT", "ROLLBACK"]))
+            self.in_block = False
+        elif chance < 0.3 and self.in_block:
+            self.pair.both("ROLLBACK TO s")
+        elif chance < 0.3:
+            self.rearrange()
+        else:
+            answer = self.pair.same(
+                self.write(), details=False
+            )  # which of several keys clashes first is open
+            if self.in_block:
+                self.pair.both("ROLLBACK TO s" if answer.sqlstate else "SAVEPOINT s")
+
+    def rearrange(self) -> None:
+        """Compress, decompress or recompress some chunks; rows stay as they are."""
+        chunks = self.pair.orochi(
+            "SELECT chunk_name, is_compressed FROM orochi.chunks WHERE hypertable = 'events'::regclass::text"
+        )
+        for chunk, compressed in self.random.sample(chunks, min(4, len(chunks))):
+            call = (
+                self.random.choice(["decompress_chunk", "recompress_chunk"])
+                if compressed
+                else "compress_chunk"
+            )
+            self.pair.orochi(f"SELECT {call}(%s)", (chunk,))
+
+
+@pytest.mark.parametrize("seed", range(_FIRST, _LAST + 1))
+def test_seed(pair: oracle.Pair, seed: int) -> None:
+    layouts.events(pair, random.Random(seed).choice(["both-compressed", "both", "hypertable-compressed"]))
+    writer = Writer(seed, pair)
+    for _ in range(_STEPS):
+        writer.step()
+        pair.check_tables("events")
+        pair.same("SELECT tenant, count(*), sum(amount), max(at) FROM events GROUP BY tenant")
+    if writer.in_block:
+        pair.both("COMMIT")
+    pair.check_tables("events")
