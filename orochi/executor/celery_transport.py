@@ -75,26 +75,26 @@ class CeleryTransport:
     async def run_task(
         self, node_id: int, task_name: str, arguments: Mapping[str, Any], *, timeout: float
     ) -> dict[str, Any]:
-        """Run a maintenance task of a node and wait for what it returns.
+        """Run a maintenance task of a node and wait for what it returns; a lost one runs again.
 
         Raises:
-            WorkerLost: the worker died, or none is there. The task may have done its work.
+            WorkerLost: its worker died each time, or none is there. The task may have done its work.
             OrochiError: what the task raised; 57014 when `timeout` seconds have passed.
         """
-        run_id, task_id = secrets.token_hex(8), envelope.new_task_id()
-        queue = names.maintenance_queue(node_id)
-        request = {"run": run_id, "task": task_id, "arguments": dict(arguments)}
+        run_id, queue = secrets.token_hex(8), names.maintenance_queue(node_id)
         described = ", ".join(f"{name}={value}" for name, value in arguments.items())
-        message = envelope.task_message(task_name, task_id, queue, request, f"{described} on n{node_id}")
-        patience = redis_link.FIRST_SECONDS
-        await self._link.push(
-            {queue: [message]}, {names.query_key(run_id): names.QUERY_TTL_SECONDS}, patience
-        )
-        watch = single_task.Watch(self._link, run_id, task_id, queue)
+
+        async def send(task_id: str) -> None:
+            request = {"run": run_id, "task": task_id, "arguments": dict(arguments)}
+            message = envelope.task_message(task_name, task_id, queue, request, f"{described} on n{node_id}")
+            keys = {names.query_key(run_id): names.QUERY_TTL_SECONDS}
+            await self._link.push({queue: [message]}, keys, redis_link.FIRST_SECONDS)
+
+        watch = single_task.Watch(self._link, run_id, queue, send)
         try:
-            return await watch.wait(time.monotonic() + timeout)
+            return await watch.result(time.monotonic() + timeout)
         finally:
-            self._in_background(_forget(self._link, run_id, [task_id], cancelled=not watch.answered))
+            self._in_background(_forget(self._link, run_id, watch.task_ids, cancelled=not watch.answered))
 
     async def cancel(self, query_id: str) -> None:
         """Stop the query's work; `run` then raises `QueryCanceled`."""

@@ -6,6 +6,7 @@ own message; what would leave rows of other shards or of stripes unchecked is re
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ async def execute(session: context.Session, statement: parse.Statement, sink: co
 
 async def _run(session: context.Session, statement: parse.Statement, ddl: planner.Ddl) -> str:
     tables = affected(session, statement)
-    before = {table.oid: await shells.definition(session, table.oid) for table in tables}
+    before = await _definitions(session, tables)
     tag = ddl.tag
     if ddl.sql is not None:
         await _begin(session)
@@ -48,11 +49,11 @@ async def _run(session: context.Session, statement: parse.Statement, ddl: planne
         left = await _left(session, tables)
         await session.catalog_changed()
         work: dict[int, list[str]] = {}
+        after = await _definitions(session, [table for table in tables if table.oid in left])
         for table in tables:
-            if table.oid in left:
-                after = await shells.definition(session, table.oid)
+            if table.oid in before and table.oid in after:
                 for node_id, statements in (
-                    await _follow(session, table, before[table.oid], after, ddl)
+                    await _follow(session, table, before[table.oid], after[table.oid], ddl)
                 ).items():
                     work.setdefault(node_id, []).extend(statements)
         await shells.run_on_nodes(session, work)
@@ -80,6 +81,17 @@ def affected(session: context.Session, statement: parse.Statement) -> list[snaps
         for command in (getattr(node, "cmds", None) or ())
     )
     return list(snapshot.tables.values()) if cascades else found
+
+
+async def _definitions(
+    session: context.Session, tables: list[snapshots.Table]
+) -> dict[int, definitions.Definition]:
+    """Definitions by OID, of those tables that no other session has dropped."""
+    found = {}
+    for table in tables:
+        with contextlib.suppress(errors.UndefinedObject):
+            found[int(table.oid)] = await shells.definition(session, table.oid)
+    return found
 
 
 async def _begin(session: context.Session) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import cluster as clusters
 from tests.support import layouts, oracle
 
 _CHANGES = {
@@ -160,3 +161,16 @@ def test_views(pair: oracle.Pair) -> None:
     pair.both("DELETE FROM events WHERE tenant = 1")
     pair.same("SELECT * FROM w")
     pair.both("DROP VIEW v CASCADE")
+
+
+def test_drop_beside_a_drop(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
+    """DROP looks at every Orochi table, as CASCADE may reach any; another may be gone before the catalog says so."""
+    schema = pair.orochi("SELECT current_schema()")[0][0]
+    with cluster.connect_coordinator() as direct:
+        for _ in range(4):
+            for name in ("mine", "theirs"):
+                pair.orochi(f"CREATE TABLE {name} (a int)")
+                pair.orochi("SELECT create_reference_table(%s::regclass)", (name,))
+            direct.execute(f"DROP TABLE {schema}.theirs")
+            pair.orochi("DROP TABLE mine")
+            assert pair.orochi("SELECT to_regclass('mine'), to_regclass('theirs')") == [(None, None)]

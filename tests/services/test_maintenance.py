@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import json
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -104,15 +107,35 @@ def test_without_a_worker_it_is_an_error(stack: _Stack) -> None:
         stack.run_task(77, names.COMPRESS_CHUNK, {"chunk_id": 1})
 
 
+def test_a_lost_task_is_sent_again(stack: _Stack) -> None:
+    """A message that a leaving worker process took with it costs time, not the task."""
+    client = redis.Redis.from_url(stack.redis_url)
+    queue = names.maintenance_queue(78)
+    client.set(names.alive_key(queue), b"1", ex=60)
+    seen: list[str] = []
+
+    def serve() -> None:
+        while len(seen) < 2:
+            taken = client.brpop([queue], timeout=30)
+            message = json.loads(taken[1])
+            seen.append(message["headers"]["id"])
+        [[request], _, _] = json.loads(base64.b64decode(message["body"]))
+        client.rpush(names.result_key(request["run"]), json.dumps({"result": {"task": request["task"]}}))
+
+    server = threading.Thread(target=serve)
+    server.start()
+    answer = stack.run_task(78, names.COMPRESS_CHUNK, {"chunk_id": 1}, timeout=60)
+    server.join(60)
+    assert answer == {"task": seen[1]}
+    assert seen[0] != seen[1]
+
+
 def test_every_periodic_task_runs(stack: _Stack) -> None:
     client = redis.Redis.from_url(stack.redis_url)
     assert set(beat_schedule.SCHEDULE) == {entry["task"] for entry in beat_schedule.SCHEDULE.values()}
     for task in beat_schedule.SCHEDULE:
         queue = beat_schedule.SCHEDULE[task]["options"]["queue"]
         message = envelope.task_message(task, envelope.new_task_id(), queue, {}, "")
-        import base64
-        import json
-
         decoded = json.loads(message)
         body = [[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
         decoded["body"] = base64.b64encode(json.dumps(body).encode()).decode()
