@@ -30,3 +30,18 @@ def branch(gid: str, node_id: int) -> str:
 def gid_of(branch: str) -> str:
     """The global transaction id that a prepared part belongs to."""
     return branch.partition(":")[0]
+
+
+#: Held shared, in the coordinator's database, from a decision until its last COMMIT PREPARED was
+#: answered; exclusively by whoever takes one snapshot of several nodes.
+COMMIT_LOCK = 0x6F726F63_68690002
+
+#: In front of the decision, in the same query string: a client's own limits do not end a commit.
+LOCK_COMMITS_SQL = f"SET LOCAL lock_timeout = 0; SELECT pg_catalog.pg_advisory_lock_shared({COMMIT_LOCK})"
+
+#: Lets go of the lock, and says nothing where it is not held.
+UNLOCK_COMMITS_SQL = (
+    f"SELECT pg_catalog.pg_advisory_unlock_shared({COMMIT_LOCK}) FROM pg_catalog.pg_locks "
+    "WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() AND granted "
+    f"AND classid = {COMMIT_LOCK >> 32} AND objid = {COMMIT_LOCK & 0xFFFFFFFF} AND objsubid = 1"
+)

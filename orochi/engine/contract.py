@@ -90,6 +90,10 @@ class Fragment(Protocol):
     def settings(self) -> Sequence[tuple[str, str]]:
         """Session settings that change what `sql` means."""
 
+    @property
+    def snapshot(self) -> str:
+        """The node's exported snapshot to read, empty for one of its own."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FragmentStats:

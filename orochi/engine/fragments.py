@@ -51,7 +51,7 @@ def run_fragment(
         OrochiError: a stripe is gone or damaged, or the query was cancelled.
     """
     run = _Run(fragment, connection, stripe_dir, cancelled, emit)
-    with _transaction(connection, fragment.settings, with_stripes=run.has_stripes):
+    with _transaction(connection, fragment.settings, fragment.snapshot, with_stripes=run.has_stripes):
         engine = run.execute()
     return run.stats(engine)
 
@@ -177,17 +177,38 @@ class _transaction:  # noqa: N801 - reads as a statement
     """A transaction of the fragment's own, with its settings; rolled back on any error."""
 
     def __init__(
-        self, connection: Connection, settings: Iterable[tuple[str, str]], *, with_stripes: bool
+        self,
+        connection: Connection,
+        settings: Iterable[tuple[str, str]],
+        snapshot: str,
+        *,
+        with_stripes: bool,
     ) -> None:
         self._connection = connection
+        self._snapshot = snapshot
         begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE" if with_stripes else "BEGIN READ ONLY"
+        if snapshot and not with_stripes:
+            begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
         self._statements = [pgsql.SQL(begin)] + [
             pgsql.SQL("SELECT pg_catalog.set_config({}, {}, true)").format(name, value)
             for name, value in settings
         ]
 
     def __enter__(self) -> None:
+        if self._snapshot:
+            self._take_over()
         self._connection.execute(pgsql.SQL("; ").join(self._statements))
+
+    def _take_over(self) -> None:
+        begin = self._statements.pop(0)
+        take = pgsql.SQL("SET TRANSACTION SNAPSHOT {}").format(self._snapshot)
+        try:
+            self._connection.execute(pgsql.SQL("; ").join((begin, take)))
+        except (psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedObject) as error:
+            self._connection.execute("ROLLBACK")
+            raise errors.SerializationFailure(
+                "the snapshot of this statement is gone from a node", hint="Run the statement again."
+            ) from error
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if self._connection.closed:

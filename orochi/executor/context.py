@@ -109,6 +109,9 @@ class Session(Protocol):
     def snapshot(self) -> snapshots.Snapshot:
         """What this session plans against: its transaction's uncommitted catalog, if it changed it."""
 
+    def plan_anew(self) -> None:
+        """A block of one snapshot has used no node yet: take the newest catalog for it."""
+
     async def catalog_changed(self) -> None:
         """The session wrote catalog rows on its own connection: reload through it until the end of the transaction."""
 

@@ -20,7 +20,7 @@ from orochi import errors, ids
 from orochi import settings as process_settings
 from orochi.catalog import snapshot as snapshots
 from orochi.catalog import twophase
-from orochi.executor import deadlock
+from orochi.executor import consistent, deadlock
 from orochi.pgwire import client
 
 #: Session settings that a node must share with the client's session.
@@ -110,6 +110,7 @@ class NodePool:
         self._buckets: dict[int | None, _Bucket] = {}
         self._leased: dict[client.PgConnection, tuple[int | None, Signature, Endpoint]] = {}
         self.deadlocks = deadlock.Detector(self._connect_apart)
+        self.consistent = consistent.Taker(self)
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
         self._cluster_id: str | None = None
@@ -121,6 +122,10 @@ class NodePool:
                 value = (await connection.query(twophase.CLUSTER_ID_SQL))[-1].rows[0][0]
             self._cluster_id = (value or b"").decode()
         return self._cluster_id
+
+    def data_nodes(self) -> tuple[int, ...]:
+        """The nodes that a query may have to read, by id."""
+        return tuple(sorted(int(node.node_id) for node in self._nodes().values() if node.state != "down"))
 
     def lease(self, node_id: int, settings: Mapping[str, str] | None = None) -> Lease:
         """`async with pool.lease(node, settings) as connection`."""
@@ -202,6 +207,7 @@ class NodePool:
         """Close every connection, leased ones too."""
         self._closed = True
         await self.deadlocks.close()
+        await self.consistent.close()
         for bucket in self._buckets.values():
             for connection, _, _ in bucket.idle:
                 connection.close()

@@ -13,30 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import itertools
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
 from orochi import errors
-from orochi.catalog import twophase
-from orochi.executor import node_pool
+from orochi.executor import consistent, node_pool, two_phase
 from orochi.pgwire import client
 
-_COMMIT_ATTEMPTS = 2
+_TRUE = frozenset({"on", "true", "yes", "1", "t", "y"})
+_ALL_NODES = -1
 
-_GATEWAY = secrets.token_hex(4)
 _SEQUENCE = itertools.count(1)
-
-
-@dataclasses.dataclass(slots=True)
-class Participant:
-    """A node's part: its connection, whether it was written, and the settings it has."""
-
-    node_id: int
-    connection: client.PgConnection
-    signature: node_pool.Signature
-    wrote: bool = False
 
 
 class Transaction:
@@ -57,8 +44,11 @@ class Transaction:
         self._in_block = False
         self._savepoints: list[str] = []
         self._joining: dict[int, asyncio.Lock] = {}
+        self._exported: consistent.Exported | None = None
+        self._commits = two_phase.TwoPhase(pool, self._let_go, self.rollback)
+        self._whole = False  # every node takes part, all with one snapshot
         self.isolation = "read committed"
-        self.participants: dict[int, Participant] = {}
+        self.participants: dict[int, two_phase.Participant] = {}
         self.sequence = 0
         self.deadlocked = False
 
@@ -71,6 +61,7 @@ class Transaction:
     def in_block(self, value: bool) -> None:
         self._in_block = value
         if not value:
+            self._whole = False
             self._savepoints.clear()
             self.isolation = "read committed"
 
@@ -83,6 +74,34 @@ class Transaction:
     def can_autocommit(self) -> bool:
         """Whether one statement on one node may be a transaction by itself there; see `autocommit`."""
         return not self._in_block and not self.participants and self.isolation == "read committed"
+
+    @property
+    def steady(self) -> bool:
+        """Whether all statements of the open block are to see one state of the data."""
+        return self._in_block and self.isolation != "read committed"
+
+    @property
+    def wants_snapshot(self) -> bool:
+        """`orochi.snapshot_reads`: reads of several nodes see all of a commit or nothing of it."""
+        return self._settings().get("orochi.snapshot_reads", "off").lower() in _TRUE
+
+    async def exported(self) -> Mapping[int, str]:
+        """The running statement's snapshot of all nodes: what to SET TRANSACTION SNAPSHOT to, by node.
+
+        Raises:
+            OrochiError: a node cannot be reached.
+        """
+        if self._exported is None:
+            exported = consistent.Exported(self._pool, self._settings())
+            await exported.open(self._pool.data_nodes())
+            self._exported = exported
+        return self._exported.names
+
+    async def end_statement(self) -> None:
+        """Let go of what was kept for one statement."""
+        exported, self._exported = self._exported, None
+        if exported is not None:
+            await exported.close()
 
     @property
     def failed(self) -> bool:
@@ -98,7 +117,9 @@ class Transaction:
         lock = self._joining.setdefault(node_id, asyncio.Lock())
         async with lock:
             participant = self.participants.get(node_id)
-            if participant is None:
+            if participant is None and self.wants_snapshot and self.steady:
+                participant = await self._join_whole(node_id)
+            elif participant is None:
                 participant = await self._join(node_id)
             elif participant.connection.closed:
                 raise errors.NodeUnavailable(f"the connection to node {node_id} was lost in this transaction")
@@ -117,12 +138,12 @@ class Transaction:
             TransactionOutcomeUnknown: the connection broke while the statement ran.
         """
         connection = await self._pool.acquire(node_id, self._settings())
-        self.participants[node_id] = Participant(node_id, connection, ())  # for `cancel`
+        self.participants[node_id] = two_phase.Participant(node_id, connection, ())  # for `cancel`
         try:
             yield connection
-        except errors.RemoteError:
-            raise
-        except errors.NodeUnavailable as error:
+        except errors.OrochiError as error:
+            if not two_phase.is_lost(error):
+                raise
             raise errors.TransactionOutcomeUnknown(
                 f"the connection to node {node_id} broke while it ran the statement",
                 detail="Whether the statement was committed is not known.",
@@ -152,7 +173,7 @@ class Transaction:
             return await self._commit_coordinator(coordinator, sql) if open_there else "COMMIT"
         if len(writers) == 1 and not (open_there and await _has_written(coordinator)):
             return await self._commit_single(writers[0], coordinator, sql, open_there)
-        return await self._two_phase(writers, coordinator, sql, open_there)
+        return await self._commits.commit(writers, coordinator, sql, open_there)
 
     async def rollback(self) -> None:
         """Roll every node back and let it go; broken connections are dropped. Never raises."""
@@ -198,7 +219,7 @@ class Transaction:
                 return at
         raise errors.OrochiError(f'savepoint "{name}" does not exist', sqlstate="3B001")
 
-    async def _join(self, node_id: int) -> Participant:
+    async def _join(self, node_id: int) -> two_phase.Participant:
         settings = self._settings()
         connection = await self._pool.acquire(node_id, settings)
         statements = [f"BEGIN ISOLATION LEVEL {self.isolation.upper()}"]
@@ -208,15 +229,55 @@ class Transaction:
         except BaseException:
             self._pool.discard(connection)
             raise
-        participant = Participant(node_id, connection, node_pool.mirrored(settings))
-        if not self.participants:
-            self.sequence, self.deadlocked = next(_SEQUENCE), False
-        self.participants[node_id] = participant
-        if len(self.participants) > 1:
-            self._pool.deadlocks.watch(self)
+        participant = two_phase.Participant(node_id, connection, node_pool.mirrored(settings))
+        if self.participants and self.isolation == "serializable":
+            self._pool.discard(connection)
+            raise errors.FeatureNotSupported(
+                "a SERIALIZABLE transaction cannot use several nodes", hint=two_phase.NOT_SERIALIZABLE_HINT
+            )
+        self._add(participant)
         return participant
 
-    async def _follow_settings(self, participant: Participant) -> None:
+    def _add(self, participant: two_phase.Participant) -> None:
+        if not self.participants:
+            self.sequence, self.deadlocked = next(_SEQUENCE), False
+        self.participants[participant.node_id] = participant
+        if len(self.participants) > 1:
+            self._pool.deadlocks.watch(self)
+
+    async def _join_whole(self, node_id: int) -> two_phase.Participant:
+        """Let every node join with one snapshot of them all."""
+        async with self._joining.setdefault(_ALL_NODES, asyncio.Lock()):
+            if node_id not in self.participants:
+                if self.participants:
+                    raise errors.OrochiError(
+                        "orochi.snapshot_reads takes its snapshot when a transaction first uses a node",
+                        hint="Set it before the transaction, or run the transaction again.",
+                        sqlstate="25001" if not self._whole else "40001",
+                    )
+                await self._take_whole()
+            return self.participants[node_id]
+
+    async def _take_whole(self) -> None:
+        settings = self._settings()
+        held: list[two_phase.Participant] = []
+        try:
+            for node_id in self._pool.data_nodes():
+                connection = await self._pool.acquire(node_id, settings)
+                held += [two_phase.Participant(node_id, connection, node_pool.mirrored(settings))]
+            await self._pool.consistent.take([p.connection for p in held], export=False)
+            if self._savepoints:
+                sql = "; ".join(f"SAVEPOINT {_quote(name)}" for name in self._savepoints)
+                await _all(_run(p.connection, sql) for p in held)
+        except BaseException:
+            for participant in held:
+                self._pool.discard(participant.connection)
+            raise
+        self._whole = True
+        for participant in held:
+            self._add(participant)
+
+    async def _follow_settings(self, participant: two_phase.Participant) -> None:
         """Apply what the session SET since the node joined, for this transaction only."""
         wanted = node_pool.mirrored(self._settings())
         if wanted == participant.signature or participant.connection.status != "T":
@@ -234,16 +295,13 @@ class Transaction:
         participant.signature = wanted
 
     async def _everywhere(self, sql: str) -> None:
-        async def one(connection: client.PgConnection) -> None:
-            await connection.query(sql)
-
         # a lost node is found out at its next use; a savepoint command must not hide it
-        await _all(one(p.connection) for p in self.participants.values() if not p.connection.closed)
+        await _all(_run(p.connection, sql) for p in self.participants.values() if not p.connection.closed)
 
-    async def _end(self, participants: Iterable[Participant], sql: str) -> None:
+    async def _end(self, participants: Iterable[two_phase.Participant], sql: str) -> None:
         """End transactions whose outcome does not matter any more, and let the connections go."""
 
-        async def one(participant: Participant) -> None:
+        async def one(participant: two_phase.Participant) -> None:
             connection = participant.connection
             try:
                 if not connection.closed and not connection.busy and connection.status != "I":
@@ -255,7 +313,7 @@ class Transaction:
 
         await asyncio.gather(*(one(participant) for participant in list(participants)))
 
-    def _let_go(self, participant: Participant) -> None:
+    def _let_go(self, participant: two_phase.Participant) -> None:
         self.participants.pop(participant.node_id, None)
         self._pool.release(participant.connection)
 
@@ -273,99 +331,31 @@ class Transaction:
     async def _commit_coordinator(self, coordinator: client.PgConnection, sql: str) -> str:
         try:
             return (await coordinator.query(sql))[-1].tag
-        except errors.NodeUnavailable as error:
-            raise _unknown("the coordinator") from error
+        except errors.OrochiError as error:
+            if not two_phase.is_lost(error):
+                raise
+            raise two_phase.unknown("the coordinator") from error
 
     async def _commit_single(
-        self, writer: Participant, coordinator: client.PgConnection, sql: str, open_there: bool
+        self, writer: two_phase.Participant, coordinator: client.PgConnection, sql: str, open_there: bool
     ) -> str:
         try:
             await writer.connection.query("COMMIT")
-        except errors.RemoteError:
+        except errors.OrochiError as error:
             await self.rollback()
             if open_there:
-                await coordinator.query("ROLLBACK")
+                with contextlib.suppress(errors.OrochiError):
+                    await coordinator.query("ROLLBACK")
+            if two_phase.is_lost(error):
+                raise two_phase.unknown(f"node {writer.node_id}") from error
             raise
-        except errors.NodeUnavailable as error:
-            if open_there:
-                await coordinator.query("ROLLBACK")
-            raise _unknown(f"node {writer.node_id}") from error
         finally:
             self._let_go(writer)
         return await self._commit_coordinator(coordinator, sql) if open_there else "COMMIT"
 
-    async def _two_phase(
-        self, writers: list[Participant], coordinator: client.PgConnection, sql: str, open_there: bool
-    ) -> str:
-        try:
-            gid = await self._new_gid()
-            await self._prepare(writers, gid)
-        except BaseException:
-            await self.rollback()
-            if open_there and not coordinator.closed:
-                await coordinator.query("ROLLBACK")
-            raise
-        nodes = sorted(p.node_id for p in writers)
-        decision = f"SELECT orochi._record_decision('{gid}', ARRAY{[twophase.MARKER_NODE, *nodes]}::int[])"
-        try:
-            # outside a transaction the one statement is a transaction by itself
-            answer = await coordinator.query(f"{decision}; {sql}" if open_there else decision)
-        except errors.RemoteError as error:
-            await self._finish_prepared(writers, gid, "ROLLBACK PREPARED")
-            if coordinator.status != "I":
-                await coordinator.query("ROLLBACK")
-            if error.fields.get("t") == "orochi_transactions":
-                raise errors.SerializationFailure(
-                    "recovery aborted this transaction while it committed", hint="Run it again."
-                ) from error
-            raise
-        except BaseException as error:
-            # undecided for us: recovery will tell by the decision rows
-            for participant in writers:
-                self._let_go(participant)
-            if isinstance(error, errors.NodeUnavailable):
-                raise _unknown("the coordinator") from error
-            raise
-        await self._finish_prepared(writers, gid, "COMMIT PREPARED")
-        return answer[-1].tag if open_there else "COMMIT"
 
-    async def _new_gid(self) -> str:
-        return twophase.gid(await self._pool.cluster_id(), f"{_GATEWAY}_{next(_SEQUENCE)}")
-
-    async def _prepare(self, writers: list[Participant], gid: str) -> None:
-        async def one(participant: Participant) -> None:
-            name = twophase.branch(gid, participant.node_id)
-            await participant.connection.query(f"PREPARE TRANSACTION '{name}'")
-
-        results = await asyncio.gather(*(one(p) for p in writers), return_exceptions=True)
-        failures = [result for result in results if isinstance(result, BaseException)]
-        if failures:
-            prepared = [p for p, result in zip(writers, results, strict=True) if result is None]
-            await self._finish_prepared(prepared, gid, "ROLLBACK PREPARED")
-            raise failures[0]
-
-    async def _finish_prepared(self, writers: Iterable[Participant], gid: str, command: str) -> None:
-        """Second phase. What cannot be told now is left to recovery, which knows the decision."""
-
-        async def one(participant: Participant) -> None:
-            connection = participant.connection
-            for _ in range(_COMMIT_ATTEMPTS):
-                try:
-                    await connection.query(f"{command} '{twophase.branch(gid, participant.node_id)}'")
-                    break
-                except errors.RemoteError:
-                    break  # 42704: recovery was faster
-                except errors.OrochiError:
-                    self._pool.release(connection)
-                    try:
-                        connection = await self._pool.acquire(participant.node_id, {})
-                    except errors.OrochiError:
-                        break
-            self.participants.pop(participant.node_id, None)
-            self._pool.release(connection)
-
-        # shielded: a client that goes away must not leave locks behind until recovery comes
-        await asyncio.shield(asyncio.gather(*(one(participant) for participant in list(writers))))
+async def _run(connection: client.PgConnection, sql: str) -> None:
+    await connection.query(sql)
 
 
 async def _has_written(coordinator: client.PgConnection) -> bool:
@@ -378,13 +368,6 @@ async def _all(tasks: Iterable[Awaitable[None]]) -> None:
     for result in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
-
-
-def _unknown(where: str) -> errors.TransactionOutcomeUnknown:
-    return errors.TransactionOutcomeUnknown(
-        f"the connection to {where} broke while it committed",
-        detail="Whether the transaction was committed is not known.",
-    )
 
 
 def _quote(name: str) -> str:

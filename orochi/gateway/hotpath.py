@@ -301,6 +301,8 @@ class Call:
         self.connection.status = "I"
         if data[end : end + 1] != b"Z":
             self.connection.abort()  # FATAL: no ReadyForQuery follows
+            self._lost()
+            return
         if needs_long_way(error):
             self._release()
             self._long_way()

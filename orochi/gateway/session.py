@@ -31,7 +31,7 @@ from orochi.gateway import (
 from orochi.gateway import relay as relays
 from orochi.pgwire import client as pg_client
 from orochi.pgwire import messages
-from orochi.planner import names, parse
+from orochi.planner import parse
 
 if TYPE_CHECKING:
     from orochi.gateway import listener
@@ -99,6 +99,7 @@ class Session:
         self._read_only = False
         self._isolation = self._default_isolation = "read committed"
         self._own_snapshot: snapshots.Snapshot | None = None
+        self._pinned: snapshots.Snapshot | None = None
         self._task: asyncio.Task[None] | None = None
         self._timed_out = False
         self._cleaned = False
@@ -114,8 +115,21 @@ class Session:
         own = self._own_snapshot
         if own is not None:
             return own
+        if self._pinned is not None:
+            return self._pinned
         newest: snapshots.Snapshot = self.runtime.snapshot()
         return newest
+
+    def plan_anew(self) -> None:
+        """A block of one snapshot has used no node yet: take the newest catalog for it."""
+        self._pinned = None
+        self._pin()
+
+    def _pin(self) -> None:
+        # rows moved to another layout after the block's snapshots were taken would be lost or doubled
+        # for it; by an old plan they are missed by name
+        if self._pinned is None and self.transaction.steady:
+            self._pinned = self.runtime.snapshot()
 
     def meaning(self) -> tuple[object, ...]:
         """What names in a statement are looked up by; while it is the same, they mean the same."""
@@ -198,7 +212,7 @@ class Session:
         if not self.transaction.participants:
             self.transaction.in_block = False
         self.savepoints = False
-        self._own_snapshot = None
+        self._own_snapshot = self._pinned = None
         self._isolation = self._default_isolation
         if self.settings_revert:
             self.settings_revert = False
@@ -230,23 +244,10 @@ class Session:
             self.transaction.isolation = self._isolation
 
     def _find_temp_tables(self) -> None:
-        """Which names of the catalog the session's temporary relations hide; a view of them may be Orochi's.
-
-        Only for such a view does their schema stay on the path: plans are shared by sessions of one path.
-        """
-        hiding: set[str] = set()
-        own = names.temp_schema(self._full_path)
-        views = False
-        if self._temp_relations:
-            snapshot = self.snapshot()
-            known = {name for _, name in snapshot.names} | {name for _, name in snapshot.views}
-            for name in known.intersection(self._temp_relations):
-                if self._temp_relations[name] == "v" and (own, name) in snapshot.views:
-                    views = True
-                else:
-                    hiding.add(name)
-        self.temp_tables = frozenset(hiding)
-        self.search_path = tuple(schema for schema in self._full_path if views or schema != own)
+        """Names and schemas, as temporary relations and the newest catalog have them."""
+        self.temp_tables, self.search_path = session_settings.visible(
+            self._temp_relations, self._full_path, self.snapshot()
+        )
 
     def ran(self, sql: bytes) -> None:
         """A statement of this text was run: note what it may have changed."""
@@ -284,6 +285,7 @@ class Session:
             )
         self.query_id = ids.new_query_id()
         self._timed_out = False
+        self._pin()
         with self._deadline():
             try:
                 await self.engine.execute(self, statement, parameters, fields, sink)

@@ -10,8 +10,10 @@ import dataclasses
 import json
 from collections.abc import Mapping
 
+from orochi.catalog import snapshot as snapshots
 from orochi.executor import node_pool
 from orochi.pgwire import client
+from orochi.planner import names
 
 #: Settings that change what SQL means or how values print: told even if they have their default, as
 #: a node's default may be another.
@@ -121,3 +123,24 @@ def _search_path(named: object, schemas: object) -> tuple[str, ...]:
     if not isinstance(named, list) or not isinstance(schemas, list):
         return ()
     return tuple(str(schema) for schema in schemas if schema != "pg_catalog" or schema in named)
+
+
+def visible(
+    temp_relations: Mapping[str, str], path: tuple[str, ...], snapshot: snapshots.Snapshot
+) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Which names of the catalog a session's temporary relations hide, and the path for planning.
+
+    A temporary view may be one of Orochi's. Only for such a view does the schema of temporary relations
+    stay on the path: plans are shared by sessions of one path.
+    """
+    hiding: set[str] = set()
+    own = names.temp_schema(path)
+    views = False
+    if temp_relations:
+        known = {name for _, name in snapshot.names} | {name for _, name in snapshot.views}
+        for name in known.intersection(temp_relations):
+            if temp_relations[name] == "v" and (own, name) in snapshot.views:
+                views = True
+            else:
+                hiding.add(name)
+    return frozenset(hiding), tuple(schema for schema in path if views or schema != own)

@@ -8,15 +8,16 @@ a row the transaction deleted or recalled is seen exactly once.
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 
 import pyarrow as pa
 
-from orochi import pgtypes
+from orochi import errors, pgtypes
 from orochi.engine import copybinary, placeholders
-from orochi.executor import context, transport
+from orochi.executor import context, transport, two_phase
 from orochi.pgwire import client
 from orochi.planner import fragment as plan_fragment
 
@@ -30,6 +31,44 @@ def required(session: context.Session) -> bool:
     """Whether this session's next read must run on its own node connections."""
     transaction = session.transaction
     return transaction.wrote or (transaction.in_block and transaction.isolation != "read committed")
+
+
+def require_one_snapshot(session: context.Session, fragments: Sequence[plan_fragment.Fragment]) -> None:
+    """Refuse to read what can only be read piece by piece where `orochi.snapshot_reads` promises more.
+
+    A READ COMMITTED block that wrote cannot use another connection's snapshot, and takes a new one for
+    every statement on a node.
+
+    Raises:
+        FeatureNotSupported: see above.
+    """
+    transaction = session.transaction
+    statement_snapshots = transaction.in_block and not transaction.steady
+    if len(fragments) > 1 and statement_snapshots and transaction.wants_snapshot:
+        raise errors.FeatureNotSupported(
+            "a READ COMMITTED transaction that wrote to Orochi tables cannot read several shards"
+            " from one snapshot",
+            hint="Begin it with ISOLATION LEVEL REPEATABLE READ, or SET LOCAL orochi.snapshot_reads = off.",
+        )
+
+
+async def with_snapshot(
+    session: context.Session, fragments: Sequence[plan_fragment.Fragment]
+) -> list[plan_fragment.Fragment]:
+    """The fragments, all to read the statement's one snapshot of the nodes if the session wants it so.
+
+    Raises:
+        FeatureNotSupported: the isolation level promises more than workers can keep.
+    """
+    transaction = session.transaction
+    if transaction.isolation == "serializable" and len({fragment.node_id for fragment in fragments}) > 1:
+        raise errors.FeatureNotSupported(
+            "a SERIALIZABLE transaction cannot use several nodes", hint=two_phase.NOT_SERIALIZABLE_HINT
+        )
+    if not transaction.wants_snapshot:
+        return list(fragments)
+    names = await transaction.exported()
+    return [dataclasses.replace(fragment, snapshot=names[fragment.node_id]) for fragment in fragments]
 
 
 async def run(

@@ -75,6 +75,7 @@ async def execute(
     guard = _Guard(sink)
     deadline = time.monotonic() + STALE_SECONDS
     pause = STALE_FIRST_PAUSE_SECONDS
+    kept = session.transaction.steady and bool(session.transaction.participants)
     while True:
         try:
             return await _dispatch(session, statement, parameters, fields, guard)
@@ -82,15 +83,18 @@ async def execute(
             if not writes.is_stale(error):
                 raise
             block_wrote = session.transaction.in_block and session.transaction.wrote
-            if guard.sent or block_wrote or time.monotonic() > deadline:
+            if guard.sent or block_wrote or kept or time.monotonic() > deadline:
                 raise errors.SerializationFailure(
                     "the layout of a shard changed while the statement ran",
                     hint="Run the transaction again.",
                 ) from error
+        finally:
+            await session.transaction.end_statement()
         await session.transaction.rollback()
         await asyncio.sleep(pause)
         pause = min(2 * pause, STALE_LONGEST_PAUSE_SECONDS)
         await session.runtime.refresh()
+        session.plan_anew()
 
 
 def concerns(session: context.Session, statement: parse.Statement, *, ever: bool = False) -> bool:

@@ -286,8 +286,10 @@ async def run_fragments(
     if not fragments:
         return
     if local.required(session):
+        local.require_one_snapshot(session, fragments)
         results_of = local.run(session, fragments)
     else:
+        fragments = await local.with_snapshot(session, fragments)
         results_of = session.runtime.transport.run(session.query_id, fragments, deadline=None)
     async for result in results_of:
         yield result

@@ -83,6 +83,7 @@ class Fragment:
             native types), present only when every expression is on the allow-list.
         columns: the result's shape, equal for all fragments of one `Intermediate`.
         settings: session settings that change what `sql` means (TimeZone, DateStyle, ...).
+        snapshot: the exported snapshot of the node that it must read; empty for one of its own.
     """
 
     number: int
@@ -93,6 +94,7 @@ class Fragment:
     columns: tuple[OutputColumn, ...]
     vector_sql: str | None = None
     settings: tuple[tuple[str, str], ...] = ()
+    snapshot: str = ""
 
 
 def to_json(fragments: tuple[Fragment, ...]) -> str:
@@ -125,6 +127,7 @@ def _fragment(item: dict[str, Any]) -> Fragment:
         columns=tuple(OutputColumn(**column) for column in item["columns"]),
         vector_sql=item["vector_sql"],
         settings=tuple((name, value) for name, value in item["settings"]),
+        snapshot=item.get("snapshot", ""),
     )
 
 
