@@ -25,6 +25,8 @@ log = structlog.get_logger()
 
 _FOLDER = pathlib.Path(__file__).parent
 _SQL = _FOLDER / "sql"
+#: What only a superuser may install; Orochi does without where there is none.
+_PRIVILEGED = ("event_triggers.sql", "access_method.sql")
 #: Key of the advisory lock that one migration at a time holds.
 _LOCK = 0x4F524F43
 
@@ -145,19 +147,20 @@ def _version() -> str:
 
 def _install_sql(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     text = _coordinator_sql()
-    triggers = (_SQL / "event_triggers.sql").read_text()
-    digest = hashlib.sha256((text + triggers).encode()).hexdigest()
+    privileged = [(_SQL / name).read_text() for name in _PRIVILEGED]
+    digest = hashlib.sha256("".join((text, *privileged)).encode()).hexdigest()
     row = connection.execute("SELECT digest FROM orochi.orochi_installed_sql").fetchone()
     if row is not None and row[0] == digest:
         return
     with connection.transaction():
         _execute(connection, "SET LOCAL check_function_bodies = off;" + text)
-        try:
-            with connection.transaction():
-                _execute(connection, triggers)
-        except psycopg.errors.InsufficientPrivilege as error:
-            # Without them a dropped shell is found by the statistics task, a little later.
-            log.warning("catalog.no_event_triggers", error=str(error))
+        for name, script in zip(_PRIVILEGED, privileged, strict=True):
+            try:
+                with connection.transaction():
+                    _execute(connection, script)
+            except psycopg.errors.InsufficientPrivilege as error:
+                # Without event triggers a dropped shell is found by the statistics task, a little later.
+                log.warning("catalog.not_privileged", script=name, error=str(error))
         connection.execute(
             "INSERT INTO orochi.orochi_installed_sql (digest) VALUES (%s)"
             " ON CONFLICT (singleton) DO UPDATE SET digest = excluded.digest",

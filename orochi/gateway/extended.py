@@ -27,7 +27,6 @@ from orochi.gateway import (
     simple,
 )
 from orochi.gateway import sink as sinks
-from orochi.gateway import texts as texts_module
 from orochi.pgwire import messages
 from orochi.pgwire import reply as replies
 from orochi.planner import parse
@@ -39,7 +38,6 @@ _CONTROL = re.compile(
     rb"\s*(?:begin|start|commit|end|rollback|abort|savepoint|release|prepare|deallocate|discard|execute)\b",
     re.IGNORECASE,
 )
-_OURS = texts_module.TOUCHES | texts_module.SPECIAL
 
 
 class Unit:
@@ -147,7 +145,7 @@ class Unit:
                 await self.session.sync_catalog()
         flags = self.relay.texts.flags(sql)
         is_control = _CONTROL.match(sql) is not None
-        known = flags & _OURS or is_control or self.relay.exclusive
+        known = flags & self.relay.mask or is_control or self.relay.exclusive
         if not known and not self.session.catalog_is_own:
             return None
         statements = self.session.parse(sql)

@@ -32,6 +32,7 @@ _LIMIT = codec.MESSAGE_LIMIT
 _OURS = texts_module.TOUCHES | texts_module.SPECIAL
 _SETTINGS = texts_module.SETTINGS
 _CATALOG = texts_module.CATALOG
+_METHOD = texts_module.METHOD
 
 #: Bytes of an unfinished unit above which the session takes it, piece by piece.
 _UNIT_LIMIT = 1 << 20
@@ -49,6 +50,8 @@ class Relay:
         changing: relayed prepared statements that change settings or the catalog, with their flags.
         named, unnamed: relayed prepared statements: SQL by name, and the last unnamed Parse message.
         ours, portals: prepared statements and portals that are the session's.
+        mask: flags of texts that the session must see: those that make tables, too, unless it is known
+            that the session's new tables are not columnar.
         lifts: the hot path may know texts of the simple protocol.
         settings_dirty: a relayed statement may have changed session settings, or what names mean.
         catalog_dirty: a relayed statement may have changed the catalog: the session must look before
@@ -73,6 +76,7 @@ class Relay:
         self.unnamed = b""
         self.ours: dict[bytes, portal.Prepared] = {}
         self.portals: dict[bytes, portal.Portal] = {}
+        self.mask = _OURS | _CATALOG
         self.lifts = False
         self.settings_dirty = True
         self.catalog_dirty = False
@@ -158,7 +162,7 @@ class Relay:
                 if flags is None:
                     flags = self.texts.flags(sql)
                 if flags:
-                    if flags & _OURS:
+                    if flags & self.mask:
                         return self._hand_over(data, start)
                     self.touched(flags)
                     exclusive = exclusive or self.catalog_dirty
@@ -216,7 +220,7 @@ class Relay:
         name, sql = data[at:middle], data[middle + 1 : last]
         flags = self.texts.flags(sql)
         if flags:
-            if flags & _OURS:
+            if flags & self.mask:
                 return True
             self.touched(flags)
         self.note_changing(name, flags)
@@ -266,8 +270,14 @@ class Relay:
         elif not flags & _SETTINGS:
             return
         self.settings_dirty = True
+        if flags & _METHOD:
+            self.mask = _OURS | _CATALOG
         if self.session is not None and (self.server.status != "I" or self.pending):
             self.session.settings_revert = True
+
+    def method_known(self, method: str | None) -> None:
+        """The session's new tables are stored so, until a setting changes that; None if it may have."""
+        self.mask = _OURS | _CATALOG if method in ("columnar", None) else _OURS
 
     def _catalog_moved(self) -> None:
         """Statements prepared when they were nothing to us may read Orochi tables now."""

@@ -217,6 +217,7 @@ class Session:
         if self.settings_revert:
             self.settings_revert = False
             self.relay.settings_dirty = True
+            self.relay.method_known(None)
         if self.relay.portals:
             for item in self.relay.portals.values():
                 item.close()
@@ -234,6 +235,7 @@ class Session:
             self.recent.clear()
             self.relay.settings_dirty = False
             self.settings, self.signature = view.values, view.signature
+            self.relay.method_known(view.values.get("default_table_access_method", ""))
             self.user, self._full_path = view.user, view.search_path
             self._isolation, self._default_isolation = view.isolation, view.default_isolation
             self._read_only = view.read_only

@@ -33,6 +33,7 @@ ALWAYS = frozenset(
     }
 )
 _OWN = (
+    "default_table_access_method",
     "orochi.cache_size_mb",
     "orochi.chunk_group_row_limit",
     "orochi.compression",

@@ -18,6 +18,8 @@ SPECIAL = 2
 SETTINGS = 4
 #: It may change the catalog by DDL that is not ours, or DDL inside it.
 CATALOG = 8
+#: It may change how the session's new tables are stored.
+METHOD = 16
 
 #: Texts longer than this are not cached, and no more than so many are.
 _LONGEST = 8_192
@@ -92,7 +94,7 @@ class Texts:
             if _SPECIAL.search(sql):
                 flags |= SPECIAL
             if _SETTINGS.search(sql):
-                flags |= SETTINGS
+                flags |= SETTINGS | (METHOD if b"default_table_access_method" in sql.lower() else 0)
             if _CATALOG.search(sql):
                 flags |= SETTINGS | CATALOG
         if len(sql) <= _LONGEST:

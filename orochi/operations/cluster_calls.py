@@ -10,7 +10,7 @@ from orochi.catalog import bootstrap, nodes
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import distribute, hypertable, shells
+from orochi.operations import distribute, shells
 from orochi.operations.arguments import Arguments
 from orochi.pgwire import client
 from orochi.sharding import colocation
@@ -109,7 +109,7 @@ async def _replicate(session: context.Session, oid: ids.TableId, node_id: ids.No
     shell = await shells.definition(session, oid)
     before = session.snapshot().tables[oid]
     await distribute.retire_layout(session, before)
-    await hypertable.bump_layouts(session, before.shards)
+    await shells.bump_layouts(session, before.shards)
     snapshot = session.snapshot()
     table = snapshot.tables[oid]
     shard, old = table.shards[0], before.shards[0]

@@ -15,7 +15,7 @@ from orochi import errors
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import ddl_checks, relay, shells
+from orochi.operations import ddl_checks, relay, shells, striped
 from orochi.planner import classify, parse
 from orochi.planner import ddl as planner
 from orochi.sharding import alter, colocation
@@ -61,7 +61,9 @@ async def _run(session: context.Session, statement: parse.Statement, ddl: planne
             await ddl_checks.no_local_references(session, left)
     if ddl.options:
         for table in tables:
-            await _set_options(session, table, ddl.options)
+            await set_options(session, table, ddl.options)
+            if "storage_type" in ddl.options:
+                await striped.store_as(session, table, ddl.options["storage_type"] or "row")
     await session.catalog_changed()
     return tag
 
@@ -128,7 +130,7 @@ async def _follow(
             using=ddl.using,
             fills=fills,
             references=colocation.referenced_schemas(after, snapshot, shard.index, shard.schema),
-            chunk_schemas=[chunk.schema for chunk in shard.chunks],
+            chunk_schemas=[chunk.schema for chunk in shard.chunks if table.dimension is not None],
         )
         if statements:
             for node_id in shard.node_ids:
@@ -209,7 +211,7 @@ def _array(items: list[str]) -> str:
     return f"ARRAY[{', '.join(definitions.quote_literal(item) for item in items)}]::text[]"
 
 
-async def _set_options(session: context.Session, table: snapshots.Table, options: Mapping[str, str]) -> None:
+async def set_options(session: context.Session, table: snapshots.Table, options: Mapping[str, str]) -> None:
     """Storage options of ALTER TABLE ... SET (orochi....); a reset one is ''."""
     shell = await shells.definition(session, table.oid)
     if not shell.owned:
@@ -230,7 +232,6 @@ async def _set_options(session: context.Session, table: snapshots.Table, options
                 raise errors.InvalidParameter(
                     f'unknown storage_type "{value}"', hint="It is row or columnar."
                 )
-            changes.append(f"storage_type = {definitions.quote_literal(value or 'row')}")
         elif name != "compress" and name not in _PLAIN_OPTIONS:
             raise errors.InvalidParameter(
                 f'unrecognized parameter "orochi.{name}"',

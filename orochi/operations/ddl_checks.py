@@ -40,6 +40,7 @@ async def allowed(
         if table.distribution_column is None
         else _renamed(before, after, table.distribution_column),
         colocation_id=table.colocation_id,
+        node_id=table.shards[0].node_id if table.kind is snapshots.TableKind.SINGLE else None,
     )
     if any(shard.has_stripes for shard in table.shards):
         for reason in _against_stripes(before, after):

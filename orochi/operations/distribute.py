@@ -45,7 +45,7 @@ async def create_distributed_table(
     source: AsyncIterator[bytes] | None = None
     old = snapshot.tables.get(ids.TableId(oid))
     if old is not None:
-        source = await _leave_single(session, shell, old, attnum, colocation_id)
+        source = await _leave_single(session, shell, old, "distributed", attnum, colocation_id)
     else:
         await session.catalog_execute(
             "INSERT INTO orochi.orochi_tables (table_oid, kind, distribution_attnum, colocation_id)"
@@ -61,15 +61,22 @@ async def create_reference_table(session: context.Session, oid: int) -> None:
     shell = await shells.definition(session, oid)
     shells.check_table(shell, "a reference table")
     shell = await shells.lock(session, shell)
-    if shell.catalog_kind is not None:
+    if shell.is_hypertable or shell.catalog_kind not in (None, snapshots.TableKind.SINGLE):
         raise _already(shell)
     snapshot = session.snapshot()
     colocation.check_foreign_keys(shell, snapshot, distribution_column=None, colocation_id=None)
     nodes = tuple(node.node_id for node in placement.data_nodes(snapshot))
-    await session.catalog_execute(
-        f"INSERT INTO orochi.orochi_tables (table_oid, kind) VALUES ({oid}, 'reference')"
-    )
-    await populate(session, shell, [colocation.NewShard(0, *FULL_RANGE, nodes)], None)
+    source: AsyncIterator[bytes] | None = None
+    old = snapshot.tables.get(ids.TableId(oid))
+    if old is not None:
+        source = await _leave_single(session, shell, old, "reference", None, None)
+    else:
+        await session.catalog_execute(
+            f"INSERT INTO orochi.orochi_tables (table_oid, kind) VALUES ({oid}, 'reference')"
+        )
+    await populate(session, shell, [colocation.NewShard(0, *FULL_RANGE, nodes)], source)
+    if old is not None:
+        await rename_layout(session, old)
 
 
 async def undistribute_table(session: context.Session, oid: int) -> None:
@@ -93,6 +100,8 @@ async def undistribute_table(session: context.Session, oid: int) -> None:
     await shells.remove_guard(session, shell)
     await _refill(session, shell, table)
     await session.catalog_execute(f"SELECT count(*) FROM orochi._forget_table({oid})")
+    if table.storage_type == "columnar":
+        await shells.label(session, shell, "heap")
     await session.catalog_changed()
 
 
@@ -258,23 +267,31 @@ async def _leave_single(
     session: context.Session,
     shell: definitions.Definition,
     table: snapshots.Table,
-    attnum: int,
-    colocation_id: int,
+    kind: str,
+    attnum: int | None,
+    colocation_id: int | None,
 ) -> AsyncIterator[bytes]:
-    """Turn the catalog entry of a one-node hypertable into a distributed one; its rows, to be moved."""
+    """Turn the catalog entry of a one-node table into another kind's; its rows, to be moved."""
     await retire_layout(session, table)
     source = await rows_of(session, shell, table)
     await shells.remove_guard(session, shell)
+    kept = (
+        await session.catalog_execute(
+            "SELECT quote_literal(storage_type), quote_literal(segmentby), quote_literal(orderby),"
+            f" quote_literal(options) FROM orochi.orochi_tables WHERE table_oid = {shell.oid}"
+        )
+    )[0]
     await session.catalog_execute(f"SELECT count(*) FROM orochi._forget_table({shell.oid})")
     await session.catalog_execute(
-        "INSERT INTO orochi.orochi_tables (table_oid, kind, distribution_attnum, colocation_id)"
-        f" VALUES ({shell.oid}, 'distributed', {attnum}, {colocation_id})"
+        "INSERT INTO orochi.orochi_tables (table_oid, kind, distribution_attnum, colocation_id,"
+        " storage_type, segmentby, orderby, options)"
+        f" VALUES ({shell.oid}, '{kind}', {attnum or 'NULL'}, {colocation_id or 'NULL'}, {', '.join(map(str, kept))})"
     )
-    assert table.dimension is not None
-    await session.catalog_execute(
-        "INSERT INTO orochi.orochi_dimensions (table_oid, attnum, chunk_interval)"
-        f" VALUES ({shell.oid}, {shell.column(table.dimension.column).attnum}, {table.dimension.interval})"
-    )
+    if table.dimension is not None:
+        await session.catalog_execute(
+            "INSERT INTO orochi.orochi_dimensions (table_oid, attnum, chunk_interval)"
+            f" VALUES ({shell.oid}, {shell.column(table.dimension.column).attnum}, {table.dimension.interval})"
+        )
     return source
 
 
@@ -285,7 +302,9 @@ async def populate(
     source: AsyncIterator[bytes] | None,
 ) -> None:
     """Make the shards, move the rows there, and close the shell to writers."""
-    await create_shards(session, shell, await shells.insert_shards(session, shell.oid, new_shards))
+    shards = await shells.insert_shards(session, shell.oid, new_shards)
+    await shells.insert_whole_chunks(session, shell.oid)
+    await create_shards(session, shell, shards)
     await session.catalog_changed()
     filled = source is None and await shells.has_rows(session, shell)
     if source is not None or filled:

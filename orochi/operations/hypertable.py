@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from orochi import errors, ids, pgtypes
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import chunks, distribute, shells
+from orochi.operations import chunks, distribute, shells, striped
 from orochi.sharding import colocation, placement
 from orochi.timeseries import ranges
 
@@ -109,7 +109,7 @@ async def drop_chunks(session: context.Session, oid: int, chunk_ids: Sequence[in
     affected = [shard for shard in table.shards if any(chunk.chunk_id in wanted for chunk in shard.chunks)]
     if not affected:
         return []
-    await bump_layouts(session, affected)
+    await shells.bump_layouts(session, affected)
     table = session.snapshot().tables[ids.TableId(oid)]
     work: dict[int, list[str]] = {}
     for shard in table.shards:
@@ -128,18 +128,6 @@ async def drop_chunks(session: context.Session, oid: int, chunk_ids: Sequence[in
     dropped = [chunk.name for shard in table.shards for chunk in shard.chunks if chunk.chunk_id in wanted]
     await session.catalog_changed()
     return dropped
-
-
-async def bump_layouts(session: context.Session, shards: Iterable[snapshots.Shard]) -> None:
-    """Count the shards' layouts up in the catalog, after whoever else is changing them."""
-    listed = ", ".join(str(shard_id) for shard_id in sorted(shard.shard_id for shard in shards))
-    await session.catalog_execute(
-        f"SELECT shard_id FROM orochi.orochi_shards WHERE shard_id IN ({listed}) ORDER BY 1 FOR NO KEY UPDATE"
-    )
-    await session.catalog_execute(
-        f"UPDATE orochi.orochi_shards SET layout = layout + 1 WHERE shard_id IN ({listed})"
-    )
-    await session.catalog_changed()
 
 
 async def resolve_interval(session: context.Session, type_oid: int, interval: Interval | None) -> int:
@@ -217,6 +205,8 @@ async def _partition_shards(
             f'table "{shell.name}" cannot become a hypertable: foreign key "{name}" of {other} refers to it',
             hint="Drop the foreign key first.",
         )
+    if session.snapshot().tables[ids.TableId(shell.oid)].storage_type == "columnar":
+        await striped.drop_whole_chunks(session, ids.TableId(shell.oid))
     old = session.snapshot().tables[ids.TableId(shell.oid)]
     await _lock_shards(session, old)
     values = await _sampled(session, shell, old, options.column, interval)
@@ -224,7 +214,7 @@ async def _partition_shards(
         raise _not_empty(shell)
     shell = await _prepare_shell(session, shell, options)
     await _insert_dimension(session, shell, options, interval)
-    await bump_layouts(session, old.shards)
+    await shells.bump_layouts(session, old.shards)
     snapshot = session.snapshot()
     table = snapshot.tables[old.oid]
     work: dict[int, list[str]] = {}

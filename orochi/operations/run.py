@@ -15,6 +15,7 @@ from orochi import errors
 from orochi.executor import context
 from orochi.operations import (
     calls,
+    columnar,
     copy,
     ddl,
     explain,
@@ -108,6 +109,8 @@ def concerns(session: context.Session, statement: parse.Statement, *, ever: bool
     snapshot = session.snapshot()
     if classify.tables_in(statement.tree, snapshot, session.search_path, session.temp_tables):
         return True
+    if columnar.concerns(session, statement):
+        return True
     return ever and statement.kind in _MAY_TURN and classify.may_name(statement.tree, snapshot)
 
 
@@ -173,6 +176,8 @@ async def _dispatch(
     if kind is parse.Kind.CALL:
         return await calls.execute(session, statement, parameters, fields, sink)
     tables = classify.tables_in(statement.tree, session.snapshot(), session.search_path, session.temp_tables)
+    if columnar.concerns(session, statement) and not (tables and columnar.is_alter(statement)):
+        return await columnar.execute(session, statement, parameters, fields, sink)
     if not tables:
         return await relay.execute(session, statement, parameters, fields, sink)
     if kind in _CHECKED:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 from orochi import errors, ids
 from orochi.catalog import definition as definitions
@@ -192,3 +192,37 @@ def statements_by_node(
         for node_id in shard.node_ids:
             work.setdefault(node_id, list(prerequisites)).extend(statements)
     return work
+
+
+async def label(session: context.Session, shell: definitions.Definition, method: str) -> None:
+    """Let the shell's access method say how rows are stored; its own storage stays PostgreSQL's heap."""
+    await session.catalog_execute(
+        f"SELECT orochi._set_access_method({shell.oid}, {definitions.quote_literal(method)})"
+    )
+
+
+async def insert_whole_chunks(session: context.Session, oid: int) -> None:
+    """For a columnar table without a time column: the one chunk of each shard, which holds all of it.
+
+    Reference tables have none: their rows stay in the heap, whose copies PostgreSQL keeps alike.
+    """
+    await session.catalog_execute(
+        "INSERT INTO orochi.orochi_chunks (shard_id, range_start, range_end)"
+        f" SELECT s.shard_id, {-(2**63)}, {2**63 - 1}"
+        " FROM orochi.orochi_tables t JOIN orochi.orochi_shards s USING (table_oid)"
+        f" WHERE t.table_oid = {oid} AND t.storage_type = 'columnar' AND t.kind <> 'reference'"
+        " AND NOT EXISTS (SELECT FROM orochi.orochi_dimensions d WHERE d.table_oid = t.table_oid)"
+        " AND NOT EXISTS (SELECT FROM orochi.orochi_chunks c WHERE c.shard_id = s.shard_id)"
+    )
+
+
+async def bump_layouts(session: context.Session, shards: Iterable[snapshots.Shard]) -> None:
+    """Count the shards' layouts up in the catalog, after whoever else is changing them."""
+    listed = ", ".join(str(shard_id) for shard_id in sorted(shard.shard_id for shard in shards))
+    await session.catalog_execute(
+        f"SELECT shard_id FROM orochi.orochi_shards WHERE shard_id IN ({listed}) ORDER BY 1 FOR NO KEY UPDATE"
+    )
+    await session.catalog_execute(
+        f"UPDATE orochi.orochi_shards SET layout = layout + 1 WHERE shard_id IN ({listed})"
+    )
+    await session.catalog_changed()

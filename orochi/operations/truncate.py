@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from orochi import errors
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import distribute, hypertable, routing, shells, writes
+from orochi.operations import routing, shells, striped, writes
 from orochi.pgwire import messages
 from orochi.planner import names, parse, quoting
 from orochi.planner import tree as trees
@@ -56,15 +56,15 @@ async def execute(
     tables = [snapshot.tables[oid] for oid in everything if oid in snapshot.tables]  # type: ignore[index]
     local = [oid for oid in everything if oid not in snapshot.tables]
     async with shells.transactional(session):
-        striped = [table for table in tables if any(shard.has_stripes for shard in table.shards)]
-        for table in striped:
-            await hypertable.bump_layouts(session, table.shards)
+        with_stripes = [table for table in tables if any(shard.has_stripes for shard in table.shards)]
+        for table in with_stripes:
+            await shells.bump_layouts(session, table.shards)
         await _truncate_nodes(session, tables)
         if local:
             listed = ", ".join(await _regclass(session, local))
             await session.coordinator.fetch(f"TRUNCATE {listed}")
-        for table in striped:
-            await _drop_stripes(session, table)
+        for table in with_stripes:
+            await striped.drop_stripes(session, table)
         if tree.restart_seqs:
             for sequence in await _column(session, _SEQUENCES, everything):
                 await session.coordinator.fetch(f"ALTER SEQUENCE {sequence} RESTART")
@@ -115,32 +115,6 @@ async def _truncate_nodes(session: context.Session, tables: Sequence[snapshots.T
                 relations.setdefault(node_id, []).append(routing.relation(table, shard))
     work = {node_id: [f"TRUNCATE {', '.join(listed)}"] for node_id, listed in relations.items()}
     await shells.run_on_nodes(session, work)
-
-
-async def _drop_stripes(session: context.Session, table: snapshots.Table) -> None:
-    """Forget the table's stripes, and give its emptied shards, as `table` has them, their new names."""
-    shards = ", ".join(str(shard.shard_id) for shard in table.shards)
-    stripes = (
-        "FROM orochi.orochi_stripes f JOIN orochi.orochi_chunks c USING (chunk_id) "
-        f"WHERE c.shard_id IN ({shards})"
-    )
-    await session.catalog_execute(
-        "INSERT INTO orochi.orochi_cleanup (node_id, kind, object_id, path, not_before) "
-        f"SELECT f.node_id, 'stripe', f.stripe_id, f.path, now() + interval '1 minute' {stripes}"
-    )
-    await session.catalog_execute(
-        f"DELETE FROM orochi.orochi_stripes WHERE stripe_id IN (SELECT f.stripe_id {stripes})"
-    )
-    work: dict[int, list[str]] = {}
-    for shard in table.shards:
-        ids = ", ".join(str(stripe.stripe_id) for chunk in shard.chunks for stripe in chunk.stripes)
-        if ids:
-            work.setdefault(shard.node_id, []).append(
-                f"DELETE FROM orochi_data.delete_vectors WHERE stripe_id IN ({ids})"
-            )
-    await shells.run_on_nodes(session, work)
-    await distribute.rename_layout(session, table)
-    await session.catalog_changed()
 
 
 async def _column(session: context.Session, sql: str, oids: Sequence[int]) -> list[str]:

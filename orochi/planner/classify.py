@@ -10,6 +10,8 @@ from orochi.planner import builtins, context, names, parse, tree
 from orochi.planner.tree import ast
 
 _WORD = re.compile(r"[^\W\d][\w$]*")
+#: An access method, or a storage type: what uses it makes an Orochi table.
+_COLUMNAR = "columnar"
 #: PostgreSQL cuts identifiers to this many bytes.
 _NAME_BYTES = 63
 
@@ -24,6 +26,7 @@ class Classifier:
     def __init__(self, snapshot: snapshots.Snapshot, api_functions: frozenset[str]) -> None:
         found = {name for _, name in snapshot.names} | {name for _, name in snapshot.views} | api_functions
         found |= {index for table in snapshot.tables.values() for index in table.indexes}
+        found |= {_COLUMNAR}
         folded = {name.casefold() for name in found}
         self._words = frozenset(name for name in folded if _WORD.fullmatch(name))
         # names that are several words, or none: looked for as they are, with quotes doubled or not

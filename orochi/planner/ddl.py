@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from orochi import errors
 from orochi.planner import parse, tree
@@ -34,6 +34,7 @@ _ALTERATIONS = frozenset(
         "AT_AddIdentity",
         "AT_SetIdentity",
         "AT_DropIdentity",
+        "AT_SetAccessMethod",
         "AT_SetRelOptions",
         "AT_ResetRelOptions",
         "AT_ReplicaIdentity",
@@ -116,8 +117,11 @@ def _alter_table(statement: parse.Statement) -> Ddl:
             )
         if name == "AT_AlterColumnType" and command.def_.raw_default is not None:
             using[command.name] = parse.deparse_expression(command.def_.raw_default)
+        if name == "AT_SetAccessMethod":
+            options["storage_type"] = _storage_of(command.name)
+            continue
         if name in ("AT_SetRelOptions", "AT_ResetRelOptions"):
-            own, rest = _split(command.def_, reset=name == "AT_ResetRelOptions")
+            own, rest = split_options(command.def_, reset=name == "AT_ResetRelOptions")
             options.update(own)
             if own and not rest:
                 continue
@@ -129,7 +133,18 @@ def _alter_table(statement: parse.Statement) -> Ddl:
     return Ddl(Scope.SHARDS, sql, using=using, options=options)
 
 
-def _split(definitions: tree.Node, *, reset: bool) -> tuple[dict[str, str], tuple[tree.Node, ...]]:
+def _storage_of(method: str | None) -> str:
+    """The storage type that an access method stands for; without a name it is the default."""
+    if method not in (None, "heap", "columnar"):
+        raise errors.FeatureNotSupported(
+            f'access method "{method}" is not supported for Orochi tables', hint="Use columnar or heap."
+        )
+    return "columnar" if method == "columnar" else "row"
+
+
+def split_options(
+    definitions: Iterable[tree.Node], *, reset: bool
+) -> tuple[dict[str, str], tuple[tree.Node, ...]]:
     """Orochi's own options, a reset one as '', and PostgreSQL's."""
     own: dict[str, str] = {}
     rest = []

@@ -47,8 +47,15 @@ def check_foreign_keys(
     *,
     distribution_column: str | None,
     colocation_id: ids.ColocationId | None,
+    node_id: ids.NodeId | None = None,
 ) -> None:
     """Foreign keys must be checkable on one node.
+
+    Args:
+        definition: the table's.
+        snapshot: what they refer to is looked up in.
+        distribution_column, colocation_id: of a distributed table.
+        node_id: where all rows of a table that is not distributed are.
 
     Raises:
         FeatureNotSupported: one refers to a local table, or to rows of other shards.
@@ -63,6 +70,10 @@ def check_foreign_keys(
         if target is None:
             raise _refused(constraint, f"{constraint.referenced} is a local table")
         if target.kind is snapshots.TableKind.REFERENCE:
+            continue
+        if target.kind is snapshots.TableKind.SINGLE and target.shards[0].node_id == node_id:
+            if target.shards[0].has_stripes:
+                raise _refused(constraint, f"rows of {constraint.referenced} are compressed")
             continue
         if colocation_id is None or target.colocation_id != colocation_id:
             raise _refused(constraint, f"{constraint.referenced} is not co-located with it")
@@ -101,6 +112,6 @@ def referenced_schemas(
             schemas[constraint.references] = own_schema
             continue
         target = snapshot.tables[ids.TableId(constraint.references)]
-        reference = target.kind is snapshots.TableKind.REFERENCE
-        schemas[constraint.references] = target.shards[0 if reference else index].schema
+        spread = target.kind is snapshots.TableKind.DISTRIBUTED
+        schemas[constraint.references] = target.shards[index if spread else 0].schema
     return schemas

@@ -38,6 +38,16 @@ def least_loaded(snapshot: snapshots.Snapshot) -> ids.NodeId:
     return min(data_nodes(snapshot), key=lambda node: (held[node.node_id], node.node_id)).node_id
 
 
+def beside(snapshot: snapshots.Snapshot, schema: str) -> ids.NodeId:
+    """Where a whole table of a schema goes: to those already there, so that they join on their node."""
+    active = {node.node_id for node in data_nodes(snapshot)}
+    for _, table in sorted(snapshot.tables.items()):
+        whole = table.kind is snapshots.TableKind.SINGLE and table.dimension is None
+        if whole and table.schema == schema and table.shards[0].node_id in active:
+            return table.shards[0].node_id
+    return least_loaded(snapshot)
+
+
 def check_shard_count(count: int) -> int:
     """`count`, if a table may have that many shards.
 

@@ -205,11 +205,13 @@ def order_terms(state: State) -> list[str]:
 def write_options(options: dict[str, Any]) -> writer.WriteOptions:
     """A table's storage options as the stripe writer takes them."""
     defaults = writer.WriteOptions()
+    stripe = int(options.get("stripe_row_limit", defaults.stripe_row_limit))
+    group = min(defaults.chunk_group_row_limit, max(stripe, 1))
     return writer.WriteOptions(
         compression=str(options.get("compression", defaults.compression)),
         level=int(options.get("compression_level", defaults.level)),
-        stripe_row_limit=int(options.get("stripe_row_limit", defaults.stripe_row_limit)),
-        chunk_group_row_limit=int(options.get("chunk_group_row_limit", defaults.chunk_group_row_limit)),
+        stripe_row_limit=stripe,
+        chunk_group_row_limit=int(options.get("chunk_group_row_limit", group)),
     )
 
 

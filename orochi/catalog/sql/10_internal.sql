@@ -104,6 +104,17 @@ LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $$
     INSERT INTO orochi.orochi_transactions (gid, node_id) SELECT _record_decision.gid, unnest(node_ids);
 $$;
 
+-- What \d+ prints as a table's access method, where the server has one of that name (`access_method.sql`).
+CREATE OR REPLACE FUNCTION orochi._set_access_method(relation oid, method name) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_am WHERE amname = method)
+       AND NOT EXISTS (SELECT FROM pg_class c JOIN pg_am m ON m.oid = c.relam WHERE c.oid = relation AND m.amname = method)
+    THEN
+        EXECUTE format('ALTER TABLE %s SET ACCESS METHOD %I', relation::regclass, method);
+    END IF;
+END $$;
+
 -- Takes a table out of the catalog and queues what its nodes hold for deletion.
 CREATE OR REPLACE FUNCTION orochi._forget_table(relation oid) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $$
@@ -126,4 +137,4 @@ LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $$
         WHERE g.colocation_id = gone.colocation_id AND NOT EXISTS (
             SELECT FROM orochi.orochi_tables t WHERE t.colocation_id = g.colocation_id AND t.table_oid <> relation);
 $$;
-REVOKE EXECUTE ON FUNCTION orochi._forget_table(oid), orochi._bump() FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION orochi._forget_table(oid), orochi._bump(), orochi._set_access_method(oid, name) FROM PUBLIC;

@@ -1,0 +1,124 @@
+"""Columnar tables without a time column: every way to make one, and PostgreSQL's answers from it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support import oracle
+
+
+def _storage(pair: oracle.Pair, table: str) -> tuple[object, ...]:
+    """(kind, storage type, access method of the shell); nothing of a table that is not Orochi's."""
+    rows = pair.orochi(
+        "SELECT t.table_type, t.storage_type, m.amname FROM orochi.tables t"
+        " JOIN pg_class c ON c.oid = t.table_name::regclass JOIN pg_am m ON m.oid = c.relam"
+        " WHERE t.table_name::regclass = %s::regclass",
+        (table,),
+    )
+    return tuple(rows[0]) if rows else ()
+
+
+_SINGLE = ("single", "columnar", "columnar")
+_MADE = {
+    "clause": ["CREATE TABLE t (id int PRIMARY KEY, v text) USING columnar", "INSERT INTO t VALUES (1, 'a')"],
+    "as": ["CREATE TABLE t USING columnar AS SELECT 1 AS id, 'a' AS v"],
+    "options": [
+        "CREATE TABLE t (id int, v text) USING columnar WITH (orochi.compression = 'lz4', fillfactor = 80, columnar.stripe_row_limit = 5000)",
+        "INSERT INTO t VALUES (1, 'a')",
+    ],
+    "storage-option": [
+        "CREATE TABLE t (id int, v text) WITH (orochi.storage_type = 'columnar')",
+        "INSERT INTO t VALUES (1, 'a')",
+    ],
+    "default": [
+        "SET default_table_access_method = columnar",
+        "CREATE TABLE t (id int, v text)",
+        "RESET default_table_access_method",
+        "INSERT INTO t VALUES (1, 'a')",
+    ],
+    "like": [
+        "CREATE TABLE l (id int PRIMARY KEY, v text)",
+        "CREATE TABLE t (LIKE l INCLUDING ALL) USING columnar",
+        "INSERT INTO t VALUES (1, 'a')",
+    ],
+    "method": [
+        "CREATE TABLE t AS SELECT 1 AS id, 'a' AS v",
+        "ALTER TABLE t SET ACCESS METHOD columnar",
+    ],
+    "storage": [
+        "CREATE TABLE t AS SELECT 1 AS id, 'a' AS v",
+        "ALTER TABLE t SET (orochi.storage_type = 'columnar', orochi.compression_level = 5)",
+    ],
+    "block": [
+        "BEGIN",
+        "CREATE TABLE t (id int, v text) USING columnar",
+        "INSERT INTO t VALUES (1, 'a'), (2, 'b')",
+        "SAVEPOINT s",
+        "DELETE FROM t",
+        "ROLLBACK TO s",
+        "DELETE FROM t WHERE id = 2",
+        "COMMIT",
+    ],
+}
+
+
+@pytest.mark.parametrize("how", _MADE)
+def test_made(pair: oracle.Pair, how: str) -> None:
+    for sql in _MADE[how]:
+        pair.orochi(sql)
+    assert _storage(pair, "t") == _SINGLE
+    assert pair.orochi("SELECT id, v FROM t") == [(1, "a")]
+    pair.orochi("ALTER TABLE t SET ACCESS METHOD heap")
+    assert _storage(pair, "t") == ()
+    assert pair.orochi("SELECT id, v FROM t") == [(1, "a")]
+    pair.orochi("INSERT INTO t VALUES (7, 'local')")
+
+
+def test_not_made(pair: oracle.Pair) -> None:
+    """What is rolled back, temporary, there already or a partition is no columnar table."""
+    for sql in ("BEGIN", "CREATE TABLE t (id int) USING columnar", "INSERT INTO t VALUES (1)", "ROLLBACK"):
+        pair.orochi(sql)
+    assert oracle.ask(pair.gateway, "SELECT * FROM t").sqlstate == "42P01"
+    pair.orochi("CREATE TABLE t (id int)")
+    pair.orochi("CREATE TABLE IF NOT EXISTS t (id int) USING columnar")
+    assert _storage(pair, "t") == ()
+    pair.orochi("CREATE TEMP TABLE passing (id int) USING columnar")
+    pair.orochi("CREATE TABLE parted (id int) PARTITION BY RANGE (id)")
+    pair.orochi("CREATE TABLE part PARTITION OF parted DEFAULT USING columnar")
+    for table in ("passing", "parted"):
+        pair.orochi(f"INSERT INTO {table} VALUES (1)")
+        assert pair.orochi(f"SELECT * FROM {table}") == [(1,)]
+        assert _storage(pair, table) == ()
+
+
+def test_becomes_another_kind(pair: oracle.Pair) -> None:
+    fill = "INSERT INTO t SELECT g, g % 5, timestamp '2024-01-01' + g * interval '1 hour' FROM generate_series(1, 99) g"
+    columns = "(id int, k int, at timestamp NOT NULL)"
+    pair.orochi(f"CREATE TABLE t {columns} USING columnar")
+    pair.plain.execute(f"CREATE TABLE t {columns}")
+    pair.both(fill)
+    for call, kind in (
+        ("create_distributed_table('t', 'id', 4)", ("distributed", "columnar", "columnar")),
+        ("undistribute_table('t')", ()),
+        ("create_reference_table('t')", ("reference", "columnar", "columnar")),
+        ("undistribute_table('t')", ()),
+        ("create_hypertable('t', 'at', interval '1 day')", ("single", "columnar", "columnar")),
+    ):
+        if kind and kind[0] != "distributed":
+            pair.orochi("ALTER TABLE t SET ACCESS METHOD columnar")
+        pair.orochi(f"SELECT {call}")
+        assert _storage(pair, "t") == kind
+        pair.check_tables("t")
+        pair.both("DELETE FROM t WHERE id = (SELECT max(id) FROM t)", fill.replace("99", "3"))
+        pair.check_tables("t")
+
+
+def test_foreign_keys_between_columnar_tables(pair: oracle.Pair) -> None:
+    for table in ("parent (id int PRIMARY KEY)", "child (id int, p int REFERENCES parent ON DELETE CASCADE)"):
+        pair.orochi(f"CREATE TABLE {table} USING columnar")
+        pair.plain.execute(f"CREATE TABLE {table}")
+    pair.both("INSERT INTO parent VALUES (1), (2)", "INSERT INTO child VALUES (10, 1), (11, 2)")
+    pair.same("INSERT INTO child VALUES (12, 3)")
+    pair.both("DELETE FROM parent WHERE id = 1")
+    pair.check_tables("parent", "child")
+    pair.same("SELECT * FROM parent JOIN child ON p = parent.id")
