@@ -1,16 +1,17 @@
 """Two-phase aggregates: each shard aggregates its rows in part, the coordinator finishes the parts.
 
-The table of aggregates below is the allow-list. Each entry says what a shard computes and how the
-parts become the value, of PostgreSQL's own type: `sum(bigint)` is numeric whichever way it is
-added up, and an average is its sum divided by its count as PostgreSQL divides them.
+`orochi.planner.aggregates` says which aggregates split and how. An aggregate of DISTINCT values
+splits whatever it is: shards group by the values too, so that the parts of the others still add
+up, and the coordinator aggregates the distinct values that are left.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
+from orochi import pgtypes
 from orochi.planner import (
+    aggregates,
     analyze,
     lookup,
     names,
@@ -31,16 +32,10 @@ from orochi.planner import (
 )
 from orochi.planner.tree import ast
 
-#: Aggregates whose parts combine by the same aggregate, giving the same type.
-_SAME = frozenset({"min", "max", "bool_and", "bool_or", "every", "bit_and", "bit_or", "bit_xor", "any_value"})
-#: Argument types of sum and avg, by the name `pg_typeof` prints.
-_INTEGERS = frozenset({"smallint", "integer", "bigint"})
-_SUMMED = _INTEGERS | {"numeric", "real", "double precision", "interval", "money"}
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Part:
-    """One column of the partial result: the call a shard makes, its aggregate and its argument."""
+    """One column of the partial result: the aggregate call a shard makes, or an element of what that gives."""
 
     name: str
     call: tree.Node
@@ -68,21 +63,20 @@ def plan(prepared: prepare.Prepared, level: names.Level, found: spread.Spread) -
         NeedsFolding: the type of an aggregate's argument must be asked for.
         CannotDeparse: a part cannot be printed faithfully.
     """
-    stmt = level.stmt
-    if any(item is not None for item in stmt.distinctClause or ()):
-        raise spread.Unfit("DISTINCT ON over an aggregate")
     pieces.refuse_collations(level, prepared)
     groups = _groups(level)
     splitter = _Splitter(prepared, level, groups, found.keys)
-    outputs = pieces.outputs(level)
-    listed = [f"{_text(splitter.final(item.expression))} AS {names.quoted(item.name)}" for item in outputs]
-    tail = _tail(level, splitter)
+    head, tail = _head(level, splitter), _tail(level, splitter)
+    if splitter.values and splitter.added:
+        # a shard's groups are made smaller by the values, so that what it counts in them overlaps
+        splitter = _Splitter(prepared, level, groups, ())
+        head, tail = _head(level, splitter), _tail(level, splitter)
     keys = [(f"g{index}", node) for index, node in enumerate(groups)]
+    keys += [(f"d{index}", node) for index, node in enumerate(splitter.values)]
     columns = [*keys, *((part.name, part.call) for part in splitter.parts.parts)]
     if not columns:
         raise spread.Unfit("there is nothing to aggregate")
-    distinct = "DISTINCT " if stmt.distinctClause else ""
-    final = f"SELECT {distinct}{', '.join(listed)} FROM {pieces.FROM}{tail}{pieces.limit_sql(stmt)}"
+    final = f"SELECT {head} FROM {pieces.FROM}{tail}{pieces.limit_sql(level.stmt)}"
     intermediate = _intermediate(prepared, level, keys, columns, splitter)
     return plans.Distributed("two-phase aggregate", (intermediate,), final)
 
@@ -106,10 +100,7 @@ def _intermediate(
     )
     folded = pieces.fold(prepared, body)
     sql = parse.deparse(pieces.over_scans(folded, prepared))
-    types = tuple(
-        _bigint(name) if _is_count(node) else pieces.named(pieces.known_type(node, level), name)
-        for name, node in columns
-    )
+    types = tuple(_type(name, node, level) for name, node in columns)
     describe = None
     if any(column.type_oid == 0 for column in types):
         describe = parse.deparse(pieces.over_shells(folded, prepared))
@@ -117,12 +108,13 @@ def _intermediate(
     return pushdown.intermediate_of(prepared, sql, types, describe, found)
 
 
-def _bigint(name: str) -> fragments.OutputColumn:
-    return fragments.OutputColumn(name, 20, -1, "bigint")
-
-
-def _is_count(node: tree.Node) -> bool:
-    return isinstance(node, ast.FuncCall) and tree.strings(node.funcname)[-1] == "count"
+def _type(name: str, node: tree.Node, level: names.Level) -> fragments.OutputColumn:
+    """The type of a column of the partial result, as far as it is known here."""
+    if isinstance(node, ast.A_Indirection):
+        return fragments.OutputColumn(name, pgtypes.FLOAT8, -1, "double precision")
+    if isinstance(node, ast.FuncCall) and tree.strings(node.funcname) == ("count",):
+        return fragments.OutputColumn(name, pgtypes.INT8, -1, "bigint")
+    return pieces.named(pieces.known_type(node, level), name)
 
 
 def _groups(level: names.Level) -> list[tree.Node]:
@@ -149,6 +141,24 @@ def _flat(items: tuple[tree.Node, ...]) -> list[tree.Node]:
         else:
             found.append(item)
     return found
+
+
+def _head(level: names.Level, splitter: _Splitter) -> str:
+    """What the final query selects, with DISTINCT before it."""
+    listed = (
+        f"{_text(splitter.final(item.expression))} AS {names.quoted(item.name)}"
+        for item in pieces.outputs(level)
+    )
+    return _distinct(level, splitter) + ", ".join(listed)
+
+
+def _distinct(level: names.Level, splitter: _Splitter) -> str:
+    """DISTINCT or DISTINCT ON of the final query, with a space after it."""
+    items = level.stmt.distinctClause or ()
+    if not any(item is not None for item in items):
+        return "DISTINCT " if items else ""
+    listed = (_text(splitter.final(spread.sort_expression(item, level))) for item in items)
+    return f"DISTINCT ON ({', '.join(listed)}) "
 
 
 def _tail(level: names.Level, splitter: _Splitter) -> str:
@@ -200,7 +210,13 @@ def _text(node: tree.Node) -> str:
 
 
 class _Splitter:
-    """Turns expressions over groups and aggregates into expressions over the partial result."""
+    """Turns expressions over groups and aggregates into expressions over the partial result.
+
+    Attributes:
+        parts: the partial aggregates.
+        values: what shards group by beside the groups, for aggregates of distinct values.
+        added: some parts are aggregates of values that no two shards share.
+    """
 
     def __init__(
         self,
@@ -214,6 +230,8 @@ class _Splitter:
         self._level = level
         self._groups = groups
         self.parts = _Parts()
+        self.values: list[tree.Node] = []
+        self.added = False
 
     def final(self, node: tree.Node) -> tree.Node:
         """The expression over the partial result that has the value of `node`."""
@@ -244,45 +262,72 @@ class _Splitter:
         return None
 
     def _aggregate(self, node: tree.Node, name: str) -> tree.Node:
-        if node.agg_order or node.agg_within_group or node.func_variadic:
-            raise spread.Unfit(f"{name} depends on the order of its input")
-        if node.agg_distinct and self._is_disjoint(node, name):
-            return _sql(f"coalesce(sum({self.part(node, name, distinct=True)}), 0)::bigint")
-        if node.agg_distinct and name not in ("min", "max", "bool_and", "bool_or", "every"):
-            raise spread.Unfit(f"{name}(DISTINCT) needs all values together")
         if any(isinstance(part, ast.SubLink) for part in tree.walk(node)):
             raise spread.Unfit("a sub-SELECT inside an aggregate")
-        split = _SPLITS.get(name)
-        if split is None or (
-            len(tree.strings(node.funcname)) > 1 and tree.strings(node.funcname)[0] != "pg_catalog"
-        ):
+        if node.agg_distinct and name not in aggregates.INDIFFERENT:
+            if name not in aggregates.ADDED or not self._is_disjoint(node):
+                return self._over_values(node)
+            self.added = True
+        elif node.agg_distinct:
+            node = tree.changed(node, agg_distinct=False)
+        split = aggregates.SPLITS.get(name)
+        if split is None or node.agg_within_group or node.func_variadic:
             raise spread.Unfit(f"aggregate {name} does not split")
-        return split(self, node)
+        if tree.strings(node.funcname)[:-1] not in ((), ("pg_catalog",), ("orochi",)):
+            raise spread.Unfit(f"aggregate {name} does not split")
+        return split.build(self, tree.changed(node, agg_order=None))
 
-    def _is_disjoint(self, node: tree.Node, name: str) -> bool:
-        """Whether the shards' distinct values are different ones: counting those of the distribution column."""
-        if name != "count" or len(node.args or ()) != 1 or not tree.is_column(node.args[0]):
+    def _is_disjoint(self, node: tree.Node) -> bool:
+        """Whether the shards' distinct values are different ones: those of the distribution column."""
+        if len(node.args or ()) != 1:
             return False
-        key = self._prepared.analysis.key(node.args[0], self._level)
+        (argument,) = node.args
+        row = argument.args or () if isinstance(argument, ast.RowExpr) else (argument,)
         terms = self._prepared.analysis.where(self._level)
-        return key is not None and spread.Checker(self._prepared).closed(self._keys, terms, key)
+        found = [self._prepared.analysis.key(item, self._level) for item in row if tree.is_column(item)]
+        checker = spread.Checker(self._prepared)
+        return any(key is not None and checker.closed(self._keys, terms, key) for key in found)
 
-    def part(
-        self, node: tree.Node, name: str, argument: tree.Node | None = None, *, distinct: bool = False
-    ) -> str:
-        """A partial column: the aggregate `name` over the arguments and FILTER of `node`."""
-        arguments = node.args if argument is None else (argument,)
-        call = tree.changed(
-            node, funcname=tree.names(name), args=arguments, agg_star=node.agg_star, agg_distinct=distinct
+    def _over_values(self, node: tree.Node) -> tree.Node:
+        """An aggregate of distinct values as it is, over values that the shards grouped by."""
+        order = tuple(tree.changed(item, node=self._value(item.node)) for item in node.agg_order or ())
+        kept = node.agg_filter
+        return tree.changed(
+            node,
+            args=tuple(self._value(item) for item in node.args or ()),
+            agg_order=order or None,
+            agg_filter=self._value(kept) if kept is not None else None,
         )
-        return f"{pieces.RELATION}.{self.parts.add(call)}"
 
-    def argument_type(self, node: tree.Node) -> str:
-        """The type of an aggregate's only argument, as `pg_typeof` prints it.
+    def _value(self, node: tree.Node) -> tree.Node:
+        """An argument, as a column of the partial result that its rows are grouped by."""
+        if isinstance(node, ast.RowExpr):
+            return tree.changed(node, args=tuple(self._value(item) for item in node.args or ()))
+        if not any(isinstance(part, ast.ColumnRef) for part in tree.walk(node)):
+            return node
+        expression = pieces.canonical(node, self._level)
+        for index, group in enumerate(self._groups):
+            if expression == group:
+                return tree.column(pieces.RELATION, f"g{index}")
+        if expression not in self.values:
+            self.values.append(expression)
+        return tree.column(pieces.RELATION, f"d{self.values.index(expression)}")
+
+    def part(self, node: tree.Node, name: str, *arguments: tree.Node) -> str:
+        """The column of aggregate `name` over `arguments` (those of `node` if none), under its FILTER."""
+        return f"{pieces.RELATION}.{self.parts.add(_call(node, (name,), arguments))}"
+
+    def element(self, node: tree.Node, name: str, index: int, *arguments: tree.Node) -> str:
+        """The column of one element of an array that Orochi's aggregate `name` gives."""
+        shape = aggregates.sql(f"(x)[{index}]")
+        call = _call(node, ("orochi", name), arguments)
+        return f"{pieces.RELATION}.{self.parts.add(tree.changed(shape, arg=call))}"
+
+    def type_of(self, argument: tree.Node) -> str:
+        """The type of an argument, as `pg_typeof` prints it.
 
         Columns stand in as typed NULLs, and the expression is not evaluated, only its type is.
         """
-        (argument,) = node.args
         known = pieces.known_type(argument, self._level)
         if known is not None:
             return known.type_name.split("(")[0]
@@ -296,6 +341,12 @@ class _Splitter:
         return found.type_name if found is not None else ""
 
 
+def _call(node: tree.Node, name: tuple[str, ...], arguments: tuple[tree.Node, ...]) -> tree.Node:
+    if not arguments:
+        return tree.changed(node, funcname=tree.names(*name))
+    return tree.changed(node, funcname=tree.names(*name), args=arguments, agg_star=False)
+
+
 def _typed(node: tree.Node, level: names.Level) -> tree.Node:
     """`node` with a typed NULL for every column: an expression of the same type that reads no table."""
 
@@ -306,54 +357,10 @@ def _typed(node: tree.Node, level: names.Level) -> tree.Node:
             return None
         column = pieces.known_type(part, level)
         if column is not None:
-            return _sql(f"NULL::{column.type_name}")
+            return aggregates.sql(f"NULL::{column.type_name}")
         behind = lookup.derived(part, level)
         if behind is None:
             raise spread.Unfit("the type of an aggregate's argument is not known")
         return _typed(*behind)
 
     return tree.transform(node, replace)
-
-
-def _same(splitter: _Splitter, node: tree.Node) -> tree.Node:
-    name = tree.strings(node.funcname)[-1]
-    return _sql(f"{name}({splitter.part(node, name)})")
-
-
-def _count(splitter: _Splitter, node: tree.Node) -> tree.Node:
-    return _sql(f"coalesce(sum({splitter.part(node, 'count')}), 0)::bigint")
-
-
-def _sum(splitter: _Splitter, node: tree.Node) -> tree.Node:
-    kind = splitter.argument_type(node)
-    if kind not in _SUMMED:
-        raise spread.Unfit(f"sum of {kind} does not split")
-    part = splitter.part(node, "sum")
-    return _sql(f"sum({part})::bigint" if kind in ("smallint", "integer") else f"sum({part})")
-
-
-def _avg(splitter: _Splitter, node: tree.Node) -> tree.Node:
-    kind = splitter.argument_type(node)
-    if kind not in _SUMMED or kind == "money":
-        raise spread.Unfit(f"avg of {kind} does not split")
-    argument = None
-    if kind == "real":  # its average is taken in double precision
-        (argument,) = node.args
-        argument = tree.changed(_sql("x::double precision"), arg=argument)
-    total, count = splitter.part(node, "sum", argument), splitter.part(node, "count")
-    floating = kind in ("real", "double precision", "interval")
-    divisor = f"nullif(sum({count}), 0)" + ("::double precision" if floating else "")
-    return _sql(f"(sum({total}) / {divisor})")
-
-
-def _sql(text: str) -> tree.Node:
-    """An expression given as text."""
-    return parse.parse_one(f"SELECT {text}").tree.targetList[0].val
-
-
-_SPLITS: dict[str, Callable[[_Splitter, tree.Node], tree.Node]] = {
-    **dict.fromkeys(_SAME, _same),
-    "count": _count,
-    "sum": _sum,
-    "avg": _avg,
-}

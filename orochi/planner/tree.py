@@ -83,7 +83,7 @@ def transform(node: Node, replace: Callable[[Node], Node | None]) -> Node:
     return clone or node
 
 
-def changed(node: Node, **values: Node) -> Node:
+def changed(node: Node, /, **values: Node) -> Node:
     """A shallow copy of `node` with the given fields set."""
     clone = copy.copy(node)
     for name, value in values.items():

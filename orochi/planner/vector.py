@@ -183,6 +183,8 @@ class _Writer:
 
     def aggregate(self, call: tree.Node) -> str:
         """A partial aggregate's call, of the carrier type its column has."""
+        if not isinstance(call, ast.FuncCall):
+            raise _NotVectorised
         name = tree.strings(call.funcname)[-1]
         if name not in ALLOWED or call.agg_distinct or call.agg_order or len(call.args or ()) > 1:
             raise _NotVectorised

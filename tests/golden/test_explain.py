@@ -32,6 +32,10 @@ QUERIES = {
         "SELECT sum(total), max(note) FROM orders",
         "SELECT date_trunc('day', ts), sum(value) FROM events WHERE ts > now() GROUP BY 1",
         "SELECT count(*) FROM metrics WHERE value > 3",
+        "SELECT customer, stddev(total), var_pop(id) FILTER (WHERE id > 3) FROM orders GROUP BY customer",
+        "SELECT level, avg(value), corr(value, level) FROM events GROUP BY ROLLUP (level) HAVING count(*) > 1",
+        "SELECT count(DISTINCT customer), count(DISTINCT id), sum(total) FROM orders",
+        "SELECT level, string_agg(DISTINCT device, ',' ORDER BY device), max(value) FROM events GROUP BY level",
     ],
     "pull": [
         "SELECT e.level, count(*) FROM events e JOIN orders o ON o.customer = e.level WHERE e.device <> 'x' GROUP BY 1",

@@ -16,6 +16,7 @@ import psycopg
 from psycopg.types import string
 
 from orochi import ids, pgtypes
+from orochi.catalog import bootstrap
 from orochi.catalog import snapshot as snapshots
 from orochi.planner import builtins, context, fragment, literals, names, parse, select
 from orochi.planner import plan as plans
@@ -80,6 +81,7 @@ class World:
         self._colocation: dict[str, int] = {}
         self.settings: dict[str, str] = {"timezone": "UTC"}
         self.collation = "C.UTF-8"
+        connection.execute(bootstrap.node_sql().encode())
         connection.execute("CREATE SCHEMA IF NOT EXISTS plain")
         connection.execute("CREATE SCHEMA IF NOT EXISTS stripes")
         rows = connection.execute(builtins.QUERY).fetchall()

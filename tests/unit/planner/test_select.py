@@ -74,6 +74,9 @@ AGGREGATE = [
     "select now() is not null, current_user = session_user, count(*) from a where ts < current_timestamp",
     "select label, count(*) from va group by label",
     "select sum(y) from b having count(*) < 0",
+    "select count(distinct k), count(distinct n) from b",
+    "select k, stddev(y), var_pop(y), corr(y, id), count(distinct n), max(n) from b group by rollup (k)",
+    "select distinct on (k) k, count(*), n from b group by k, n order by k, 2 desc, n",
 ]
 PULL = [
     "select a from a where id = 3",
@@ -99,7 +102,6 @@ PULL = [
     "select count(*) from pg_class c join b on b.id = c.relnatts where c.relname = 'pg_class'",
     "select label, n from vv",
     "select array(select k from b order by id)",
-    "select count(distinct k), count(distinct n) from b",
     "select key from c where id not in (select id from a where x > 5) or id is null",
 ]
 

@@ -1,0 +1,148 @@
+"""What is computed where the rows are, and finished on the coordinator, has PostgreSQL's own value.
+
+The tests here are those that entries of `orochi.planner.aggregates` name.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support import layouts, oracle
+
+_LAYOUTS = ("reference", "distributed", "hypertable", "both", "both-compressed")
+_TABLE = """
+    CREATE TABLE {t} (
+        k integer NOT NULL, at timestamptz NOT NULL, g integer, i2 smallint, i4 integer, i8 bigint,
+        n numeric(38, 10), u numeric, f double precision, r real, s text, b boolean, span interval,
+        cash money, during int4range, arr integer[]
+    )"""
+#: Groups: 0 ordinary, 1 nulls only, 2 one value, 3 NaN, 4 infinities, 5 zeros of both signs, 6 large.
+_FILL = """
+    INSERT INTO {t}
+    SELECT i % 9, timestamptz '2024-03-01 00:00+00' + i * interval '47 minutes', CASE WHEN i < 8 THEN i ELSE i % 3 * 10 END,
+           i % 50, i * 7919 % 1000 - 300, i::bigint * 1000000007 * (i % 5 - 2), i * 1.0000000001 * (i % 7 - 3),
+           (i % 13)::numeric / (i % 4 + 1), sqrt(i) * (i % 11 - 5), i / 3.0, 'kind ' || i % 6, i % 2 = 0,
+           i * interval '3 hours 7 minutes', (i * 1.25)::numeric::money, int4range(i, i + 3), ARRAY[i % 3, i]
+    FROM generate_series(8, 230) AS i
+    UNION ALL
+    SELECT j, timestamptz '2024-03-02 12:00+00' + j * interval '1 day', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+           NULL, NULL, NULL, NULL FROM generate_series(0, 5) AS j
+    UNION ALL
+    SELECT 4, '2024-03-03 00:00+00', 2, 7, -12, 5000000000, 3.25, 0.125, 1.5, 2.5, 'one', true, '1 day', 3::money, '[1,3)', '{{1}}'
+    UNION ALL
+    SELECT j, timestamptz '2024-03-03 12:00+00' + j * interval '1 hour', v.*, j::text, j % 2 = 0, '1 month', j::money, NULL, '{{}}'
+    FROM (VALUES
+        (3, 1::smallint, 1, 1::bigint, 'NaN'::numeric, 'NaN'::numeric, 'NaN'::float8, 'NaN'::real),
+        (3, 2, 2, 2, 5, 5, 5, 5),
+        (4, 3, 3, 3, 4, 'Infinity', 'Infinity', 'Infinity'),
+        (4, 3, 3, 3, 4, '-Infinity', 1, 1),
+        (5, 0, 0, 0, 0, 0, '-0', '-0'),
+        (5, 0, 0, 0, 0.0, 0.000, '0', '0'),
+        (6, 32767, 2147483647, 9223372036854775807, 1234567890123456789012345678.0123456789, 1e30, 1e150, 1e18),
+        (6, -32768, -2147483648, -9223372036854775808, 0.0000000001, 1e-30, 3e150, 3e18),
+        (6, 32767, 2147483647, 9223372036854775807, -9876543210987654321098765432.0987654321, 7, 2e150, 2e18)
+    ) AS v(g, i2, i4, i8, n, u, f, r), generate_series(0, 8) AS j"""
+
+
+def _name(layout: str) -> str:
+    return "m_" + layout.replace("-", "_")
+
+
+@pytest.fixture(scope="module")
+def tables(module_pair: oracle.Pair) -> oracle.Pair:
+    """A table in every layout, and an empty one; some rows come after compression."""
+    for layout in _LAYOUTS:
+        table = _name(layout)
+        module_pair.both(_TABLE.format(t=table))
+        layouts.place(module_pair, table, layout, key="k", time="at", interval="5 days")
+        module_pair.both(_FILL.format(t=table))
+        layouts.compress(module_pair, table, layout, every=2)
+    module_pair.both(_TABLE.format(t="m_empty"))
+    layouts.place(module_pair, "m_empty", "distributed", key="k", time="at", interval="5 days")
+    return module_pair
+
+
+def _check(pair: oracle.Pair, statements: list[str]) -> None:
+    for table in (*map(_name, _LAYOUTS), "m_empty"):
+        for sql in statements:
+            pair.same(sql.format(t=table))
+
+
+def _strategy(pair: oracle.Pair, sql: str) -> str:
+    return str(pair.orochi(f"EXPLAIN {sql.format(t='m_both_compressed')}")[0][0])
+
+
+def test_same(tables: oracle.Pair) -> None:
+    """Aggregates of aggregates: counts, extremes, logic, bits, ranges, bookends."""
+    statements = [
+        "SELECT count(*), count(g), count(b), count(*) FILTER (WHERE b), min(i2), max(n), min(s), max(at) FROM {t}",
+        "SELECT g, count(*), min(i4), max(i8), min(span), max(arr) FROM {t} GROUP BY g",
+        "SELECT g, min(f), max(r), max(f) FILTER (WHERE b) FROM {t} WHERE g <> 5 GROUP BY g",
+        "SELECT g, bool_and(b), bool_or(b), every(i4 > 0), bit_and(i4), bit_or(i8), bit_xor(i2) FROM {t} GROUP BY g",
+        "SELECT g, range_agg(during), range_intersect_agg(during) FILTER (WHERE i4 > 100) FROM {t} GROUP BY g",
+        "SELECT b, any_value(1), min(DISTINCT i4), bool_or(DISTINCT b), count(i4 ORDER BY n) FROM {t} GROUP BY b",
+    ]
+    _check(tables, statements)
+    assert all(_strategy(tables, sql) == "Orochi Two-Phase Aggregate" for sql in statements)
+    firsts = tables.orochi(
+        "SELECT g, first(s, at), last(i8, at) FILTER (WHERE b) FROM m_both_compressed"
+        " WHERE g NOT BETWEEN 1 AND 6 GROUP BY g ORDER BY g"
+    )
+    expected = tables.plain.execute(
+        "SELECT g, (array_agg(s ORDER BY at))[1], (array_agg(i8 ORDER BY at DESC) FILTER (WHERE b))[1]"
+        " FROM m_both_compressed WHERE g NOT BETWEEN 1 AND 6 GROUP BY g ORDER BY g"
+    ).fetchall()
+    assert firsts == expected
+
+
+def test_sums(tables: oracle.Pair) -> None:
+    """Sums and averages: every digit of exact numbers, PostgreSQL's own merging of floats."""
+    statements = [
+        "SELECT sum(i2), sum(i4), sum(i8), sum(n), sum(u), sum(span), sum(cash) FROM {t}",
+        "SELECT g, avg(i2), avg(i4), avg(i8), avg(n), avg(u), avg(span) FROM {t} GROUP BY g",
+        "SELECT g, sum(f), avg(f), avg(r) FROM {t} WHERE g NOT IN (5, 6) GROUP BY g",
+        "SELECT sum(n) FILTER (WHERE b), avg(f) FILTER (WHERE i4 > 100), avg(i4 * 2 + 1) FROM {t} WHERE g = 0",
+        "SELECT s, sum(i4 / 7), avg(i8 % 1000), sum(n * u) FROM {t} WHERE g IN (0, 10, 20) GROUP BY s",
+    ]
+    _check(tables, statements)
+    assert all(_strategy(tables, sql) == "Orochi Two-Phase Aggregate" for sql in statements)
+    # what overflows in PostgreSQL's state overflows here
+    for table in map(_name, _LAYOUTS):
+        tables.same(f"SELECT avg(f * 1e150) FROM {table} WHERE g = 6")
+
+
+def test_statistics(tables: oracle.Pair) -> None:
+    """Variances and regressions, of exact numbers to the last digit."""
+    statements = [
+        f"SELECT g, {name}(i2), {name}(i4), {name}(i8), {name}(n), {name}(u) FROM {{t}} GROUP BY g"
+        for name in ("variance", "var_samp", "var_pop", "stddev", "stddev_samp", "stddev_pop")
+    ]
+    statements += [
+        "SELECT variance(i8), stddev(n), stddev_pop(u) FROM {t} WHERE u <> 'NaN'",
+        "SELECT g, var_samp(f), var_pop(f), stddev(f), stddev_pop(r), variance(r) FROM {t} GROUP BY g",
+        "SELECT stddev(i4) FILTER (WHERE b), var_pop(n + 1), stddev_samp(i4::numeric / 7) FROM {t} WHERE g IN (0, 2, 10)",
+        "SELECT g, regr_count(f, r), regr_avgx(f, r), regr_avgy(f, r), regr_sxx(i4, f), regr_syy(i4, f), regr_sxy(i4, f) FROM {t} GROUP BY g",
+        "SELECT corr(i4, i2), covar_pop(i4, i2), covar_samp(n, i4) FILTER (WHERE b) FROM {t} WHERE g IN (0, 10, 20)",
+        "SELECT b, regr_slope(i4, i2), regr_intercept(i4, i2), regr_r2(i4, i2), corr(f, r) FROM {t} WHERE g IN (0, 10, 20) GROUP BY b",
+        "SELECT k % 2, stddev(i4), count(*) FROM {t} GROUP BY 1 HAVING stddev(i4) > 100 ORDER BY stddev(i4) DESC",
+    ]
+    _check(tables, statements)
+    assert all(_strategy(tables, sql) == "Orochi Two-Phase Aggregate" for sql in statements)
+
+
+def test_distinct(tables: oracle.Pair) -> None:
+    """Aggregates of distinct values beside others."""
+    statements = [
+        "SELECT count(DISTINCT s), count(*), sum(i4), avg(n) FROM {t}",
+        "SELECT g, count(DISTINCT i4), count(DISTINCT s), sum(DISTINCT i8), avg(DISTINCT n), stddev(i4) FROM {t} GROUP BY g",
+        "SELECT count(DISTINCT k), sum(DISTINCT k), avg(DISTINCT k), count(DISTINCT (k, s)) FROM {t}",
+        "SELECT count(DISTINCT (g, s)), count(DISTINCT i4 % 7) FILTER (WHERE b), count(b) FROM {t}",
+        "SELECT b, string_agg(DISTINCT s, ',' ORDER BY s), array_agg(DISTINCT g ORDER BY g DESC) FROM {t} GROUP BY b",
+        "SELECT g, stddev(DISTINCT i4), bit_xor(DISTINCT i2), sum(DISTINCT span) FROM {t} GROUP BY g",
+        "SELECT g, count(DISTINCT g), sum(DISTINCT g), max(s) FROM {t} GROUP BY g ORDER BY count(DISTINCT s), g",
+        "SELECT count(DISTINCT k), count(DISTINCT i2), count(DISTINCT s) FILTER (WHERE k > 2) FROM {t}",
+        "SELECT count(DISTINCT f), count(DISTINCT u) FROM {t}",
+        "SELECT json_agg(DISTINCT s ORDER BY s), count(DISTINCT s) - 1 FROM {t} HAVING count(DISTINCT k) >= 0",
+    ]
+    _check(tables, statements)
+    assert all(_strategy(tables, sql) == "Orochi Two-Phase Aggregate" for sql in statements)
