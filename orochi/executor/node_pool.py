@@ -109,7 +109,7 @@ class NodePool:
         self._password = secret.get_secret_value() if secret is not None else self._service.password
         self._buckets: dict[int | None, _Bucket] = {}
         self._leased: dict[client.PgConnection, tuple[int | None, Signature, Endpoint]] = {}
-        self.deadlocks = deadlock.Detector(self._connect_apart)
+        self.deadlocks = deadlock.Detector(self._connect_apart, self.data_nodes)
         self.consistent = consistent.Taker(self)
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -218,7 +218,7 @@ class NodePool:
             self.discard(connection)
         await asyncio.gather(*self._closing)
 
-    async def _connect_apart(self, node_id: int) -> client.PgConnection:
+    async def _connect_apart(self, node_id: int | None) -> client.PgConnection:
         return await _open(self._endpoint(node_id))
 
     def _endpoint(self, node_id: int | None) -> Endpoint:

@@ -17,13 +17,13 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
 from orochi import errors
-from orochi.executor import consistent, node_pool, two_phase
+from orochi.executor import consistent, deadlock, node_pool, two_phase
 from orochi.pgwire import client
 
 _TRUE = frozenset({"on", "true", "yes", "1", "t", "y"})
 _ALL_NODES = -1
 
-_SEQUENCE = itertools.count(1)
+_ANONYMOUS = itertools.count(1)
 
 
 class Transaction:
@@ -33,12 +33,15 @@ class Transaction:
         in_block: whether the client opened a transaction (or an implicit one spans statements).
         isolation: as SQL spells it, in lower case.
         participants: by node id.
-        sequence: greater for a transaction that touched its first node later.
-        deadlocked: it was cancelled to end a deadlock between nodes.
+        owner: the process of the client's session on the coordinator.
+        deadlock: why it was cancelled, if that was to end a deadlock between nodes.
     """
 
-    def __init__(self, pool: node_pool.NodePool, settings: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(
+        self, pool: node_pool.NodePool, settings: Callable[[], Mapping[str, str]], owner: int | None = None
+    ) -> None:
         """Start with no participant; `settings` gives the session's settings of the moment."""
+        self.owner = -next(_ANONYMOUS) if owner is None else owner
         self._pool = pool
         self._settings = settings
         self._in_block = False
@@ -49,8 +52,7 @@ class Transaction:
         self._whole = False  # every node takes part, all with one snapshot
         self.isolation = "read committed"
         self.participants: dict[int, two_phase.Participant] = {}
-        self.sequence = 0
-        self.deadlocked = False
+        self.deadlock: str | None = None
 
     @property
     def in_block(self) -> bool:
@@ -204,14 +206,25 @@ class Transaction:
             *(p.connection.cancel() for p in list(self.participants.values())), return_exceptions=True
         )
 
-    def backends(self) -> dict[int, int]:
-        """The node backends that run this transaction, by node."""
-        return {node_id: p.connection.pid for node_id, p in self.participants.items()}
+    @property
+    def waits(self) -> bool:
+        """Whether a node has not answered yet."""
+        return any(p.connection.busy for p in self.participants.values())
 
-    async def break_deadlock(self) -> None:
+    async def break_deadlock(self, detail: str) -> None:
         """Make the statement under way fail; its error is to be told as a deadlock."""
-        self.deadlocked = True
+        self.deadlock = detail
         await self.cancel()
+
+    def told(self, error: errors.OrochiError) -> errors.OrochiError:
+        """The error as the client is to hear it: a cancelled statement may be the end of a deadlock."""
+        detail = self.deadlock
+        if detail is None or error.sqlstate != "57014":
+            return error
+        self.deadlock = None
+        return errors.DeadlockDetected(
+            "deadlock detected", detail=detail, hint="See server log for query details."
+        )
 
     def _position(self, name: str) -> int:
         for at in range(len(self._savepoints) - 1, -1, -1):
@@ -222,7 +235,7 @@ class Transaction:
     async def _join(self, node_id: int) -> two_phase.Participant:
         settings = self._settings()
         connection = await self._pool.acquire(node_id, settings)
-        statements = [f"BEGIN ISOLATION LEVEL {self.isolation.upper()}"]
+        statements = [f"BEGIN ISOLATION LEVEL {self.isolation.upper()}", self._name_sql]
         statements += [f"SAVEPOINT {_quote(name)}" for name in self._savepoints]
         try:
             await connection.query("; ".join(statements))
@@ -238,12 +251,15 @@ class Transaction:
         self._add(participant)
         return participant
 
+    @property
+    def _name_sql(self) -> str:
+        return f"SET LOCAL application_name = '{deadlock.label(self.owner)}'"
+
     def _add(self, participant: two_phase.Participant) -> None:
         if not self.participants:
-            self.sequence, self.deadlocked = next(_SEQUENCE), False
-        self.participants[participant.node_id] = participant
-        if len(self.participants) > 1:
+            self.deadlock = None
             self._pool.deadlocks.watch(self)
+        self.participants[participant.node_id] = participant
 
     async def _join_whole(self, node_id: int) -> two_phase.Participant:
         """Let every node join with one snapshot of them all."""
@@ -266,9 +282,8 @@ class Transaction:
                 connection = await self._pool.acquire(node_id, settings)
                 held += [two_phase.Participant(node_id, connection, node_pool.mirrored(settings))]
             await self._pool.consistent.take([p.connection for p in held], export=False)
-            if self._savepoints:
-                sql = "; ".join(f"SAVEPOINT {_quote(name)}" for name in self._savepoints)
-                await _all(_run(p.connection, sql) for p in held)
+            statements = [self._name_sql, *(f"SAVEPOINT {_quote(name)}" for name in self._savepoints)]
+            await _all(_run(p.connection, "; ".join(statements)) for p in held)
         except BaseException:
             for participant in held:
                 self._pool.discard(participant.connection)
@@ -315,6 +330,8 @@ class Transaction:
 
     def _let_go(self, participant: two_phase.Participant) -> None:
         self.participants.pop(participant.node_id, None)
+        if not self.participants:
+            self._pool.deadlocks.forget(self)
         self._pool.release(participant.connection)
 
     async def _refuse(self, coordinator: client.PgConnection, sql: str) -> str:

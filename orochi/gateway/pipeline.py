@@ -101,6 +101,7 @@ class Batch:
         self._session.client.write(b"".join(pieces))
         await self._session.client.drain()
         if error is not None:
+            error = self._session.transaction.told(error)
             if isinstance(error, errors.RemoteError):
                 node_errors.for_client(error, self._session.snapshot(), self._session.search_path)
             raise error

@@ -87,7 +87,7 @@ class Session:
         self.search_path: tuple[str, ...] = ()
         self.temp_tables: frozenset[str] = frozenset()
         self.zone: Mapping[str, str] = {}
-        self.transaction = transaction.Transaction(self.runtime.nodes, lambda: self.settings)
+        self.transaction = transaction.Transaction(self.runtime.nodes, lambda: self.settings, server.pid)
         self.settings_revert = False
         self.savepoints = False
         self.sql_prepared: dict[str, parse.Statement] = {}
@@ -298,10 +298,8 @@ class Session:
             except errors.OrochiError as error:
                 if error.sqlstate == "57014" and self._timed_out:
                     raise errors.QueryCanceled(self._cancel_message()) from error
-                if error.sqlstate == "57014" and self.transaction.deadlocked:
-                    raise errors.DeadlockDetected(
-                        "deadlock detected", detail="Transactions wait for each other on different nodes."
-                    ) from error
+                if (told := self.transaction.told(error)) is not error:
+                    raise told from error
                 if isinstance(error, errors.RemoteError):
                     node_errors.for_client(error, self.snapshot(), self.search_path)
                 if isinstance(error, errors.RemoteError) and statement.kind in _REWRITTEN:

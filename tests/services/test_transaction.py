@@ -285,13 +285,14 @@ def test_settings_follow_the_session_inside_a_transaction(cluster: Cluster) -> N
     asyncio.run(scenario())
 
 
-def test_deadlock_between_nodes_ends(cluster: Cluster) -> None:
+@pytest.mark.parametrize("gateways", [1, 2])
+def test_deadlock_between_nodes_ends(cluster: Cluster, gateways: int) -> None:
     for name in ("n1", "n2"):
         cluster.run(name, "INSERT INTO t VALUES (1)")
 
     async def scenario() -> None:
-        pool = cluster.pool()
-        first, second = transaction.Transaction(pool, dict), transaction.Transaction(pool, dict)
+        pools = [cluster.pool() for _ in range(gateways)]
+        first, second = transaction.Transaction(pools[0], dict), transaction.Transaction(pools[-1], dict)
 
         async def lock(t: transaction.Transaction, node_id: int) -> None:
             connection = await t.node(node_id, write=True)
@@ -305,9 +306,16 @@ def test_deadlock_between_nodes_ends(cluster: Cluster) -> None:
         assert results[0] is None
         assert isinstance(results[1], errors.RemoteError)
         assert results[1].sqlstate == "57014"
-        assert (first.deadlocked, second.deadlocked) == (False, True)
+        assert first.deadlock is None
+        told = second.told(results[1])
+        assert isinstance(told, errors.DeadlockDetected)
+        lines = (told.detail or "").splitlines()
+        assert sorted(line.partition(" waits for ShareLock on transaction ")[0] for line in lines) == sorted(
+            f"Process {t.owner}" for t in (first, second)
+        )
         await first.rollback()
-        await pool.close()
+        for pool in pools:
+            await pool.close()
 
     async def _ending(work: Coroutine[None, None, None], t: transaction.Transaction) -> None:
         try:
