@@ -116,7 +116,7 @@ async def _run_with_stats(
 ) -> None:
     owner = {part.number: item.name for item in plan.intermediates for part in item.fragments}
     loaded: select.Loaded = {item.name: (item.columns, []) for item in plan.intermediates}
-    async for result in select.run_fragments(session, plan):
+    async for result in select.run_fragments(session, plan, coalesced=False):
         stats[result.fragment] = result.stats
         loaded[owner[result.fragment]][1].extend(result.batches)
     if plan.final_sql is not None:

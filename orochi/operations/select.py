@@ -15,14 +15,15 @@ from typing import TypeAlias, TypeVar
 import pyarrow as pa
 
 from orochi import errors, pgtypes
+from orochi import settings as process_settings
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context, reduce, results, transport
 from orochi.operations import local, own_types
 from orochi.operations import parameters as bound
 from orochi.pgwire import client, messages
+from orochi.planner import coalesce, literals, parse, pull, select
 from orochi.planner import context as planning
 from orochi.planner import fragment as plan_fragment
-from orochi.planner import literals, parse, pull, select
 from orochi.planner import plan as plans
 from orochi.sharding import hashing
 
@@ -279,9 +280,9 @@ async def gather(session: context.Session, plan: plans.Distributed) -> Loaded:
 
 
 async def run_fragments(
-    session: context.Session, plan: plans.Distributed
+    session: context.Session, plan: plans.Distributed, *, coalesced: bool = True
 ) -> AsyncIterator[transport.FragmentResult]:
-    """Every fragment's result, in the order they finish."""
+    """Every fragment's result, in the order they finish; several may be answered as one, `coalesced`."""
     fragments = [fragment for item in plan.intermediates for fragment in item.fragments]
     if not fragments:
         return
@@ -289,6 +290,11 @@ async def run_fragments(
         local.require_one_snapshot(session, fragments)
         results_of = local.run(session, fragments)
     else:
+        if coalesced:
+            slots = process_settings.get().parallel_workers
+            fragments = [
+                part for item in plan.intermediates for part in coalesce.together(item.fragments, slots)
+            ]
         fragments = await local.with_snapshot(session, fragments)
         results_of = session.runtime.transport.run(session.query_id, fragments, deadline=None)
     async for result in results_of:
