@@ -35,6 +35,8 @@ class Transaction:
         participants: by node id.
         owner: the process of the client's session on the coordinator.
         deadlock: why it was cancelled, if that was to end a deadlock between nodes.
+        after_commit: to be awaited once the transaction is committed; must not raise. Gone with a rollback,
+            though not with one to a savepoint.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Transaction:
         self.isolation = "read committed"
         self.participants: dict[int, two_phase.Participant] = {}
         self.deadlock: str | None = None
+        self.after_commit: list[Callable[[], Awaitable[None]]] = []
 
     @property
     def in_block(self) -> bool:
@@ -165,6 +168,13 @@ class Transaction:
             TransactionOutcomeUnknown: the answer to the decision was lost.
             OrochiError: nothing is committed anywhere.
         """
+        tag = await self._commit(coordinator, sql)
+        jobs, self.after_commit = self.after_commit, []
+        for job in jobs:
+            await job()
+        return tag
+
+    async def _commit(self, coordinator: client.PgConnection, sql: str) -> str:
         if coordinator.status == "E" or self.failed:
             return await self._refuse(coordinator, sql)
         self._savepoints.clear()
@@ -179,6 +189,7 @@ class Transaction:
 
     async def rollback(self) -> None:
         """Roll every node back and let it go; broken connections are dropped. Never raises."""
+        self.after_commit.clear()
         await self._end(list(self.participants.values()), "ROLLBACK")
 
     async def savepoint(self, name: str) -> None:

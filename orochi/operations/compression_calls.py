@@ -44,14 +44,14 @@ async def run(
         task = _task(name, call, chunk)
         if task is not None:
             todo.setdefault((shard.node_id, shard.shard_id, task), []).append(int(chunk.chunk_id))
-    statuses = await _run_tasks(session, todo)
+    statuses = await run_tasks(session, todo)
     await _tell(
         sink, [(name, chunk, statuses.get(chunk.chunk_id, "unchanged")) for name, _, (_, _, chunk) in found]
     )
     return [[(chunk.name,)] for _, _, (_, _, chunk) in found]
 
 
-async def _run_tasks(
+async def run_tasks(
     session: context.Session, todo: Mapping[tuple[int, int, str], Sequence[int]]
 ) -> dict[int, str]:
     """Run tasks over some chunks of one shard each, a few at a time on each node; the status of every chunk."""

@@ -15,7 +15,7 @@ from orochi import errors
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import ddl_checks, relay, shells, striped
+from orochi.operations import ddl_checks, relay, shells, striped, unstripe
 from orochi.planner import classify, parse
 from orochi.planner import ddl as planner
 from orochi.sharding import alter, colocation
@@ -119,6 +119,11 @@ async def _follow(
     if before == after:
         return {}
     await ddl_checks.allowed(session, table, before, after)
+    table = await _locked(session, table)
+    if any(shard.has_stripes for shard in table.shards) and await ddl_checks.needs_heap(
+        session, before, after
+    ):
+        table = await unstripe.to_heap(session, table, before)
     fills = await _fills(session, table, before, after)
     snapshot = session.snapshot()
     work: dict[int, list[str]] = {}
@@ -138,6 +143,16 @@ async def _follow(
     await _follow_names(session, table, before, after)
     needed = definitions.prerequisites(after)
     return {node_id: [*needed, *statements] for node_id, statements in work.items()}
+
+
+async def _locked(session: context.Session, table: snapshots.Table) -> snapshots.Table:
+    """The table with its shards as they are now and stay: no chunk is compressed by the former definition."""
+    listed = ", ".join(str(shard_id) for shard_id in sorted(shard.shard_id for shard in table.shards))
+    await session.catalog_execute(
+        f"SELECT shard_id FROM orochi.orochi_shards WHERE shard_id IN ({listed}) ORDER BY 1 FOR NO KEY UPDATE"
+    )
+    await session.catalog_changed()
+    return dataclasses.replace(table, shards=session.snapshot().tables[table.oid].shards)
 
 
 async def _fills(

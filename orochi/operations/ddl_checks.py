@@ -1,7 +1,8 @@
 """What DDL may not do to an Orochi table, found from its definition before and after.
 
 PostgreSQL checked the statement against the empty shell. What it could not see is rows: those of
-other shards, and those in stripes, which no ALTER TABLE on a node rewrites or validates.
+other shards, and those in stripes, which no ALTER TABLE on a node rewrites or validates: they go
+back to the heap first (`unstripe`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from orochi.executor import context
 from orochi.operations import shells
 from orochi.sharding import colocation
 
-_HINT = "Decompress the table's chunks first: SELECT decompress_chunk(c) FROM show_chunks('{}') c."
-
 
 async def allowed(
     session: context.Session,
@@ -24,11 +23,11 @@ async def allowed(
     before: definitions.Definition,
     after: definitions.Definition,
 ) -> None:
-    """The change keeps the table distributable and its stripes readable.
+    """The change keeps the table distributable.
 
     Raises:
         InvalidTableDefinition: the distribution or time column, or a unique key, does not allow it.
-        FeatureNotSupported: a foreign key cannot be enforced, or stripes are in the way.
+        FeatureNotSupported: a foreign key cannot be enforced.
     """
     for name, role in _key_columns(table):
         _check_key_column(before, after, name, role)
@@ -42,12 +41,6 @@ async def allowed(
         colocation_id=table.colocation_id,
         node_id=table.shards[0].node_id if table.kind is snapshots.TableKind.SINGLE else None,
     )
-    if any(shard.has_stripes for shard in table.shards):
-        for reason in _against_stripes(before, after):
-            raise errors.FeatureNotSupported(
-                f'{reason} while chunks of "{before.name}" are compressed', hint=_HINT.format(before.name)
-            )
-        await _against_stripe_columns(session, before, after)
 
 
 async def no_local_references(session: context.Session, oids: Collection[int]) -> None:
@@ -105,50 +98,58 @@ def _check_key_column(
         raise errors.InvalidTableDefinition(f'time column "{name}" must stay NOT NULL')
 
 
-def _against_stripes(before: definitions.Definition, after: definitions.Definition) -> Iterator[str]:
-    """What cannot be done to rows in stripes."""
+async def needs_heap(
+    session: context.Session, before: definitions.Definition, after: definitions.Definition
+) -> bool:
+    """Whether rows must be looked at or written again, which only PostgreSQL can do, with rows of its own."""
+    return (
+        _of_columns(before, after) or _of_keys(before, after) or await _of_new_columns(session, before, after)
+    )
+
+
+def _of_columns(before: definitions.Definition, after: definitions.Definition) -> bool:
     for column in after.columns:
         former = _find(before, column.attnum)
         if former is None:
             if column.default is not None or column.identity or column.not_null or column.generated:
-                yield f'column "{column.name}" with a default or NOT NULL cannot be added'
-            continue
-        if former.name != column.name:
-            yield f'column "{former.name}" cannot be renamed'
-        if (former.type, former.collation) != (column.type, column.collation):
-            yield f'the type of column "{column.name}" cannot be altered'
-        if column.not_null and not former.not_null:
-            yield f'column "{column.name}" cannot be set NOT NULL'
-        if column.generated and former.default != column.default:
-            yield f'the expression of column "{column.name}" cannot be altered'
+                return True
+        elif (
+            former.name != column.name
+            or (former.type, former.collation) != (column.type, column.collation)
+            or (column.not_null and not former.not_null)
+            or (column.generated and former.default != column.default)
+        ):
+            return True
+    return False
+
+
+def _of_keys(before: definitions.Definition, after: definitions.Definition) -> bool:
     known = {item.oid for item in before.constraints} | {item.oid for item in before.indexes}
-    valid = {item.oid for item in before.constraints if not item.definition.endswith(" NOT VALID")}
-    for item in after.constraints:
-        if item.oid not in known and (item.is_key or not item.definition.endswith(" NOT VALID")):
-            yield f'constraint "{item.name}" cannot be added'
-        if item.oid in known - valid and not item.is_key and not item.definition.endswith(" NOT VALID"):
-            yield f'constraint "{item.name}" cannot be validated'
-    for index in after.indexes:
-        if index.unique and index.oid not in known:
-            yield f'unique index "{index.name}" cannot be created'
+    pending = {item.oid for item in before.constraints if item.definition.endswith(" NOT VALID")}
+    return any(
+        (item.is_key and item.oid not in known)
+        or (not item.definition.endswith(" NOT VALID") and (item.oid not in known or item.oid in pending))
+        for item in after.constraints
+    ) or any(index.unique and index.oid not in known for index in after.indexes)
 
 
-async def _against_stripe_columns(
+async def _of_new_columns(
     session: context.Session, before: definitions.Definition, after: definitions.Definition
-) -> None:
-    """A new column must not find values of a dropped one of the same name in old stripes."""
+) -> bool:
+    """A new column may have a domain's default, or find values of a dropped one of its name in old stripes."""
     known = {column.attnum for column in before.columns}
     for column in after.columns:
         if column.attnum in known:
             continue
         rows = await session.catalog_execute(
-            "SELECT 1 FROM orochi.orochi_column_chunks k JOIN orochi.orochi_stripes f USING (stripe_id)"
+            "SELECT 1 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid"
+            f" WHERE a.attrelid = {before.oid} AND a.attnum = {column.attnum} AND t.typtype = 'd'"
+            " UNION ALL"
+            " SELECT 1 FROM orochi.orochi_column_chunks k JOIN orochi.orochi_stripes f USING (stripe_id)"
             " JOIN orochi.orochi_chunks c USING (chunk_id) JOIN orochi.orochi_shards s USING (shard_id)"
             f" WHERE s.table_oid = {ids.TableId(before.oid)}"
             f" AND k.column_name = {definitions.quote_literal(column.name)} LIMIT 1"
         )
         if rows:
-            raise errors.FeatureNotSupported(
-                f'column "{column.name}" cannot be added: compressed chunks still hold a dropped column of that name',
-                hint=_HINT.format(before.name),
-            )
+            return True
+    return False

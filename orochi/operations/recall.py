@@ -64,6 +64,13 @@ async def matching(
     return await _recall(session, table, shard, chunks, tuple(predicates), None)
 
 
+async def whole(
+    session: context.Session, table: snapshots.Table, shard: snapshots.Shard, chunk: snapshots.Chunk
+) -> int:
+    """Recall all stripe rows of a chunk; how many there were."""
+    return await _recall(session, table, shard, [chunk], (), None)
+
+
 async def conflicting(
     session: context.Session,
     table: snapshots.Table,
