@@ -47,7 +47,7 @@ _WRITING = {
     parse.Kind.CREATE_TABLE_AS: "CREATE TABLE AS",
 }
 #: Statements that run as other text; where theirs is wrong, PostgreSQL said so when it described them.
-_REWRITTEN = frozenset({parse.Kind.SELECT, parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE})
+_REWRITTEN = frozenset({parse.Kind.SELECT, parse.Kind.MERGE, *_WRITING})
 _CANCEL_GRACE = 5.0
 #: Client encodings whose bytes are taken as they are.
 _ENCODINGS = frozenset({"UTF8", "UNICODE", "SQL_ASCII"})

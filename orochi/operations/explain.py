@@ -14,9 +14,9 @@ from typing import Any
 
 from orochi import errors, pgtypes
 from orochi.executor import context, reduce, transport
-from orochi.operations import insert, modify, relay, select
+from orochi.operations import insert, modify, rehearse, relay, select
 from orochi.pgwire import messages
-from orochi.planner import classify, explain, parse
+from orochi.planner import classify, explain, parse, rehearsal
 from orochi.planner import modify as modify_plan
 from orochi.planner import plan as plans
 
@@ -52,6 +52,12 @@ async def execute(
         inner = parse.inner(inner)
     started = time.perf_counter()
     match inner.kind:
+        case _ if rehearsal.writes_inside(
+            inner.tree, session.snapshot(), session.search_path, session.temp_tables
+        ):
+            found = await _explain_rehearsal(session, inner, parameters, options)
+        case parse.Kind.MERGE:
+            found = await _explain_rehearsal(session, inner, parameters, options)
         case parse.Kind.SELECT:
             found = await _explain_select(session, inner, parameters, options)
         case parse.Kind.UPDATE | parse.Kind.DELETE:
@@ -133,13 +139,33 @@ async def _explain_modify(
     parameters: context.Parameters | None,
     options: Options,
 ) -> dict[str, Any]:
-    plan = await select.with_folding(
-        session, parameters, lambda plan_context: modify_plan.plan(inner, plan_context)
-    )
+    try:
+        plan = await select.with_folding(
+            session, parameters, lambda plan_context: modify_plan.plan(inner, plan_context)
+        )
+    except errors.FeatureNotSupported:
+        return await _explain_rehearsal(session, inner, parameters, options)
     found = explain.as_dict(plan, session.snapshot())
     if options.analyze:
         counter = _Counter()
         await modify.execute(session, inner, parameters, None, counter)
+        found["Result"] = counter.tag
+    return found
+
+
+async def _explain_rehearsal(
+    session: context.Session,
+    inner: parse.Statement,
+    parameters: context.Parameters | None,
+    options: Options,
+) -> dict[str, Any]:
+    plan = await select.with_folding(
+        session, parameters, lambda plan_context: rehearsal.plan(inner, plan_context)
+    )
+    found = explain.rehearsal(plan, session.snapshot())
+    if options.analyze:
+        counter = _Counter()
+        await rehearse.execute(session, inner, parameters, None, counter)
         found["Result"] = counter.tag
     return found
 

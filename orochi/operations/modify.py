@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from orochi import errors, ids
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import recall, select, subselect, writes
+from orochi.operations import recall, rehearse, select, subselect, writes
 from orochi.pgwire import messages
 from orochi.planner import context as planning
 from orochi.planner import modify, parse
@@ -30,11 +30,16 @@ async def execute(
     sink: context.Sink,
 ) -> None:
     """Run an UPDATE or DELETE to its command tag."""
-    plan = await _plan(session, statement, parameters)
+    try:
+        plan = await _plan(session, statement, parameters)
+    except errors.FeatureNotSupported:
+        # no shard can do it alone
+        return await rehearse.execute(session, statement, parameters, fields, sink)
     count, parts = await run(session, plan, parameters, sink.formats)
     verb = "DELETE" if statement.kind is parse.Kind.DELETE else "UPDATE"
     rows = writes.merge([(range(held.count), held) for held in parts]) if plan.returning else None
     await writes.answer(session, sink, f"{verb} {count}", fields, rows)
+    return None
 
 
 async def _plan(

@@ -34,7 +34,9 @@ JOIN pg_catalog.pg_class c ON c.oid = o
 WHERE CASE WHEN pg_catalog.has_table_privilege(o, k)
     THEN pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE') AND NOT pg_catalog.row_security_active(o) END
 """
-_PLAIN = frozenset({parse.Kind.SELECT, parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE})
+_PLAIN = frozenset(
+    {parse.Kind.SELECT, parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE, parse.Kind.MERGE}
+)
 _granted: weakref.WeakKeyDictionary[context.Session, dict[tuple[str, Need], float]] = (
     weakref.WeakKeyDictionary()
 )
@@ -54,7 +56,7 @@ async def require(
     if statement.kind not in _PLAIN:
         statement = parse.inner(statement)
     wanted = needs(statement, tables)
-    if has_views(session, statement):
+    if has_views(session, statement) or writes_several(statement):
         await _ask_for_statement(session, statement, parameters)
         return
     missing = [need for need in wanted if not is_known(session, need)]
@@ -127,6 +129,15 @@ def has_views(session: context.Session, statement: parse.Statement) -> bool:
         session.snapshot(), session.search_path, builtins.EMPTY, temp_tables=session.temp_tables
     )
     return bool(names.resolve(statement.tree, plan_context).views)
+
+
+def writes_several(statement: parse.Statement) -> bool:
+    """Whether the statement may write otherwise than by what it is: MERGE, WITH queries that modify."""
+    clause = getattr(statement.tree, "withClause", None)
+    inside = clause is not None and any(
+        not isinstance(item.ctequery, trees.ast.SelectStmt) for item in clause.ctes
+    )
+    return inside or statement.kind is parse.Kind.MERGE
 
 
 def _target_name(statement: parse.Statement) -> str | None:

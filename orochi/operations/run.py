@@ -23,6 +23,7 @@ from orochi.operations import (
     modify,
     own_types,
     privileges,
+    rehearse,
     relay,
     select,
     templates,
@@ -30,7 +31,7 @@ from orochi.operations import (
     writes,
 )
 from orochi.pgwire import messages
-from orochi.planner import classify, names, parse
+from orochi.planner import classify, names, parse, rehearsal
 
 #: How long a statement is planned again after its layout changed under it, and the pauses between.
 STALE_SECONDS = 15.0
@@ -43,13 +44,14 @@ _CHECKED = frozenset(
         parse.Kind.INSERT,
         parse.Kind.UPDATE,
         parse.Kind.DELETE,
+        parse.Kind.MERGE,
         parse.Kind.EXPLAIN,
         parse.Kind.CREATE_TABLE_AS,
         parse.Kind.DECLARE,
     }
 )
-_WRITING = frozenset({parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE})
-_MAY_TURN = frozenset({parse.Kind.SELECT, parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE})
+_WRITING = frozenset({parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE, parse.Kind.MERGE})
+_MAY_TURN = _WRITING | {parse.Kind.SELECT}
 _NEEDS_KEPT = 5_000
 _needs: dict[tuple[bytes, tuple[str, ...], frozenset[str], int], frozenset[privileges.Need]] = {}
 
@@ -182,6 +184,10 @@ async def _dispatch(
         return await relay.execute(session, statement, parameters, fields, sink)
     if kind in _CHECKED:
         await privileges.require(session, statement, parameters, tables)
+    if kind in _MAY_TURN and rehearsal.writes_inside(
+        statement.tree, session.snapshot(), session.search_path, session.temp_tables
+    ):
+        return await rehearse.execute(session, statement, parameters, fields, sink)
     if kind in _WRITING and _writes_elsewhere(session, statement):
         return await select.execute_rewritten(session, statement, parameters, fields, sink)
     match kind:
@@ -204,10 +210,7 @@ async def _dispatch(
         case parse.Kind.DDL:
             await ddl.execute(session, statement, sink)
         case parse.Kind.MERGE:
-            raise errors.FeatureNotSupported(
-                "MERGE into an Orochi table is not supported",
-                hint="Use INSERT ... ON CONFLICT, or UPDATE and INSERT in one transaction.",
-            )
+            await rehearse.execute(session, statement, parameters, fields, sink)
         case _:
             await relay.execute(session, statement, parameters, fields, sink)
     return None

@@ -123,11 +123,20 @@ class Analysis:
         root: Item | None = None
         for item in items:
             root = item if root is None else Join("JOIN_INNER", root, item, ())
+        if isinstance(stmt, ast.MergeStmt):
+            root = self._merge(stmt, level)
         self.joins[id(level)] = root
         everything = where + inner_terms(root, level)
         self._where[id(level)] = everything + inherited
         if root is not None:
             self._descend(root, level, everything + inherited, everything)
+
+    def _merge(self, stmt: tree.Node, level: names.Level) -> Item:
+        """MERGE as the join that it is: rows of the target that match nothing matter only where it says so."""
+        source, target = self._item(stmt.sourceRelation, level), level.relations[id(stmt.relation)]
+        kinds = {clause.matchKind.name for clause in stmt.mergeWhenClauses}
+        kind = "JOIN_FULL" if "MERGE_WHEN_NOT_MATCHED_BY_SOURCE" in kinds else "JOIN_LEFT"
+        return Join(kind, source, target, tree.conjuncts(stmt.joinCondition))
 
     def _item(self, node: tree.Node, level: names.Level) -> Item:
         if isinstance(node, ast.JoinExpr):

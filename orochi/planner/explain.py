@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from orochi.catalog import snapshot as snapshots
 from orochi.planner import fragment as fragments
 from orochi.planner import plan as plans
+from orochi.planner import rehearsal as rehearsals
 
 _TITLES = {
     "router": "Orochi Router",
@@ -136,6 +137,19 @@ def _router(plan: plans.Router, snapshot: snapshots.Snapshot) -> dict[str, Any]:
             found["Shards"] = "1 of 1"
             found["Shard"] = f"{shards[0].shard_id} on n{_home(shards)}"
     return found | {"SQL": plans.fill(plan.sql, shards)}
+
+
+def rehearsal(plan: rehearsals.Rehearsal, snapshot: snapshots.Snapshot) -> dict[str, Any]:
+    """What EXPLAIN tells of a statement that is rehearsed."""
+    copies = []
+    for copy in plan.copies:
+        table = snapshot.tables[copy.table]
+        told = f"{table.schema}.{table.name}: {len(copy.shard_indexes)} of {len(table.shards)} shards"
+        copies.append(f"{told}, WHERE {copy.condition}" if copy.condition else told)
+    found: dict[str, Any] = {"Node Type": "Orochi Rehearsal", "Copies": copies}
+    if plan.reads.intermediates:
+        found["Reads"] = [item.table for item in plan.reads.intermediates]
+    return found | {"SQL": plan.reads.final_sql}
 
 
 def _home(shards: Sequence[snapshots.Shard]) -> int:

@@ -7,6 +7,8 @@ of query; other strategies are there because this one moves the most rows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from orochi import errors
 from orochi.catalog import snapshot as snapshots
 from orochi.planner import (
@@ -53,14 +55,31 @@ def rewrite_any(
     return plan(prepare.prepare(statement, ctx), "the statement is not a plain SELECT", target=target)
 
 
-def plan(prepared: prepare.Prepared, reason: str, *, target: str | None = None) -> plans.Distributed:
-    """The pull plan of a prepared statement; `reason` says why nothing better was found."""
-    _refuse(prepared)
+def plan(
+    prepared: prepare.Prepared,
+    reason: str,
+    *,
+    target: str | None = None,
+    copies: Mapping[int, str] | None = None,
+) -> plans.Distributed:
+    """The pull plan of a prepared statement; `reason` says why nothing better was found.
+
+    Args:
+        prepared: the statement.
+        reason: for EXPLAIN.
+        target: an INSERT's table is replaced by this SQL name.
+        copies: SQL names, by the id of the relation's node, of what is read and written in its place;
+            None if the statement may not write or lock.
+    """
+    if copies is None:
+        _refuse(prepared)
     number = scans.Numbers()
     used = used_columns(prepared)
     editor = edit.Editor(prepared.statement)
     intermediates = []
     for index, reference in enumerate(prepared.references):
+        if copies and id(reference.node) in copies:
+            continue
         columns = used[id(reference)]
         name = f"orochi_i{index}"
         key = primary_key(reference, columns, prepared)
@@ -83,7 +102,16 @@ def plan(prepared: prepare.Prepared, reason: str, *, target: str | None = None) 
     _edit_folded(editor, prepared)
     if target is not None:
         editor.relation(prepared.statement.tree.relation, target)
+    if copies:
+        _edit_copies(editor, prepared, copies)
     return plans.Distributed("pull", tuple(intermediates), editor.result(), reason=reason)
+
+
+def _edit_copies(editor: edit.Editor, prepared: prepare.Prepared, copies: Mapping[int, str]) -> None:
+    for node in tree.walk(prepared.statement.tree):
+        if isinstance(node, ast.RangeVar) and id(node) in copies:
+            alias = f" AS {names.quoted(node.relname)}" if node.alias is None else ""
+            editor.relation(node, copies[id(node)] + alias)
 
 
 #: Types that GROUP BY does not take: they have no equality of the kind it needs.
@@ -145,7 +173,7 @@ def _fragments(
     number: scans.Numbers,
 ) -> tuple[fragments.Fragment, ...]:
     pruned = prepared.pruned[id(reference)]
-    terms = _own_terms(reference, prepared)
+    terms = own_terms(reference, prepared)
     (placeholder,) = scans.scan_names(1)
     listed = ", ".join(names.quoted(column.name) for column in columns)
     sql = f"SELECT {listed} FROM {placeholder} AS {names.quoted(reference.table.name)}"
@@ -156,7 +184,7 @@ def _fragments(
     return scans.build(units, [reference], prepared.pruned, [columns], sql, outputs, prepared.ctx, number)
 
 
-def _own_terms(reference: names.Reference, prepared: prepare.Prepared) -> list[str]:
+def own_terms(reference: names.Reference, prepared: prepare.Prepared) -> list[str]:
     """The conditions that may filter the table's rows where they are, as SQL over its bare columns."""
     found = []
     types = safety.node_types([reference], prepared.ctx.search_path)

@@ -1,0 +1,260 @@
+"""Statements that no shard can run alone: rehearsed by PostgreSQL over copies of the rows they may change.
+
+Each table that a statement writes, or whose rows it locks, is stood for by a *copy*: a view in the
+client's session over the rows that can matter, each numbered. What it only reads is pulled. The
+statement itself stays as the user wrote it, so whatever it does (joins, WITH, MERGE, RETURNING) is
+PostgreSQL's own doing; what became of the copies is then done to the shards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from orochi import errors, ids
+from orochi.catalog import snapshot as snapshots
+from orochi.planner import context, names, parse, prepare, prune, pull, tree
+from orochi.planner import fragment as fragments
+from orochi.planner import plan as plans
+from orochi.planner.tree import ast
+
+WRITES = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Copy:
+    """A table's rows that a statement may change or lock.
+
+    Attributes:
+        name: `orochi_w0`; appears in the SQL as `pg_temp.orochi_w0`.
+        shard_indexes: the shards that can hold such rows.
+        condition: SQL over the bare columns that the rows fulfil; empty for all rows.
+        predicates: implied conditions, to find the stripe rows to recall.
+        assigned: columns that may get another value.
+        keyed: unique keys may be violated, or pick the row that an INSERT conflicts with.
+        is_locked: rows are not changed but locked.
+    """
+
+    name: str
+    table: ids.TableId
+    shard_indexes: tuple[int, ...]
+    condition: str
+    predicates: tuple[fragments.Predicate, ...]
+    assigned: tuple[str, ...]
+    keyed: bool
+    is_locked: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What to copy, what to read, and what to run over both.
+
+    Attributes:
+        reads: its `final_sql` names copies and intermediates.
+        lock: for SELECT ... FOR UPDATE: the clause, such as `FOR NO KEY UPDATE NOWAIT`.
+    """
+
+    copies: tuple[Copy, ...]
+    reads: plans.Distributed
+    lock: str = ""
+
+
+def writes_inside(
+    node: tree.Node,
+    snapshot: snapshots.Snapshot,
+    search_path: tuple[str, ...],
+    temp_tables: frozenset[str] = frozenset(),
+) -> bool:
+    """Whether a WITH query of the statement modifies an Orochi table."""
+    clause = getattr(node, "withClause", None)
+    return clause is not None and any(
+        isinstance(item.ctequery, WRITES)
+        and names.find_relation(
+            snapshot,
+            search_path,
+            temp_tables,
+            item.ctequery.relation.schemaname,
+            item.ctequery.relation.relname,
+        )
+        is not None
+        for item in clause.ctes
+    )
+
+
+def plan(statement: parse.Statement, ctx: context.PlanContext) -> Rehearsal:
+    """The plan of any statement that writes Orochi tables, or locks their rows.
+
+    Raises:
+        NeedsFolding: provide the values, then call again.
+        FeatureNotSupported: it modifies a view, or the like.
+    """
+    _refuse_views(statement.tree, ctx)
+    prepared = prepare.prepare(statement, ctx)
+    _refuse(prepared)
+    lock = _lock_clause(prepared)
+    copies: dict[ids.TableId, Copy] = {}
+    placed: dict[int, str] = {}
+    for level, node, table in _targets(prepared):
+        known = copies.get(table.oid)
+        found = _copy(f"orochi_w{len(copies)}", level, node, table, prepared)
+        copies[table.oid] = found if known is None else _joined(known, found, table)
+        placed[id(node)] = f"pg_temp.{copies[table.oid].name}"
+    locked = _locked_copies(prepared, len(copies)) if lock else {}
+    placed |= {node_id: f"pg_temp.{found.name}" for node_id, found in locked.items()}
+    reads = pull.plan(prepared, "rows are changed as PostgreSQL says", copies=placed)
+    return Rehearsal((*copies.values(), *locked.values()), reads, lock)
+
+
+def _targets(prepared: prepare.Prepared) -> Iterator[tuple[names.Level, tree.Node, snapshots.Table]]:
+    """Every Orochi table that the statement writes, with the query level and the relation that say so."""
+    for level in prepared.scopes.levels:
+        if isinstance(level.stmt, WRITES):
+            node = level.stmt.relation
+            found = _find(node, prepared.ctx)
+            if isinstance(found, snapshots.Table):
+                yield level, node, found
+
+
+def _find(node: tree.Node, ctx: context.PlanContext) -> snapshots.Table | snapshots.View | None:
+    return names.find_relation(ctx.snapshot, ctx.search_path, ctx.temp_tables, node.schemaname, node.relname)
+
+
+def _refuse_views(node: tree.Node, ctx: context.PlanContext) -> None:
+    for part in tree.walk(node):
+        if isinstance(part, WRITES):
+            found = _find(part.relation, ctx)
+            if isinstance(found, snapshots.View):
+                raise errors.FeatureNotSupported(
+                    f'cannot modify view "{found.name}" over an Orochi table', hint="Modify the table itself."
+                )
+
+
+def _refuse(prepared: prepare.Prepared) -> None:
+    for part in tree.walk(prepared.statement.tree):
+        if isinstance(part, ast.CurrentOfExpr):
+            raise errors.FeatureNotSupported(
+                "WHERE CURRENT OF a cursor over Orochi tables is not supported",
+                hint="Name the row by its key.",
+            )
+        if isinstance(part, ast.InsertStmt) and part.override.name == "OVERRIDING_USER_VALUE":
+            raise errors.FeatureNotSupported(
+                "OVERRIDING USER VALUE is not supported in this statement",
+                hint="Leave the identity column out of the INSERT.",
+            )
+        if isinstance(part, ast.InferClause) and part.conname:
+            raise errors.FeatureNotSupported(
+                "ON CONFLICT ON CONSTRAINT is not supported in this statement",
+                hint="Name the columns of the constraint.",
+            )
+
+
+def _copy(
+    name: str, level: names.Level, node: tree.Node, table: snapshots.Table, prepared: prepare.Prepared
+) -> Copy:
+    stmt = level.stmt
+    assigned = tuple(dict.fromkeys(_assigned(stmt)))
+    keys = {column for key in table.unique_keys for column in key}
+    if isinstance(stmt, ast.InsertStmt):
+        conflicts = stmt.onConflictClause is not None
+        shards = tuple(shard.index for shard in table.shards) if conflicts else ()
+        return Copy(name, table.oid, shards, "", (), assigned, conflicts)
+    reference = level.relations[id(node)]
+    assert isinstance(reference, names.Reference)
+    pruned = prepared.pruned[id(reference)]
+    return Copy(
+        name=name,
+        table=table.oid,
+        shard_indexes=_indexes(pruned),
+        condition=" AND ".join(f"({term})" for term in pull.own_terms(reference, prepared)),
+        predicates=pruned.predicates,
+        assigned=assigned,
+        keyed=bool(keys.intersection(assigned)),
+    )
+
+
+def _indexes(pruned: prune.Pruned) -> tuple[int, ...]:
+    return tuple(shard.index for shard in pruned.shards)
+
+
+def _joined(first: Copy, second: Copy, table: snapshots.Table) -> Copy:
+    """One copy for two writes of the same table: PostgreSQL changes no row twice in one statement."""
+    shards = set(first.shard_indexes) | set(second.shard_indexes)
+    if not first.shard_indexes or not second.shard_indexes:
+        kept = first if first.shard_indexes else second
+    else:
+        kept = dataclasses.replace(first, condition="", predicates=())
+    return dataclasses.replace(
+        kept,
+        name=first.name,
+        shard_indexes=tuple(sorted(shards)),
+        assigned=tuple(dict.fromkeys(first.assigned + second.assigned)),
+        keyed=first.keyed or second.keyed,
+    )
+
+
+def _assigned(stmt: tree.Node) -> Iterator[str]:
+    """The columns that the statement's own SET clauses name."""
+    match stmt:
+        case ast.UpdateStmt():
+            yield from (item.name for item in stmt.targetList)
+        case ast.InsertStmt() if stmt.onConflictClause is not None:
+            yield from (item.name for item in stmt.onConflictClause.targetList or ())
+        case ast.MergeStmt():
+            for clause in stmt.mergeWhenClauses:
+                if clause.commandType.name == "CMD_UPDATE":
+                    yield from (item.name for item in clause.targetList)
+
+
+_STRENGTHS = {
+    "LCS_FORKEYSHARE": "FOR KEY SHARE",
+    "LCS_FORSHARE": "FOR SHARE",
+    "LCS_FORNOKEYUPDATE": "FOR NO KEY UPDATE",
+    "LCS_FORUPDATE": "FOR UPDATE",
+}
+_POLICIES = {"LockWaitBlock": "", "LockWaitSkip": " SKIP LOCKED", "LockWaitError": " NOWAIT"}
+
+
+def _lock_clause(prepared: prepare.Prepared) -> str:
+    """The strongest of the statement's row locks; none for no lock.
+
+    Raises:
+        FeatureNotSupported: some wait and some do not.
+    """
+    clauses = [
+        clause
+        for level in prepared.scopes.levels
+        if isinstance(level.stmt, ast.SelectStmt)
+        for clause in level.stmt.lockingClause or ()
+    ]
+    if not clauses:
+        return ""
+    policies = {_POLICIES[clause.waitPolicy.name] for clause in clauses}
+    if len(policies) > 1:
+        raise errors.FeatureNotSupported(
+            "row locks on Orochi tables that wait and others that do not cannot be in one statement",
+            hint="Give all of them NOWAIT, SKIP LOCKED, or neither.",
+        )
+    order = list(_STRENGTHS)
+    strongest = max((clause.strength.name for clause in clauses), key=order.index)
+    return _STRENGTHS[strongest] + policies.pop()
+
+
+def _locked_copies(prepared: prepare.Prepared, first: int) -> dict[int, Copy]:
+    """A copy for each mention that may be locked: rows are, where the statement itself locks them."""
+    found: dict[int, Copy] = {}
+    for reference in prepared.references:
+        if reference.target or not isinstance(reference.level.stmt, ast.SelectStmt):
+            continue
+        pruned = prepared.pruned[id(reference)]
+        terms = " AND ".join(f"({term})" for term in pull.own_terms(reference, prepared))
+        found[id(reference.node)] = Copy(
+            name=f"orochi_w{first + len(found)}",
+            table=reference.table.oid,
+            shard_indexes=_indexes(pruned),
+            condition=terms,
+            predicates=pruned.predicates,
+            assigned=(),
+            keyed=False,
+            is_locked=True,
+        )
+    return found

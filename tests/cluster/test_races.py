@@ -1,0 +1,75 @@
+"""Two clients write the same rows: who waits, and what the second one then does, is PostgreSQL's."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support import cluster as clusters
+from tests.support import layouts, oracle, races
+
+_RACES = {
+    "lost update": (
+        ["UPDATE events SET amount = 100 WHERE id = 10"],
+        "UPDATE events SET amount = amount + 1, tenant = 50 WHERE id = 10 RETURNING amount, tenant",
+    ),
+    "lost update by a join": (
+        ["UPDATE events SET amount = 100 WHERE id = 10"],
+        "UPDATE events e SET amount = e.amount + 1 FROM events f WHERE f.id = e.id + 1 AND e.id = 10 RETURNING e.amount",
+    ),
+    "no longer matched": (
+        ["UPDATE events SET what = 'gone' WHERE id = 10"],
+        "UPDATE events SET tenant = 51 WHERE what = 'kind 0' AND id BETWEEN 9 AND 16 RETURNING id",
+    ),
+    "deleted": (
+        ["DELETE FROM events WHERE id = 10"],
+        "UPDATE events SET tenant = 52 WHERE id IN (10, 11) RETURNING id",
+    ),
+    "moved away": (
+        ["UPDATE events SET tenant = 53 WHERE id = 10"],
+        "UPDATE events SET what = 'late' WHERE tenant = 3 AND id = 10 RETURNING *",
+    ),
+    "merge": (
+        ["UPDATE events SET amount = 100 WHERE id = 10"],
+        """MERGE INTO events e USING (VALUES (3, 10)) s(t, i) ON e.tenant = s.t AND e.id = s.i
+        WHEN MATCHED AND amount = 100 THEN UPDATE SET what = 'saw it'
+        WHEN MATCHED THEN DELETE RETURNING merge_action(), e.id, what""",
+    ),
+    "delete in WITH": (
+        ["UPDATE events SET what = 'changed' WHERE id = 10"],
+        "WITH d AS (DELETE FROM events WHERE id = 10 RETURNING *) SELECT what FROM d",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def filled(module_pair: oracle.Pair) -> oracle.Pair:
+    layouts.events(module_pair, "both-compressed")
+    return module_pair
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [*((name, "COMMIT") for name in _RACES), ("moved away", "ROLLBACK"), ("merge", "ROLLBACK")],
+)
+def test_race(cluster: clusters.Cluster, filled: oracle.Pair, name: str, end: str) -> None:
+    first, second = _RACES[name]
+    ours, theirs = races.race(cluster, filled, first, second, end=end)
+    oracle.assert_same(second, ours, theirs)
+    filled.check_tables("events")
+    filled.both("TRUNCATE events", layouts.FILL)
+
+
+def test_repeatable_read(cluster: clusters.Cluster, filled: oracle.Pair) -> None:
+    """A row that another transaction changed since the snapshot is refused with 40001."""
+    for connection in (filled.gateway, filled.plain):
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        connection.execute("SELECT count(*) FROM events")
+    schema = filled.gateway.execute("SELECT current_schema()").fetchone()
+    assert schema is not None
+    change = f"UPDATE {schema[0]}.events SET amount = 7 WHERE id = 10"
+    with cluster.connect() as other, cluster.connect_coordinator("plain") as plain:
+        other.execute(change)
+        plain.execute(change)
+    filled.same("UPDATE events SET tenant = 60 WHERE id = 10")
+    filled.both("ROLLBACK")
+    filled.check_tables("events")

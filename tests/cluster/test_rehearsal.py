@@ -1,0 +1,187 @@
+"""Writes that no shard can do alone: rows that move, joins across shards, MERGE, WITH queries that modify."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import layouts, oracle
+
+_AT = "timestamptz '2024-03-10 05:00+00'"
+_STATEMENTS = {
+    "move-one": "UPDATE events SET tenant = tenant + 1 WHERE id = 10 RETURNING *",
+    "move-all": "UPDATE events SET tenant = tenant + 1",
+    "move-time": "UPDATE events SET at = at + interval '40 days' WHERE id % 3 = 0 RETURNING id, at, tenant",
+    "move-both": """UPDATE events SET tenant = 1 - tenant, at = at - interval '1 year', what = 'moved'
+        WHERE tenant IN (1, 2) RETURNING id, what""",
+    "move-null": "UPDATE events SET tenant = NULL WHERE id = 10",
+    "move-null-time": "UPDATE events SET at = NULL WHERE id = 10",
+    "move-check": "UPDATE events SET tenant = 3, amount = 1e8 WHERE id = 10",
+    "move-duplicate": "UPDATE events SET tenant = 3, at = '2024-03-10', id = 5 WHERE id IN (7, 8)",
+    "move-onto-another": "UPDATE events SET (tenant, at, id) = (1, '2024-03-10 02:56:00+00', 8) WHERE id = 9",
+    "move-default": "UPDATE events SET tenant = DEFAULT WHERE id = 8",
+    "move-old-new": """UPDATE events AS e SET tenant = 100 + e.tenant WHERE e.what = 'kind 1'
+        RETURNING e.id, old.tenant, new.tenant""",
+    "move-none": "UPDATE events SET tenant = 5 WHERE false",
+    "correlated-set": """UPDATE events e SET amount = (SELECT sum(amount) FROM events x WHERE x.what = e.what)
+        WHERE id < 30 RETURNING id, amount""",
+    "correlated-delete": """DELETE FROM events e
+        WHERE amount < (SELECT avg(amount) FROM events x WHERE x.tenant <> e.tenant) RETURNING id""",
+    "join-across": "UPDATE events e SET what = f.what || '!' FROM events f WHERE f.id = e.id + 1 AND e.id < 50",
+    "join-local": "UPDATE events SET what = notes.t FROM notes WHERE notes.a = events.id RETURNING *",
+    "join-twice": "UPDATE events e SET what = 'twice' FROM events f WHERE f.tenant = e.tenant + 1 AND e.id < 9",
+    "exists": "DELETE FROM events e WHERE EXISTS (SELECT FROM events x WHERE x.id = e.id * 2)",
+    "with-update": """WITH w AS (SELECT max(id) AS m FROM events)
+        UPDATE events SET what = 'max' FROM w WHERE id = m RETURNING *""",
+    "with-delete": "WITH w AS (SELECT id FROM events WHERE id % 5 = 0) DELETE FROM events USING w WHERE w.id = events.id",
+    "division": "UPDATE events e SET ratio = 1 / (f.id - 10) FROM events f WHERE f.id = e.id",
+    "returning-sub-select": """UPDATE events e SET what = 'r' WHERE id < 5
+        RETURNING id, (SELECT count(*) FROM events x WHERE x.what = e.what)""",
+    "merge": f"""MERGE INTO events e USING (VALUES (1, 8), (3, 10), (77, 77)) s(t, i)
+        ON e.tenant = s.t AND e.id = s.i WHEN MATCHED AND s.i = 8 THEN DELETE
+        WHEN MATCHED THEN UPDATE SET what = 'merged', tenant = 55
+        WHEN NOT MATCHED THEN INSERT (tenant, at, id) VALUES (s.t, {_AT}, s.i)
+        RETURNING merge_action(), e.*, s.*""",
+    "merge-by-source": """MERGE INTO events USING
+        (SELECT tenant, max(at) AS at, count(*) AS n FROM events GROUP BY tenant) s
+        ON events.tenant = s.tenant AND events.at = s.at WHEN MATCHED THEN UPDATE SET amount = n
+        WHEN NOT MATCHED BY SOURCE AND id % 2 = 0 THEN DELETE
+        WHEN NOT MATCHED BY SOURCE AND id % 3 = 0 THEN UPDATE SET what = 'lonely'""",
+    "merge-do-nothing": """MERGE INTO events e USING events s ON e.id = s.id AND e.tenant = 3
+        WHEN MATCHED THEN DO NOTHING WHEN NOT MATCHED AND s.id > 190
+        THEN INSERT VALUES (s.tenant, s.at, s.id + 1000, 'copy', 1, 2)""",
+    "merge-twice": """MERGE INTO events e USING (VALUES (1), (1)) s(t) ON e.tenant = s.t
+        WHEN MATCHED THEN UPDATE SET what = 'x'""",
+    "merge-null": """MERGE INTO events e USING (VALUES (99)) s(t) ON e.tenant = s.t
+        WHEN NOT MATCHED THEN INSERT (tenant, at) VALUES (s.t, NULL)""",
+    "merge-duplicate": """MERGE INTO events e USING (VALUES (1, 8)) s(t, i) ON false
+        WHEN NOT MATCHED THEN INSERT (tenant, at, id) VALUES (1, '2024-03-10 02:56:00+00', 8)""",
+    "merge-sub-selects": """MERGE INTO events e USING (VALUES (1, 8)) s(t, i) ON e.tenant = s.t
+        WHEN MATCHED AND id > (SELECT avg(id) FROM events)
+        THEN UPDATE SET amount = (SELECT max(amount) FROM events x WHERE x.tenant = e.tenant)
+        RETURNING e.id, e.amount""",
+    "cte-delete": """WITH d AS (DELETE FROM events WHERE tenant = 3 RETURNING *)
+        SELECT count(*), sum(amount), (SELECT count(*) FROM events) AS before FROM d""",
+    "cte-move": """WITH d AS (DELETE FROM events WHERE tenant = 3 RETURNING *)
+        INSERT INTO events SELECT tenant + 20, at, id, what, amount, ratio FROM d RETURNING tenant, id""",
+    "cte-replace": """WITH d AS (DELETE FROM events WHERE tenant = 3 AND id < 50 RETURNING *)
+        INSERT INTO events SELECT tenant, at, id, 'again', amount, ratio FROM d""",
+    "cte-several": f"""WITH u AS (UPDATE events SET what = 'u' WHERE id < 5 RETURNING id, what),
+        i AS (INSERT INTO events (tenant, at, id) VALUES (1, {_AT}, 3000) RETURNING id, what),
+        d AS (DELETE FROM events WHERE id BETWEEN 10 AND 12 RETURNING id, what)
+        SELECT * FROM u UNION ALL SELECT * FROM i UNION ALL SELECT * FROM d""",
+    "cte-two-updates": """WITH a AS (UPDATE events SET what = 'first' WHERE id = 7 RETURNING *)
+        UPDATE events SET tenant = 31 FROM a WHERE events.id = a.id + 1 RETURNING a.what, events.tenant""",
+    "cte-conflict": """WITH i AS (INSERT INTO events (tenant, at, id) SELECT tenant, at, id FROM events
+        WHERE id < 20 ON CONFLICT (tenant, at, id) DO UPDATE SET what = 'conflict' RETURNING id, what)
+        SELECT * FROM i ORDER BY id""",
+    "cte-merge": """WITH m AS (MERGE INTO events e USING (VALUES (1, 8), (3, 10)) s(t, i)
+        ON e.tenant = s.t AND e.id = s.i WHEN MATCHED THEN DELETE RETURNING e.id) SELECT * FROM m""",
+    "cte-local": """WITH i AS (INSERT INTO notes VALUES (1, 'local') RETURNING *),
+        u AS (UPDATE events SET what = i.t FROM i WHERE id = 9 RETURNING events.id) SELECT * FROM u, i""",
+    "unknown-column": "WITH d AS (DELETE FROM events WHERE id = -1) UPDATE events SET nonsense = 1",
+}
+#: Statements that are committed one after another, each changing what the next one finds.
+_COMMITTED = (
+    "move-both",
+    "correlated-set",
+    "join-across",
+    "join-local",
+    "merge",
+    "cte-several",
+    "cte-local",
+    "merge-by-source",
+    "cte-move",
+    "correlated-delete",
+)
+
+
+def _fill(pair: oracle.Pair, layout: str) -> None:
+    """The table in one layout, and a local one beside it."""
+    pair.both("DROP TABLE IF EXISTS events, notes")
+    layouts.events(pair, layout)
+    pair.both(
+        "CREATE TABLE notes (a integer, t text)",
+        "INSERT INTO notes VALUES (4, 'four'), (4, 'four'), (5, 'five')",
+    )
+
+
+@pytest.fixture(scope="module", params=["distributed", "both-compressed"])
+def filled(request: pytest.FixtureRequest, module_pair: oracle.Pair) -> Iterator[oracle.Pair]:
+    _fill(module_pair, request.param)
+    yield module_pair
+    module_pair.both("DROP TABLE events, notes")
+
+
+@pytest.mark.parametrize("name", _STATEMENTS)
+def test_statement_rolled_back(filled: oracle.Pair, name: str) -> None:
+    """In a block the change is seen at once; after ROLLBACK it is gone."""
+    filled.both("BEGIN", "SAVEPOINT s")
+    try:
+        if filled.same(_STATEMENTS[name], ordered=False).sqlstate is None:
+            filled.check_tables("events", "notes")
+        filled.both("ROLLBACK TO s")
+    finally:
+        filled.both("ROLLBACK")
+
+
+@pytest.mark.parametrize("layout", ["hypertable", "both-compressed", "reference"])
+def test_statements_committed(pair: oracle.Pair, layout: str) -> None:
+    """One after another, each by itself: what one did the next one finds."""
+    _fill(pair, layout)
+    for name in _COMMITTED:
+        pair.same(_STATEMENTS[name], ordered=False)
+    pair.check_tables("events", "notes")
+
+
+def test_parameters(filled: oracle.Pair) -> None:
+    """The same prepared statements with other values."""
+    for number in (3, 60):
+        filled.same(
+            "UPDATE events SET tenant = %s WHERE id = %s RETURNING *", (number * 2, number), prepare=True
+        )
+        filled.same(
+            """MERGE INTO events e USING (SELECT %s::int AS i) s ON e.id = s.i
+            WHEN MATCHED THEN UPDATE SET what = %s WHEN NOT MATCHED THEN DO NOTHING RETURNING e.id, e.what""",
+            (number, f"p{number}"),
+            prepare=True,
+            binary=True,
+        )
+        filled.same(
+            "WITH d AS (DELETE FROM events WHERE id = %s RETURNING *) SELECT id, what FROM d",
+            (number + 100,),
+            prepare=True,
+        )
+    filled.check_tables("events")
+
+
+def test_read_only(filled: oracle.Pair) -> None:
+    for name in ("move-one", "merge", "cte-replace"):
+        filled.both("BEGIN READ ONLY")
+        filled.same(_STATEMENTS[name])
+        filled.both("ROLLBACK")
+
+
+def test_generated_columns(pair: oracle.Pair) -> None:
+    """Identity, defaults and generated columns of a table whose rows move."""
+    pair.both(
+        """CREATE TABLE parts (id integer PRIMARY KEY, serial bigint GENERATED ALWAYS AS IDENTITY,
+        price numeric(10, 2) DEFAULT 5, twice numeric GENERATED ALWAYS AS (price * 2) STORED, tag char(4) NOT NULL)"""
+    )
+    pair.orochi("SELECT create_distributed_table('parts', 'id', 4)")
+    for sql in (
+        "INSERT INTO parts (id, tag) SELECT g, 'a' || g FROM generate_series(1, 20) AS g ORDER BY g",
+        "UPDATE parts SET id = id + 100, price = id WHERE id % 3 = 0 RETURNING *",
+        "UPDATE parts SET id = id + 1 WHERE id < 10",
+        "UPDATE parts SET id = -id",
+        "UPDATE parts SET twice = 5 WHERE id = 1",
+        "UPDATE parts SET tag = NULL, id = 0 WHERE id = -1",
+        "UPDATE parts SET price = DEFAULT, id = 50 WHERE id = -2 RETURNING *",
+        """MERGE INTO parts USING (VALUES (-4, 'x'), (900, 'y')) AS s(i, t) ON id = i
+        WHEN MATCHED THEN UPDATE SET tag = t, id = 300 WHEN NOT MATCHED THEN INSERT (id, tag) VALUES (i, t)
+        RETURNING merge_action(), parts.*""",
+        "WITH n AS (INSERT INTO parts (id, tag) VALUES (901, 'z') RETURNING *) SELECT * FROM n",
+    ):
+        pair.same(sql)
+        pair.check_tables("parts")
