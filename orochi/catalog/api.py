@@ -130,6 +130,8 @@ def _overloads() -> Iterator[Function]:
 
 FUNCTIONS: tuple[Function, ...] = tuple(_overloads())
 
+#: Where functions stand once more, for the search_path.
+SCHEMA = "orochi_api"
 #: What the classifier looks for in a statement.
 NAMES: frozenset[str] = frozenset(function.name for function in FUNCTIONS)
 

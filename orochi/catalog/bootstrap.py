@@ -26,7 +26,7 @@ log = structlog.get_logger()
 _FOLDER = pathlib.Path(__file__).parent
 _SQL = _FOLDER / "sql"
 #: What only a superuser may install; Orochi does without where there is none.
-_PRIVILEGED = ("event_triggers.sql", "access_method.sql")
+_PRIVILEGED = ("event_triggers.sql", "access_method.sql", "citus_views.sql")
 #: Key of the advisory lock that one migration at a time holds.
 _LOCK = 0x4F524F43
 
@@ -169,10 +169,10 @@ def _install_sql(connection: psycopg.Connection[tuple[object, ...]]) -> None:
 
 
 def _set_search_path(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    """Put schema `orochi` at the end of the database's search_path, keeping what is there.
+    """Put schema `orochi_api` at the end of the database's search_path, keeping what is there.
 
-    For a role that is itself called orochi, `"$user"` would be that schema, and its tables would be
-    made among the catalog's: for it alone, the path starts without `"$user"`.
+    For a role that is itself called orochi, `"$user"` would be the catalog's schema, and its tables
+    would be made there: for it alone, the path starts without `"$user"`.
     """
     row = connection.execute(
         "SELECT current_database(), (SELECT substr(item, 13) FROM pg_db_role_setting s,"
@@ -182,9 +182,9 @@ def _set_search_path(connection: psycopg.Connection[tuple[object, ...]]) -> None
     ).fetchone()
     assert row is not None
     database, configured = sql.Identifier(str(row[0])), str(row[1] or '"$user", public')
-    parts = [part.strip() for part in configured.split(",")]
-    if "orochi" not in parts:
-        parts.append("orochi")
+    before = [part.strip() for part in configured.split(",")]
+    parts = [part for part in before if part not in ("orochi", "orochi_api")] + ["orochi_api"]
+    if parts != before:
         path = sql.SQL(", ".join(parts))
         connection.execute(sql.SQL("ALTER DATABASE {} SET search_path = {}").format(database, path))
     if row[2]:

@@ -89,7 +89,13 @@ def check_table(shell: definitions.Definition, what: str) -> None:
         reason = "it is a temporary table"
     elif shell.inherits:
         reason = "it takes part in table inheritance"
-    elif shell.schema in ("pg_catalog", "information_schema", "orochi", "timescaledb_information"):
+    elif shell.schema in (
+        "pg_catalog",
+        "information_schema",
+        "orochi",
+        "orochi_api",
+        "timescaledb_information",
+    ):
         reason = "it belongs to the system"
     elif shell.triggers:
         reason = f'it has the trigger "{shell.triggers[0]}"'

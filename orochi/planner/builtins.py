@@ -10,6 +10,8 @@ import dataclasses
 import enum
 from collections.abc import Iterable, Mapping, Sequence
 
+from orochi.catalog import api
+
 QUERY = """
 SELECT n.nspname::text, p.proname::text, string_agg(DISTINCT p.provolatile::text, ''),
        string_agg(DISTINCT p.prokind::text, ''), bool_or(p.proretset)::text
@@ -21,7 +23,7 @@ WHERE t.typnamespace = 'pg_catalog'::regnamespace AND t.typrelid = 0
 UNION ALL
 SELECT DISTINCT 'user', p.proname::text, '', 'u', 'false' FROM pg_catalog.pg_proc p
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-WHERE n.nspname NOT IN ('pg_catalog', 'orochi', 'information_schema') AND p.prokind IN ('f', 'a', 'w')
+WHERE n.nspname NOT IN ('pg_catalog', 'orochi', 'orochi_api', 'information_schema') AND p.prokind IN ('f', 'a', 'w')
   AND NOT EXISTS (SELECT FROM pg_catalog.unnest(p.proargtypes) a JOIN pg_catalog.pg_type t ON t.oid = a
                   WHERE t.typnamespace <> 'pg_catalog'::regnamespace)
 """
@@ -176,7 +178,8 @@ class Builtins:
             if name in self.shadowed:
                 return None
             return self.functions.get(("pg_catalog", name)) or self.functions.get(("orochi", name))
-        return self.functions.get((parts[-2], name))
+        schema = "orochi" if parts[-2] == api.SCHEMA else parts[-2]
+        return self.functions.get((schema, name))
 
     def is_aggregate(self, parts: Sequence[str]) -> bool:
         """Whether the name is an aggregate's."""

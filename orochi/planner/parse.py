@@ -148,7 +148,7 @@ def calls_api(node: tree.Node) -> bool:
 def is_api_call(call: tree.Node) -> bool:
     """Whether a FuncCall names a function of Orochi's API."""
     parts = tree.strings(call.funcname)
-    return parts[-1] in api.NAMES and (len(parts) == 1 or parts[0] == "orochi")
+    return parts[-1] in api.NAMES and (len(parts) == 1 or parts[0] in ("orochi", api.SCHEMA))
 
 
 def _leftmost(select: tree.Node) -> tree.Node:

@@ -277,3 +277,36 @@ def test_roles_and_grants(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
         pair.orochi(f"REVOKE ALL ON SCHEMA {schema} FROM reader")
         pair.orochi("DROP OWNED BY reader")
         pair.orochi("DROP ROLE reader")
+
+
+def test_the_catalog_is_not_among_the_tables(cluster: clusters.Cluster) -> None:
+    """Functions are called without a schema, but no relation of Orochi's shows on the search_path."""
+    with cluster.connect() as gateway:
+        assert (
+            gateway.execute(
+                "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+                " WHERE pg_table_is_visible(c.oid) AND n.nspname <> 'pg_catalog' AND n.nspname LIKE 'orochi%'"
+            ).fetchall()
+            == []
+        )
+        visible = gateway.execute(
+            "SELECT DISTINCT proname::text FROM pg_proc WHERE pg_function_is_visible(oid) AND proname IN"
+            " ('create_hypertable', 'time_bucket', 'first', 'show_chunks') ORDER BY 1"
+        ).fetchall()
+        assert visible == [("create_hypertable",), ("first",), ("show_chunks",), ("time_bucket",)]
+        gateway.execute("CREATE TABLE seen (at timestamptz NOT NULL, v int)")
+        gateway.execute("SELECT create_hypertable('seen', 'at')")
+        gateway.execute(
+            "INSERT INTO seen SELECT timestamptz '2024-01-01' + g * interval '1h', g FROM generate_series(1, 50) g"
+        )
+        assert gateway.execute(
+            "SELECT count(*) FROM citus_shards WHERE table_name = 'seen'::regclass"
+        ).fetchone() == (1,)
+        one, two = (
+            gateway.execute(
+                f"SELECT {schema}time_bucket('1 day', at), {schema}last(v, at), count(*) FROM seen GROUP BY 1 ORDER BY 1"
+            ).fetchall()
+            for schema in ("", "orochi_api.")
+        )
+        assert one == two
+        gateway.execute("DROP TABLE seen")

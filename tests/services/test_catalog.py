@@ -86,7 +86,7 @@ def test_migrating_again_changes_nothing(
     first = bootstrap.register_node(databases.dsn("co"), databases.dsn("n1"))
     assert first == bootstrap.register_node(databases.dsn("co"), databases.dsn("n1")) == 1
     path = one(catalog, "SHOW search_path")
-    assert [part.strip() for part in path.split(",")] == ["public", "orochi"]  # the role is called orochi
+    assert [part.strip() for part in path.split(",")] == ["public", "orochi_api"]  # the role is called orochi
 
 
 def test_migrations_give_the_models_tables(databases: harness.Databases) -> None:

@@ -1,3 +1,4 @@
+SELECT orochi._publish();
 GRANT USAGE ON SCHEMA orochi, timescaledb_information TO PUBLIC;
 GRANT SELECT ON ALL TABLES IN SCHEMA orochi TO PUBLIC;
 GRANT SELECT ON ALL TABLES IN SCHEMA timescaledb_information TO PUBLIC;
