@@ -64,14 +64,14 @@ def plan(prepared: prepare.Prepared, level: names.Level, found: spread.Spread) -
         CannotDeparse: a part cannot be printed faithfully.
     """
     pieces.refuse_collations(level, prepared)
-    groups = _groups(level)
-    splitter = _Splitter(prepared, level, groups, found.keys)
+    grouped = groups(level)
+    splitter = _Splitter(prepared, level, grouped, found.keys)
     head, tail = _head(level, splitter), _tail(level, splitter)
     if splitter.values and splitter.added:
         # a shard's groups are made smaller by the values, so that what it counts in them overlaps
-        splitter = _Splitter(prepared, level, groups, ())
+        splitter = _Splitter(prepared, level, grouped, ())
         head, tail = _head(level, splitter), _tail(level, splitter)
-    keys = [(f"g{index}", node) for index, node in enumerate(groups)]
+    keys = [(f"g{index}", node) for index, node in enumerate(grouped)]
     keys += [(f"d{index}", node) for index, node in enumerate(splitter.values)]
     columns = [*keys, *((part.name, part.call) for part in splitter.parts.parts)]
     if not columns:
@@ -117,7 +117,7 @@ def _type(name: str, node: tree.Node, level: names.Level) -> fragments.OutputCol
     return pieces.named(pieces.known_type(node, level), name)
 
 
-def _groups(level: names.Level) -> list[tree.Node]:
+def groups(level: names.Level) -> list[tree.Node]:
     """The expressions that groups are made of, those inside grouping sets too, each once."""
     found: list[tree.Node] = []
     for item in _flat(level.stmt.groupClause or ()):

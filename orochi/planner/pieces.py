@@ -77,6 +77,11 @@ def _columns(relation: names.Reference | names.Other) -> list[Output]:
     return [Output(name, tree.column(relation.alias, name)) for name in shown]
 
 
+def position(index: int) -> tree.Node:
+    """An output column as ORDER BY and its like name it by number; `index` counts from 0."""
+    return ast.A_Const(isnull=False, val=ast.Integer(ival=index + 1))
+
+
 def canonical(node: tree.Node, level: names.Level) -> tree.Node:
     """`node` with every bare column of this level's tables qualified, so that equal expressions are equal trees."""
 

@@ -41,26 +41,31 @@ def plan(prepared: prepare.Prepared, level: names.Level, found: spread.Spread) -
         raise spread.Unfit("its groups spread over shards")
     if not checker.windows_by_key(level, found):
         raise spread.Unfit("a window is not partitioned by the distribution column")
-    if any(item is not None for item in stmt.distinctClause or ()):
-        raise spread.Unfit("DISTINCT ON")
     pieces.refuse_collations(level, prepared)
     outputs, keys = pieces.outputs(level), pieces.sort_keys(level)
     targets = [pieces.strip_collation(item.expression) for item in outputs]
     columns = [f"c{index}" for index in range(len(targets))]
     order = []
+
+    def position_of(wanted: tree.Node) -> int:
+        expression = pieces.canonical(wanted, level)
+        for position, (node, _) in enumerate(targets):
+            if pieces.canonical(node, level) == expression:
+                return position
+        if stmt.distinctClause and not distinct:
+            raise spread.Unfit("DISTINCT sorted by something else")
+        targets.append((wanted, ""))
+        columns.append(f"s{len(targets) - 1 - len(outputs)}")
+        return len(targets) - 1
+
+    distinct = [item for item in stmt.distinctClause or () if item is not None]
     for key in keys:
-        expression = pieces.canonical(key.expression, level)
-        position = next(
-            (i for i, (node, _) in enumerate(targets) if pieces.canonical(node, level) == expression), None
-        )
-        if position is None:
-            if stmt.distinctClause:
-                raise spread.Unfit("DISTINCT sorted by something else")
-            position = len(targets)
-            targets.append((key.expression, ""))
-            columns.append(f"s{position - len(outputs)}")
+        position = position_of(key.expression)
         order.append((position, "" if key.collation == targets[position][1] else key.collation, key.words))
-    return _build(prepared, level, outputs, targets, columns, order)
+    first = tuple(position_of(spread.sort_expression(item, level)) for item in distinct)
+    if first and any(collation or targets[index][1] for index, collation, _ in order):
+        raise spread.Unfit("DISTINCT ON by a collation")
+    return _build(prepared, level, outputs, targets, columns, order, first)
 
 
 def _build(
@@ -70,10 +75,13 @@ def _build(
     targets: list[tuple[tree.Node, str]],
     columns: list[str],
     order: list[tuple[int, str, str]],
+    first: tuple[int, ...],
 ) -> plans.Distributed:
+    """The plan; `first` are the columns of DISTINCT ON, of which each shard keeps the first rows it has."""
     stmt = level.stmt
     body = tree.changed(
         stmt,
+        distinctClause=tuple(pieces.position(index) for index in first) or stmt.distinctClause,
         targetList=tuple(
             ast.ResTarget(name=name, val=node) for (node, _), name in zip(targets, columns, strict=True)
         ),
@@ -92,7 +100,10 @@ def _build(
     sortable = not any(collation or targets[index][1] for index, collation, _ in order)
     if bounded and sortable and count is not None and (stmt.limitOffset is None or offset is not None):
         top = count + (offset or 0)
-        sql += _order(order, [str(index + 1) for index in range(len(columns))]) + f" LIMIT {top}"
+    if top is not None or first:
+        sql += _order(order, [str(index + 1) for index in range(len(columns))])
+    if top is not None:
+        sql += f" LIMIT {top}"
     types = tuple(
         pieces.named(pieces.known_type(node, level), name)
         for (node, _), name in zip(targets, columns, strict=True)
@@ -109,18 +120,25 @@ def _build(
         or stmt.limitOffset is not None
         or (stmt.limitCount is not None and top is None)
     ):
-        final = _final(stmt, outputs, [f"{name}{collation}" for name, (_, collation) in listed], order)
+        shown = [f"{name}{collation}" for name, (_, collation) in listed]
+        final = _final(stmt, outputs, shown, order, first)
     return plans.Distributed("pushdown", (intermediate,), final, limit=None if final else top)
 
 
 def _final(
-    stmt: tree.Node, outputs: list[pieces.Output], columns: list[str], order: list[tuple[int, str, str]]
+    stmt: tree.Node,
+    outputs: list[pieces.Output],
+    columns: list[str],
+    order: list[tuple[int, str, str]],
+    first: tuple[int, ...],
 ) -> str:
     listed = ", ".join(
         f"{pieces.RELATION}.{name} AS {names.quoted(item.name)}"
         for item, name in zip(outputs, columns, strict=False)
     )
     distinct = "DISTINCT " if stmt.distinctClause else ""
+    if first:
+        distinct += f"ON ({', '.join(f'{pieces.RELATION}.{columns[index]}' for index in first)}) "
     sorted_by = _order(order, [f"{pieces.RELATION}.{name}" for name in columns])
     return f"SELECT {distinct}{listed} FROM {pieces.FROM}{sorted_by}{pieces.limit_sql(stmt)}"
 

@@ -1,4 +1,4 @@
-"""Which way a SELECT is answered: router, pushdown, two-phase aggregate or pull, in this order.
+"""Which way a SELECT is answered: router, pushdown, two-phase aggregate, gathered rows or pull, in this order.
 
 Each way checks whether it gives PostgreSQL's own answer and steps aside otherwise; pull always does.
 """
@@ -9,6 +9,7 @@ from orochi import errors
 from orochi.planner import (
     context,
     decompose,
+    gathered,
     names,
     parse,
     prepare,
@@ -93,19 +94,30 @@ def _by_shards(prepared: prepare.Prepared) -> plans.Distributed:
         raise spread.Unfit("WITH")
     if not stmt.fromClause:
         raise spread.Unfit("no FROM")
-    spread.refuse(prepared, stmt)
+    spread.refuse(prepared, (stmt.fromClause, stmt.whereClause or ()))
     _refuse_system_columns(prepared)
     found = spread.Checker(prepared).level(level)
     if not found.distributed:
         raise spread.Unfit("the rows it starts from are on every node")
     try:
-        plan = pushdown.plan(prepared, level, found)
-    except spread.Unfit:
-        if not spread.is_aggregated(stmt, prepared):
-            raise
-        plan = decompose.plan(prepared, level, found)
+        spread.refuse(prepared, stmt)
+        plan = _finished(prepared, level, found)
+    except spread.Unfit as unfit:
+        plan = gathered.plan(prepared, level, str(unfit))
+    except parse.CannotDeparse:
+        plan = gathered.plan(prepared, level, "its SQL cannot be composed anew")
     prepared.analysis.settle()
     return plan
+
+
+def _finished(prepared: prepare.Prepared, level: names.Level, found: spread.Spread) -> plans.Distributed:
+    """A plan whose fragments do more than FROM and WHERE."""
+    try:
+        return pushdown.plan(prepared, level, found)
+    except spread.Unfit:
+        if not spread.is_aggregated(level.stmt, prepared):
+            raise
+        return decompose.plan(prepared, level, found)
 
 
 def _refuse_system_columns(prepared: prepare.Prepared) -> None:

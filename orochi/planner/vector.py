@@ -74,11 +74,26 @@ class _NotVectorised(Exception):
 
 
 def rows(
-    prepared: prepare.Prepared, level: names.Level, targets: Sequence[tuple[tree.Node, str]], top: int | None
+    prepared: prepare.Prepared,
+    level: names.Level,
+    targets: Sequence[tuple[tree.Node, str]],
+    top: int | None,
+    *,
+    where_only: bool = False,
 ) -> str | None:
-    """The vector form of a fragment that hands on columns of one table; None if it has none."""
+    """The vector form of a fragment that hands on columns of one table; None if it has none.
+
+    Args:
+        prepared: the statement.
+        level: its query level.
+        targets: what is handed on.
+        top: how many rows suffice.
+        where_only: what the statement says after WHERE is not the fragment's to do.
+    """
     stmt = level.stmt
-    if stmt.groupClause or stmt.havingClause or stmt.windowClause or stmt.distinctClause or top is not None:
+    if where_only:
+        pass
+    elif stmt.groupClause or stmt.havingClause or stmt.windowClause or stmt.distinctClause or top is not None:
         return None
     try:
         writer = _Writer(prepared, level)

@@ -63,8 +63,11 @@ def tables(module_pair: oracle.Pair) -> oracle.Pair:
 
 
 def _check(pair: oracle.Pair, statements: list[str]) -> None:
-    for table in (*map(_name, _LAYOUTS), "m_empty"):
-        for sql in statements:
+    """Each statement on the layouts where most can go wrong, and on one of the others in turn."""
+    always = ("m_distributed", "m_both_compressed")
+    others = ("m_hypertable", "m_both", "m_empty", "m_reference")
+    for number, sql in enumerate(statements):
+        for table in (*always, others[number % len(others)]):
             pair.same(sql.format(t=table))
 
 
@@ -146,3 +149,79 @@ def test_distinct(tables: oracle.Pair) -> None:
     ]
     _check(tables, statements)
     assert all(_strategy(tables, sql) == "Orochi Two-Phase Aggregate" for sql in statements)
+
+
+def test_grouping_sets(tables: oracle.Pair) -> None:
+    """Shards group by all columns, the coordinator makes the sets of groups."""
+    statements = [
+        "SELECT g, b, count(*), sum(i4), avg(n), GROUPING(g, b) FROM {t} GROUP BY ROLLUP (g, b)",
+        "SELECT g, b, s, count(*), stddev(i4) FROM {t} WHERE g IN (0, 10) GROUP BY CUBE (g, b), s HAVING count(*) > 1",
+        "SELECT b, k % 3 AS m, max(n), count(DISTINCT s) FROM {t} GROUP BY GROUPING SETS ((b), (m), (b, m), ())",
+        "SELECT g, sum(g), count(DISTINCT g), GROUPING(g) FROM {t} GROUP BY ROLLUP (g) ORDER BY GROUPING(g), g",
+        "SELECT date_trunc('week', at) AS w, b, sum(i8) FROM {t} GROUP BY DISTINCT ROLLUP (w, b), ROLLUP (w)",
+        "SELECT k, g, count(*) FROM {t} GROUP BY GROUPING SETS ((k, g), (k), ()) ORDER BY 1, 2, 3 LIMIT 20",
+    ]
+    _check(tables, statements)
+    assert all(_strategy(tables, sql) == "Orochi Two-Phase Aggregate" for sql in statements)
+    _check(tables, ["SELECT g, b, string_agg(s, ',' ORDER BY s, at) FROM {t} GROUP BY CUBE (g, b)"])
+
+
+def test_windows(tables: oracle.Pair) -> None:
+    """Windows in one shard each, over groups, and over rows that the coordinator gathers."""
+    statements = [
+        "SELECT k, at, row_number() OVER (PARTITION BY k ORDER BY at, i4), sum(n) OVER (PARTITION BY g, k) FROM {t}",
+        "SELECT g, count(*), rank() OVER (ORDER BY sum(i4) DESC NULLS LAST), sum(count(*)) OVER () FROM {t} GROUP BY g",
+        (
+            "SELECT at, k, lag(i4, 2) OVER w, sum(i8) OVER (w ROWS 3 PRECEDING), ntile(4) OVER w FROM {t}"
+            " WHERE g IN (0, 10) WINDOW w AS (ORDER BY at, k, i4) ORDER BY at, k, i4"
+        ),
+        "SELECT s, avg(n) OVER (PARTITION BY s), count(*) FILTER (WHERE b) OVER (PARTITION BY s) FROM {t}",
+        "SELECT DISTINCT g, max(n) OVER (PARTITION BY g) AS m FROM {t} ORDER BY m DESC, g LIMIT 4",
+        "SELECT b, s, stddev(i4), dense_rank() OVER (PARTITION BY b ORDER BY max(i8)) FROM {t} GROUP BY b, s",
+        "SELECT percent_rank() OVER (ORDER BY i4), i4 FROM {t} WHERE b ORDER BY i4, k, at LIMIT 9 OFFSET 3",
+    ]
+    _check(tables, statements)
+    for sql in statements:
+        assert _strategy(tables, sql) != "Orochi Pull", sql
+
+
+def test_rows(tables: oracle.Pair) -> None:
+    """Aggregates that depend on the order of their input, over joined and filtered rows of the shards."""
+    statements = [
+        "SELECT g, array_agg(i4 ORDER BY i4, at), string_agg(s, '-' ORDER BY at DESC, k), count(*) FROM {t} GROUP BY g",
+        (
+            "SELECT b, percentile_cont(0.5) WITHIN GROUP (ORDER BY i4), percentile_disc(0.9) WITHIN GROUP (ORDER BY n) FROM {t}"
+            " WHERE g <> 3 GROUP BY b"
+        ),
+        "SELECT mode() WITHIN GROUP (ORDER BY s), rank(100) WITHIN GROUP (ORDER BY i4), sum(i4) FROM {t} WHERE i4 > 0",
+        (
+            "SELECT g, jsonb_agg(s ORDER BY at, k) FILTER (WHERE b), json_object_agg(at, i4 ORDER BY at, k, i4) FROM {t}"
+            " WHERE s IS NOT NULL GROUP BY g"
+        ),
+        (
+            "SELECT t.g, array_agg(o.i4 ORDER BY o.at, o.i4) FROM {t} t JOIN {t} o ON o.k = t.k AND o.at = t.at AND o.i4 = t.i4"
+            " WHERE t.g IN (0, 2) GROUP BY t.g"
+        ),
+        "SELECT k, random() < 2, at FROM {t} WHERE g = 10",
+    ]
+    _check(tables, statements)
+    for sql in statements:
+        assert _strategy(tables, sql) == "Orochi Pushdown", sql
+
+
+def test_distinct_on(tables: oracle.Pair) -> None:
+    """DISTINCT, DISTINCT ON, and the first rows of an order, cut on the shards and again."""
+    statements = [
+        "SELECT DISTINCT ON (g) g, at, k, i4 FROM {t} ORDER BY g, at DESC, k, i4",
+        "SELECT DISTINCT ON (k) k, s, at FROM {t} ORDER BY k DESC, at, s NULLS FIRST, i4, i8 LIMIT 3",
+        "SELECT DISTINCT ON (s, b) b, s AS name, i4 + 1 AS next FROM {t} ORDER BY name, b, next DESC LIMIT 5 OFFSET 2",
+        "SELECT DISTINCT ON (g % 2) g % 2, max(n) FROM {t} GROUP BY g ORDER BY 1, 2 DESC",
+        "SELECT DISTINCT g, b FROM {t} ORDER BY g DESC, b LIMIT 4 OFFSET 1",
+        "SELECT DISTINCT s FROM {t} WHERE i4 > 100",
+        "SELECT k, sum(i8), count(*) FROM {t} GROUP BY k ORDER BY 2 DESC, k LIMIT 3 OFFSET 1",
+        "SELECT at, k, i4 FROM {t} ORDER BY i4 DESC NULLS LAST, at, k FETCH FIRST 3 ROWS WITH TIES",
+        "SELECT count(*) FROM (SELECT DISTINCT k, s FROM {t}) AS d",
+    ]
+    _check(tables, statements)
+    for sql in statements:
+        assert _strategy(tables, sql) != "Orochi Pull", sql

@@ -26,6 +26,11 @@ QUERIES = {
         "SELECT o.id, i.sku FROM orders o JOIN items i USING (id) ORDER BY o.total DESC LIMIT 10",
         "SELECT o.id, c.name FROM orders o LEFT JOIN countries c ON c.id = o.customer WHERE o.id IN (1, 2)",
         "SELECT id, total FROM big_orders WHERE id > 5",
+        "SELECT customer, string_agg(note, ',' ORDER BY id), count(*) FROM orders WHERE total > 3 GROUP BY customer",
+        "SELECT o.id, rank() OVER (ORDER BY o.total) FROM orders o JOIN items i ON i.id = o.id WHERE i.sku <> 'x'",
+        "SELECT DISTINCT ON (customer) customer, id, total FROM orders ORDER BY customer, total DESC LIMIT 5",
+        "SELECT id, rank() OVER (PARTITION BY id ORDER BY total) FROM orders",
+        "SELECT id, random() AS chance FROM orders WHERE customer = 7",
     ],
     "aggregate": [
         "SELECT level, count(*), avg(level) FROM events WHERE ts >= '2024-01-02' GROUP BY level ORDER BY 2 DESC",

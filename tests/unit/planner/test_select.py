@@ -55,6 +55,21 @@ PUSHDOWN = [
     "select v.*, b.n from va v join b on b.id = v.id where v.dbl > 5",
     "select id from a where id = 3.5",
     "select id from b limit 0",
+    "select id, random() < 2 from b",
+    "select s, string_agg(id::text, ',' order by id, ts) from a group by s",
+    "select distinct on (k) k, id from b order by k, id",
+    "select id, sum(x) over (order by ts, id) from a",
+    "select distinct on (n, k + 1) id, n as name from b order by n desc, k + 1, id desc limit 3 offset 1",
+    "select distinct on (name) n as name, y from b order by name, y, id",
+    "select n as name, array_agg(b.id order by b.id desc), count(*) from a join b using (id) group by name order by 1",
+    (
+        "select date_trunc('week', ts) w, percentile_cont(0.5) within group (order by x), grouping(k) from a"
+        " group by rollup (date_trunc('week', ts), k) having count(*) > 1 order by 1, 2, k"
+    ),
+    "select k, mode() within group (order by y), row_number() over (order by count(*), k) from b group by 1",
+    "select row_number() over () > 0 from b",
+    "select id, first_value(n) over w from b window w as (partition by k order by y, id) order by 2 desc nulls last, id",
+    "select k, json_object_agg(id, n order by id) from b where id in (select id from a where a.id = b.id) group by k",
 ]
 AGGREGATE = [
     "select count(*), count(k), sum(k), avg(k), sum(y), avg(y), min(n), max(d) from b",
@@ -84,11 +99,7 @@ PULL = [
     "select key, v, r, max(l.note) from c left join l on l.id = c.id group by c.key order by 2, 1",
     "select c.key, c.v, max(l.note) from c left join l on l.id = c.id group by 1",
     "select o.id, o.note, count(l.*) from o left join l on l.id = o.k group by o.id",
-    "select id, random() < 2 from b",
     "select id from b where random() >= 0 and id > 30",
-    "select s, string_agg(id::text, ',' order by id, ts) from a group by s",
-    "select distinct on (k) k, id from b order by k, id",
-    "select id, sum(x) over (order by ts, id) from a",
     """with recursive w(i) as (select min(id) from b union all select i + 1 from w where i < 5)
         select w.i, (select count(*) from a where a.id = w.i) from w""",
     "with w as materialized (select * from b where k > 2) select (select count(*) from w), id from w where y > 0",
