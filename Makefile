@@ -9,7 +9,7 @@ DATA ?= .up
 NODES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench up down status clean
+.PHONY: help setup demo test lint bench bank up down status clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -39,6 +39,9 @@ lint: $(STAMP) ## ruff, mypy --strict, import-linter
 
 bench: $(STAMP) ## measure two workloads (ARGS are the benchmark's)
 	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+bank: $(STAMP) ## transfers between nodes while processes are killed (ARGS="--commits 50000 --kills 300 --sums 10000")
+	@exec $(BIN)/python -m benchmarks.bank $(ARGS)
 
 up: $(STAMP) ## start a cluster of NODES nodes in DATA and leave it running
 	@exec $(BIN)/orochi up --data-dir $(DATA) --nodes $(NODES) --detach

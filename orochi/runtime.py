@@ -18,7 +18,7 @@ from orochi import errors
 from orochi import settings as settings_module
 from orochi.catalog import api, store
 from orochi.catalog import snapshot as snapshots
-from orochi.executor import celery_transport, node_pool
+from orochi.executor import celery_transport, node_pool, recovery
 from orochi.operations import templates
 from orochi.pgwire import client
 from orochi.planner import builtins, classify
@@ -43,7 +43,7 @@ class Runtime:
         self._classifier = classify.Classifier(snapshots.EMPTY, api.NAMES)
         self._plans: OrderedDict[PlanKey, CachedPlan] = OrderedDict()
         self._loading = asyncio.Lock()
-        self._listener: asyncio.Task[None] | None = None
+        self._background: tuple[asyncio.Task[None], ...] = ()
         self.nodes = node_pool.NodePool(settings, lambda: self._snapshot.nodes)
         self.transport = celery_transport.CeleryTransport(settings, self.snapshot)
 
@@ -66,14 +66,14 @@ class Runtime:
             )
             self.collation = (result.rows[0][0] or b"C").decode()
             self._install(await store.load(connection))
-        self._listener = asyncio.create_task(self._listen())
+        self._background = (asyncio.create_task(self._listen()), asyncio.create_task(self._recover()))
 
     async def close(self) -> None:
         """Stop listening and close every connection."""
-        if self._listener is not None:
-            self._listener.cancel()
+        for task in self._background:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._listener
+                await task
         await self.nodes.close()
         await self.transport.close()
 
@@ -143,6 +143,18 @@ class Runtime:
             except (errors.OrochiError, OSError) as error:
                 log.warning("catalog.listen_failed", error=str(error))
             await asyncio.sleep(0.5)
+
+    async def _recover(self) -> None:
+        """Finish the commits of dead gateways, even while no worker is there to do it.
+
+        Workers do it too; whoever comes second finds the lock taken, or nothing left.
+        """
+        while True:
+            await asyncio.sleep(self.settings.recovery_interval)
+            try:
+                await asyncio.to_thread(recovery.run, self.settings)
+            except Exception as error:  # a server is down: the next run finds it back
+                log.info("recovery.postponed", error=type(error).__name__)
 
 
 async def _load_builtins(connection: client.PgConnection) -> builtins.Builtins:

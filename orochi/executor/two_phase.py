@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import itertools
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -23,9 +22,6 @@ from orochi.pgwire import reply as replies
 
 NOT_SERIALIZABLE_HINT = "Use REPEATABLE READ, with orochi.snapshot_reads = on if it reads from several nodes."
 _COMMIT_ATTEMPTS = 2
-
-_GATEWAY = secrets.token_hex(4)
-_SEQUENCE = itertools.count(1)
 
 
 @dataclasses.dataclass(slots=True)
@@ -110,7 +106,7 @@ class TwoPhase:
             self._let_go(participant)
 
     async def _new_gid(self) -> str:
-        return twophase.gid(await self._pool.cluster_id(), f"{_GATEWAY}_{next(_SEQUENCE)}")
+        return twophase.gid(await self._pool.cluster_id(), secrets.token_hex(10))
 
     async def _prepare(self, writers: list[Participant], gid: str) -> None:
         async def one(participant: Participant) -> None:

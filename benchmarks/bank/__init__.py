@@ -1,0 +1,1 @@
+"""Transfers between accounts on several nodes while the cluster's processes are killed."""
