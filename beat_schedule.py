@@ -16,6 +16,7 @@ _EVERY_SECONDS = {
     names.SWEEP: 60.0,
     names.COLLECT_STATS: 30.0,
     names.COMPRESSION_DUE: 60.0,
+    names.FLUSH_COLUMNAR: 30.0,
     names.TIERING_DUE: 300.0,
     names.REBALANCING_COLLECT: 60.0,
 }

@@ -20,6 +20,18 @@ def decompress_chunk(request: dict[str, Any]) -> None:
     serving.seat().serve_call(request, maintenance.decompress_chunk)
 
 
+@app.task(names.FLUSH_COLUMNAR)
+def flush() -> None:
+    """Ask every node to move full heaps of columnar tables into stripes."""
+    serving.seat().send_everywhere(names.FLUSH_NODE)
+
+
+@app.task(names.FLUSH_NODE)
+def flush_node(request: dict[str, Any]) -> None:
+    """Do so on this worker's node."""
+    serving.seat().serve_call(request, maintenance.flush)
+
+
 @app.task(names.COMPRESSION_DUE)
 def run_due() -> None:
     """Ask the nodes to compress what policies want compressed."""

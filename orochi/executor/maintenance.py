@@ -30,6 +30,15 @@ def decompress_chunk(settings: Settings, arguments: Facts) -> Facts:
     return _logged("chunk.decompressed", compression.decompress_chunks, settings, arguments)
 
 
+def flush(settings: Settings, arguments: Facts) -> Facts:
+    """Move what has gathered in the heaps of a node's columnar tables into stripes."""
+    node_id, patient = int(arguments["node_id"]), bool(arguments.get("patient"))
+    results = compression.flush(settings.coordinator_dsn, node_id, settings, patient=patient)
+    for facts in results:
+        log.info("chunk.flushed", **facts)
+    return {"results": results}
+
+
 def _logged(
     event: str,
     change: Callable[[str, list[int], Settings], list[Facts]],

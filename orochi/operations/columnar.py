@@ -76,6 +76,8 @@ async def _create(
     try:
         shell, node_id = await striped.check(session, oid)
     except errors.FeatureNotSupported as error:
+        if await _refers_to_shells(session, oid):
+            raise  # a local table cannot check such a key
         await sink.notice(f'table "{made.name}" keeps row storage: {error.message}')
         return
     await striped.adopt(session, shell, node_id)
@@ -120,6 +122,11 @@ async def _find(session: context.Session, schema: str | None, name: str) -> int 
     values = (name.encode(), None if schema is None else schema.encode())
     result = await session.coordinator.fetch(_FIND, values, (0, 0), (25, 25))
     return int(result.rows[0][0] or b"0") if result.rows else None
+
+
+async def _refers_to_shells(session: context.Session, oid: int) -> bool:
+    shell = await shells.definition(session, oid)
+    return any(ids.TableId(key.references or 0) in session.snapshot().tables for key in shell.foreign_keys())
 
 
 async def _named(session: context.Session, relation: tree.Node) -> int:

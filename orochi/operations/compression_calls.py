@@ -88,6 +88,8 @@ async def _tell(sink: context.Sink, outcomes: Sequence[tuple[str, snapshots.Chun
     for name, chunk, status in outcomes:
         if status == "empty":
             reasons.setdefault("nothing to compress: no rows in", []).append(chunk.name)
+        elif status == "kept":
+            reasons.setdefault("constraints keep the rows in the heap:", []).append(chunk.name)
         elif status == "unchanged" and name == "decompress_chunk":
             reasons.setdefault("not compressed:", []).append(chunk.name)
         elif status == "unchanged":

@@ -88,6 +88,7 @@ async def _insert_values(
     evaluated = await evaluate.expressions(session, plan.rows, columns, parameters)
     timezone = _timezone(session)
     shards = await _shard_positions(session, plan, evaluated, timezone)
+    known: dict[str, Sequence[object]] = {}
     if table.dimension is not None:
         column = table.column(table.dimension.column)
         assert column is not None
@@ -98,7 +99,8 @@ async def _insert_values(
         if len(raw) != len(times):
             return None
         table = await routing.ensure_chunks(session, table, raw)
-        await _recall_conflicting(session, table, plan, evaluated, shards, {column.name: times})
+        known = {column.name: times}
+    await _recall_conflicting(session, table, plan, evaluated, shards, known)
     groups: dict[int, list[int]] = {}
     for position, shard in enumerate(shards):
         groups.setdefault(shard, []).append(position)

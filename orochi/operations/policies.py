@@ -75,6 +75,8 @@ async def run_maintenance(session: context.Session, sink: context.Sink, call: Ar
     """Count rows and sizes, run due policies and remove what is not needed, on every data node."""
     snapshot = await session.runtime.refresh()
     everywhere = [node.node_id for node in snapshot.data_nodes]
+    flushes = [(node_id, names.FLUSH_NODE, {"node_id": node_id, "patient": 1}) for node_id in everywhere]
+    await _on_nodes(session, flushes)
     await _on_nodes(
         session, [(node_id, names.COLLECT_NODE_STATS, {"node_id": node_id}) for node_id in everywhere]
     )

@@ -83,12 +83,12 @@ async def conflicting(
         session: the client's session.
         table: the table that the rows go to.
         shard: the shard that they go to.
-        rows: of the new rows, the carrier columns that are known; the time column is among them.
+        rows: of the new rows, the carrier columns that are known; a time column is among them.
     """
-    if table.dimension is None:
-        return 0
-    times = np.unique(rows[table.dimension.column].drop_null().to_numpy(zero_copy_only=False))
-    chunks = [chunk for chunk in routing.chunks_at(shard, (int(raw) for raw in times)) if chunk.stripes]
+    chunks = [chunk for chunk in shard.chunks if chunk.stripes]
+    if table.dimension is not None:
+        times = np.unique(rows[table.dimension.column].drop_null().to_numpy(zero_copy_only=False))
+        chunks = [chunk for chunk in routing.chunks_at(shard, (int(raw) for raw in times)) if chunk.stripes]
     recalled = 0
     for key in table.unique_keys if chunks else ():
         exact = {

@@ -234,11 +234,7 @@ class _Load:
 
     async def _recall(self, known: dict[str, pa.Array], destinations: npt.NDArray[np.int64]) -> None:
         """Before rows with equal unique keys come: get the old ones out of stripes."""
-        if (
-            self._table.dimension is None
-            or not self._table.unique_keys
-            or not any(shard.has_stripes for shard in self._table.shards)
-        ):
+        if not self._table.unique_keys or not any(shard.has_stripes for shard in self._table.shards):
             return
         for position in np.unique(destinations):
             shard = self._table.shards[int(position)]
@@ -269,7 +265,7 @@ class _Load:
 def _key_columns(table: snapshots.Table, columns: Sequence[str]) -> list[tuple[str, int]]:
     """The columns that routing, and recall of unique keys, must read: name and base type."""
     names = [table.distribution_column, table.dimension.column if table.dimension is not None else None]
-    if table.dimension is not None:
+    if table.dimension is not None or any(shard.has_stripes for shard in table.shards):
         names += [name for key in table.unique_keys for name in key]
     found: dict[str, int] = {}
     for name in names:

@@ -16,7 +16,9 @@ from orochi.sharding import colocation, placement
 
 
 async def check(session: context.Session, oid: int) -> tuple[definitions.Definition, ids.NodeId]:
-    """A local table that can become columnar, locked, and the node for it; nothing is changed.
+    """A local table that can become columnar, locked, and the node for it; the table is not changed yet.
+
+    Columnar tables that its foreign keys refer to keep their rows in the heap from now on.
 
     Raises:
         FeatureNotSupported: it is a table of a kind that must stay on the coordinator.
@@ -30,6 +32,8 @@ async def check(session: context.Session, oid: int) -> tuple[definitions.Definit
             hint="Make the tables columnar before you add the foreign keys.",
         )
     node_id = _node_for(session.snapshot(), shell)
+    for target in _referenced(session.snapshot(), shell):
+        await into_heap(session, target.oid)
     colocation.check_foreign_keys(
         shell, session.snapshot(), distribution_column=None, colocation_id=None, node_id=node_id
     )
@@ -49,11 +53,15 @@ async def adopt(session: context.Session, shell: definitions.Definition, node_id
 
 def _node_for(snapshot: snapshots.Snapshot, shell: definitions.Definition) -> ids.NodeId:
     """The node of the tables that its foreign keys refer to, else that of its schema's."""
-    for constraint in shell.foreign_keys():
-        target = snapshot.tables.get(ids.TableId(constraint.references or 0))
-        if target is not None and target.kind is snapshots.TableKind.SINGLE:
-            return target.shards[0].node_id
+    for target in _referenced(snapshot, shell):
+        return target.shards[0].node_id
     return placement.beside(snapshot, shell.schema)
+
+
+def _referenced(snapshot: snapshots.Snapshot, shell: definitions.Definition) -> list[snapshots.Table]:
+    """The tables of one shard that its foreign keys refer to."""
+    found = [snapshot.tables.get(ids.TableId(key.references or 0)) for key in shell.foreign_keys()]
+    return [table for table in found if table is not None and table.kind is snapshots.TableKind.SINGLE]
 
 
 async def store_as(session: context.Session, table: snapshots.Table, storage_type: str) -> None:

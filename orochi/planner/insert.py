@@ -383,6 +383,8 @@ def choose(
         chunk = chunk_at(shard, raw) if isinstance(raw, int) else None
         if chunk is None or (chunk.stripes and table.unique_keys):
             return None
+    elif table.unique_keys and shard.has_stripes:
+        return None
     return shard
 
 

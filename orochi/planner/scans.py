@@ -41,8 +41,8 @@ def scan(
             for stripe in pruned.stripes(shard)
         ),
         predicates=pruned.predicates,
-        chunks_total=len(shard.chunks),
-        chunks_kept=len(pruned.chunks(shard)),
+        chunks_total=len(shard.chunks) if table.dimension is not None else 0,
+        chunks_kept=len(pruned.chunks(shard)) if table.dimension is not None else 0,
     )
 
 

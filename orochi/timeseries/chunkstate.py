@@ -37,8 +37,8 @@ JOIN orochi.orochi_shards s USING (shard_id)
 JOIN orochi.orochi_shard_placements p ON p.shard_id = s.shard_id AND p.ordinal = 0
 JOIN orochi.orochi_nodes n USING (node_id)
 JOIN orochi.orochi_tables t ON t.table_oid = s.table_oid
-JOIN orochi.orochi_dimensions d ON d.table_oid = t.table_oid AND d.ordinal = 1
-JOIN pg_attribute a ON a.attrelid = d.table_oid AND a.attnum = d.attnum
+LEFT JOIN orochi.orochi_dimensions d ON d.table_oid = t.table_oid AND d.ordinal = 1
+LEFT JOIN pg_attribute a ON a.attrelid = d.table_oid AND a.attnum = d.attnum
 WHERE c.chunk_id = ANY(%s)
 ORDER BY c.chunk_id
 """
@@ -56,7 +56,10 @@ class WritersInTheWay(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class State:
-    """A chunk at one moment, under the catalog's lock on its shard."""
+    """A chunk at one moment, under the catalog's lock on its shard.
+
+    Without a time column it is the whole of its shard: its heap is the shard's own relation.
+    """
 
     chunk_id: int
     shard_id: int
@@ -70,7 +73,7 @@ class State:
     segmentby: tuple[str, ...]
     orderby: tuple[str, ...]
     options: dict[str, Any]
-    time_column: str
+    time_column: str | None
     definition: definitions.Definition
     stripes: tuple[scans.StripeFile, ...]
 
@@ -80,8 +83,15 @@ class State:
         return f'"orochi_s{self.shard_id}_{self.layout}".{definitions.quote(self.definition.name)}'
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it is all of its shard."""
+        return self.time_column is None
+
+    @property
     def schema(self) -> str:
-        """The chunk's quoted schema."""
+        """The quoted schema of the chunk's relation."""
+        if self.is_whole:
+            return f'"orochi_s{self.shard_id}_{self.layout}"'
         return f'"orochi_c{self.chunk_id}_{self.generation}"'
 
     @property
@@ -127,8 +137,12 @@ def _state(data: dict[str, Any]) -> State:
     )
 
 
-def exclude_writers(node: Connection, states: Sequence[State], *, whole_shard: bool) -> None:
+def exclude_writers(
+    node: Connection, states: Sequence[State], *, whole_shard: bool, patient: bool = True
+) -> None:
     """Keep others from writing to the chunks, or first to all of their shard; reading goes on.
+
+    Without patience no writer waits for us: it is done only if nobody is writing.
 
     Raises:
         WritersInTheWay: waiting could be a deadlock; begin again by keeping writers from the whole shard.
@@ -137,7 +151,7 @@ def exclude_writers(node: Connection, states: Sequence[State], *, whole_shard: b
     if whole_shard:
         _lock(node, f"ONLY {states[0].parent}", "SHARE ROW EXCLUSIVE")
     for number, state in enumerate(states):
-        if whole_shard or number == 0:
+        if whole_shard or (number == 0 and patient):
             _lock(node, state.partition, "SHARE ROW EXCLUSIVE")
         elif not _lock_if_free(node, state.partition, "SHARE ROW EXCLUSIVE"):
             raise WritersInTheWay  # one that has this chunk may wait for one that we have
@@ -200,6 +214,8 @@ def rename(node: Connection, states: Sequence[State]) -> None:
     layout = states[0].layout
     node.execute(f'ALTER SCHEMA "{shard}{layout}" RENAME TO "{shard}{layout + 1}"'.encode())
     for state in states:
+        if state.is_whole:
+            continue
         chunk = f"orochi_c{state.chunk_id}_{state.generation + 1}"
         node.execute(f'ALTER SCHEMA {state.schema} RENAME TO "{chunk}"'.encode())
 
@@ -256,5 +272,7 @@ def commit(catalog: Connection, node: Connection, state: State) -> None:
 
 
 def sort_columns(state: State) -> Sequence[str]:
-    """How stripes are ordered: the table's settings, else by time."""
-    return state.orderby or (definitions.quote(state.time_column),)
+    """How stripes are ordered: the table's settings, else by time, else as rows came."""
+    if state.orderby or state.time_column is None:
+        return state.orderby
+    return (definitions.quote(state.time_column),)

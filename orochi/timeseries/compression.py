@@ -8,14 +8,16 @@ leaves either state; files that no catalog row names are swept later.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psycopg
 
+from orochi import errors
 from orochi import settings as process_settings
 from orochi.catalog import nodes
-from orochi.timeseries import chunkstate, connections, stripes
+from orochi.timeseries import chunkstate, connections, flushing, stripes
 
 State = chunkstate.State
 Connection = chunkstate.Connection
@@ -33,13 +35,46 @@ def compress_chunks(
 
     Returns:
         For each chunk `chunk_id` and `status`: 'compressed', 'empty' (it has no rows) or 'unchanged'
-        (all rows were in stripes already).
+        (all rows were in stripes already) or 'kept' (a constraint needs the rows in the heap).
 
     Raises:
         UndefinedObject: a chunk does not exist.
         OrochiError: 55P03, other transactions do not let go of one.
     """
-    return _change(coordinator, chunk_ids, settings, _compress)
+    return _change(coordinator, chunk_ids, settings, functools.partial(_compress, merge=_always))
+
+
+def flush(
+    coordinator: str, node_id: int, settings: process_settings.Settings, *, patient: bool = False
+) -> list[Facts]:
+    """Move what has gathered in the heaps of a node's columnar tables into stripes.
+
+    A chunk that has fewer rows than make a chunk group is left for the next time; without patience,
+    also one that others are writing to.
+
+    Returns:
+        Facts of the chunks that changed, as `compress_chunks` gives them.
+    """
+    with connections.borrowed(coordinator) as catalog:
+        candidates = flushing.candidates(catalog, node_id)
+        node_dsn = nodes.all_dsns(catalog, settings).get(node_id)
+    if node_dsn is None or not candidates:
+        return []
+    with connections.borrowed(node_dsn) as node:
+        full = [candidate for candidate in candidates if flushing.is_full(node, candidate)]
+    step = functools.partial(_compress, merge=flushing.should_merge, patient=patient)
+    facts: list[Facts] = []
+    for candidate in full:
+        chunks = [candidate.chunk_id]
+        try:
+            facts += _attempt(coordinator, candidate.shard_id, chunks, settings, step, whole_shard=False)
+        except chunkstate.WritersInTheWay:
+            if patient:
+                facts += _attempt(coordinator, candidate.shard_id, chunks, settings, step, whole_shard=True)
+        except errors.OrochiError as error:
+            if error.sqlstate != "55P03":
+                raise
+    return [item for item in facts if item["status"] == "compressed"]
 
 
 def decompress_chunks(
@@ -55,6 +90,13 @@ def decompress_chunks(
         OrochiError: 55P03, other transactions do not let go of one.
     """
     return _change(coordinator, chunk_ids, settings, _decompress)
+
+
+_Choice = Callable[[Connection, State], bool]
+
+
+def _always(_node: Connection, _state: State) -> bool:
+    return True
 
 
 _Step = Callable[[Connection, Connection, list[State], process_settings.Settings, bool], list[Facts]]
@@ -113,13 +155,21 @@ def _compress(
     states: list[State],
     settings: process_settings.Settings,
     whole_shard: bool,
+    *,
+    merge: _Choice,
+    patient: bool = True,
 ) -> list[Facts]:
-    chunkstate.exclude_writers(node, states, whole_shard=whole_shard)
     facts: list[Facts] = []
+    states = _stripable(states, facts)
+    if states:
+        chunkstate.exclude_writers(node, states, whole_shard=whole_shard, patient=patient)
+        # DDL that was under way is done now, and no more can come
+        states = chunkstate.load(catalog, states[0].shard_id, [state.chunk_id for state in states])
+        states = _stripable(states, facts)
     new: list[stripes.NewStripes] = []
     try:
         for state in states:
-            made = stripes.make(catalog, node, state, settings)
+            made = stripes.make(catalog, node, state, settings, merge=merge(node, state))
             if made is None:
                 status = "unchanged" if state.stripes else "empty"
                 facts.append({"chunk_id": state.chunk_id, "status": status, "rows": 0})
@@ -132,18 +182,28 @@ def _compress(
         chunkstate.exclude_readers(node, changed, whole_shard=whole_shard)
         for state in changed:
             node.execute(f"TRUNCATE ONLY {state.partition}".encode())
-        _forget_deleted(node, changed)
+        replaced = [made.state for made in new if not made.added]
+        _forget_deleted(node, replaced)
         chunkstate.rename(node, changed)
-        chunkstate.retire_stripes(catalog, changed, settings.retired_grace)
+        chunkstate.retire_stripes(catalog, replaced, settings.retired_grace)
         for made in new:
             stripes.publish(catalog, made)
-        chunkstate.count_up(catalog, changed, [made.rows for made in new])
+        chunkstate.count_up(catalog, changed, [made.rows_now for made in new])
     except BaseException:
         for made in new:
             made.unlink(settings.stripe_dir)
         raise
     chunkstate.commit(catalog, node, changed[0])
     return facts
+
+
+def _stripable(states: Sequence[State], facts: list[Facts]) -> list[State]:
+    """Those of the chunks that may be striped; `facts` gets the others."""
+    found = [state for state in states if flushing.may_be_striped(state)]
+    facts += [
+        {"chunk_id": state.chunk_id, "status": "kept", "rows": 0} for state in states if state not in found
+    ]
+    return found
 
 
 def _decompress(

@@ -28,16 +28,25 @@ _Written = list[tuple[int, str, writer.StripeInfo]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NewStripes:
-    """Stripes written for a chunk: (id, path, what is in it) of each, and what the heap took before."""
+    """Stripes written for a chunk: (id, path, what is in it) of each, and what the heap took before.
+
+    `added`: they hold what was in the heap, beside the chunk's other stripes; else they replace those.
+    """
 
     state: State
     written: _Written
     heap_bytes: int
+    added: bool = False
 
     @property
     def rows(self) -> int:
         """How many rows they hold."""
         return sum(info.row_count for _, _, info in self.written)
+
+    @property
+    def rows_now(self) -> int:
+        """How many rows the chunk's stripes hold with them, deleted ones among the others' too."""
+        return self.rows + (sum(stripe.row_count for stripe in self.state.stripes) if self.added else 0)
 
     def facts(self) -> dict[str, Any]:
         """What the task answers."""
@@ -56,9 +65,22 @@ class NewStripes:
 
 
 def make(
-    catalog: Connection, node: Connection, state: State, settings: process_settings.Settings
+    catalog: Connection,
+    node: Connection,
+    state: State,
+    settings: process_settings.Settings,
+    *,
+    merge: bool = True,
 ) -> NewStripes | None:
-    """Write the chunk's rows as stripes; None if its heap has none."""
+    """Write the chunk's rows as stripes; None if its heap has none.
+
+    Args:
+        catalog: a transaction of the coordinator's.
+        node: one of the chunk's node, writers kept out of the chunk.
+        state: the chunk.
+        settings: where files go.
+        merge: together with the rows of its stripes; else only those of the heap.
+    """
     row = node.execute(
         f"SELECT EXISTS (SELECT FROM {state.partition}), pg_total_relation_size(%s::regclass)".encode(),
         (state.partition,),
@@ -67,13 +89,15 @@ def make(
     if not row[0]:
         return None
     heap_bytes, source = int(row[1]), state.partition
-    if state.stripes:
+    if not state.stripes:
+        merge = True
+    if merge and state.stripes:
         heap_bytes += _former_heap_bytes(catalog, state)
         source = _stage(node, state, settings)
     written = _write_stripes(catalog, node, state, settings, source)
-    if state.stripes:
+    if source != state.partition:
         node.execute(f"DROP TABLE {source}".encode())
-    return NewStripes(state, written, heap_bytes)
+    return NewStripes(state, written, heap_bytes, added=not merge)
 
 
 def _former_heap_bytes(catalog: Connection, state: State) -> int:
@@ -155,11 +179,12 @@ def _tables(node: Connection, state: State, source: str, options: writer.WriteOp
     """The rows of `source` in order, in pieces that each fit a stripe; PostgreSQL sorts, on disk if need be."""
     columns = [scans.Column.of(column) for column in state.definition.columns]
     names = ", ".join(definitions.quote(column.name) for column in state.definition.columns)
-    order = ", ".join(order_terms(state))
+    terms = order_terms(state)
+    order = f" ORDER BY {', '.join(terms)}" if terms else ""
     decoder = copybinary.Decoder(columns)
     pending: list[pa.RecordBatch] = []
     rows = 0
-    query = f"COPY (SELECT {names} FROM {source} ORDER BY {order}) TO STDOUT (FORMAT binary)"
+    query = f"COPY (SELECT {names} FROM {source}{order}) TO STDOUT (FORMAT binary)"
     with node.cursor() as cursor, cursor.copy(query.encode()) as copy:
         for data in _pieces(copy):
             for batch in decoder.feed(data):

@@ -198,6 +198,11 @@ def _store(
         with cursor.copy("COPY heaps FROM STDIN") as copy:
             for schema, rows, size in counted:
                 copy.write_row((schema[7], int(schema[8:].partition("_")[0]), rows, size))
+        # the heap of a chunk that is a whole shard is the shard's own relation
+        cursor.execute(
+            "UPDATE heaps SET kind = 'c', id = c.chunk_id FROM orochi.orochi_chunks c"
+            " WHERE kind = 's' AND c.shard_id = id"
+        )
         cursor.execute("CREATE TEMP TABLE gone (stripe_id bigint, rows bigint) ON COMMIT DROP")
         with cursor.copy("COPY gone FROM STDIN") as copy:
             for stripe_id, rows in deleted:

@@ -122,3 +122,89 @@ def test_foreign_keys_between_columnar_tables(pair: oracle.Pair) -> None:
     pair.both("DELETE FROM parent WHERE id = 1")
     pair.check_tables("parent", "child")
     pair.same("SELECT * FROM parent JOIN child ON p = parent.id")
+
+
+@pytest.fixture
+def filled(pair: oracle.Pair) -> oracle.Pair:
+    """A columnar table whose heap has as many rows as make a chunk group, and stripes of at most 100 rows."""
+    columns = "(id int PRIMARY KEY, k text, n numeric(8, 2))"
+    limits = "WITH (orochi.stripe_row_limit = 100, orochi.chunk_group_row_limit = 50)"
+    pair.orochi(f"CREATE TABLE t {columns} USING columnar {limits}")
+    pair.plain.execute(f"CREATE TABLE t {columns}")
+    pair.both("INSERT INTO t SELECT g, 'k' || g % 3, g * 1.25 FROM generate_series(1, 120) g")
+    return pair
+
+
+def _stripes(pair: oracle.Pair, table: str) -> list[int]:
+    rows = pair.orochi(
+        "SELECT f.row_count FROM orochi.orochi_stripes f JOIN orochi.orochi_chunks c USING (chunk_id)"
+        " JOIN orochi.orochi_shards s USING (shard_id) WHERE s.table_oid = %s::regclass ORDER BY f.stripe_id",
+        (table,),
+    )
+    return [count for (count,) in rows]
+
+
+def test_maintenance_flushes_the_heap(filled: oracle.Pair) -> None:
+    """Full heaps become stripes: added to many rows, merged with few or with many deleted ones."""
+    filled.orochi("SELECT run_maintenance()")
+    assert _stripes(filled, "t") == [100, 20]
+    filled.both("INSERT INTO t SELECT g, 'late', g FROM generate_series(201, 240) g")
+    filled.orochi("SELECT run_maintenance()")
+    assert _stripes(filled, "t") == [100, 20]
+    filled.both("INSERT INTO t SELECT g, 'later', g FROM generate_series(241, 260) g")
+    filled.orochi("SELECT run_maintenance()")
+    assert _stripes(filled, "t") == [100, 20, 60]
+    filled.check_tables("t")
+    filled.same("INSERT INTO t VALUES (250, 'again', 0)")
+    filled.same(
+        "INSERT INTO t VALUES (7, 'again', 0) ON CONFLICT (id) DO UPDATE SET k = excluded.k RETURNING *"
+    )
+    filled.both(
+        "DELETE FROM t WHERE id <= 60", "INSERT INTO t SELECT g, 'last', g FROM generate_series(301, 360) g"
+    )
+    filled.orochi("SELECT run_maintenance()")
+    assert _stripes(filled, "t") == [100, 80]
+    filled.check_tables("t")
+    filled.both("TRUNCATE t", "INSERT INTO t VALUES (250, 'new', 1)")
+    assert _stripes(filled, "t") == []
+    filled.check_tables("t")
+
+
+def test_constraints_keep_rows_in_the_heap(filled: oracle.Pair) -> None:
+    """Rows go back to the heap when a foreign key comes to refer to them, and stay there."""
+    filled.orochi("SELECT compress_chunk(show_chunks('t'))")
+    assert _stripes(filled, "t") == [100, 20]
+    child = "CREATE TABLE child (id int REFERENCES t)"
+    filled.orochi(f"{child} USING columnar")
+    filled.plain.execute(child)
+    filled.orochi("SELECT compress_chunk(show_chunks('t'))")
+    assert _stripes(filled, "t") == []
+    filled.both("INSERT INTO child VALUES (1), (120)")
+    filled.same("INSERT INTO child VALUES (500)")
+    filled.same("DELETE FROM t WHERE id = 120")
+    filled.check_tables("t", "child")
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_stripes_come_along(filled: oracle.Pair, *, distributed: bool) -> None:
+    """Whatever the table becomes, rows of stripes and of the heap are all there."""
+    if distributed:
+        filled.orochi("SELECT create_distributed_table('t', 'id', 2)")
+    changes = [
+        "SELECT undistribute_table('t')",
+        "ALTER TABLE t SET (orochi.storage_type = 'row')",
+        "SELECT create_distributed_table('t', 'id', 3)",
+        "SELECT create_hypertable('t', 'id', chunk_time_interval => 50)",
+        "SELECT create_reference_table('t')",
+    ]
+    for change in changes[:2] if distributed else changes:
+        filled.orochi("SELECT compress_chunk(show_chunks('t'))")
+        assert _stripes(filled, "t")
+        filled.both("UPDATE t SET n = n + 1 WHERE id % 10 = 0", "BEGIN")
+        filled.orochi(change)
+        filled.check_tables("t")
+        filled.both("ROLLBACK")
+        filled.check_tables("t")
+    filled.orochi(change)
+    filled.both("INSERT INTO t VALUES (-1, 'new', 0)")
+    filled.check_tables("t")

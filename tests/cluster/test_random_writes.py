@@ -11,6 +11,7 @@ from tests.support import layouts, oracle
 
 _FIRST, _LAST = map(int, os.environ.get("OROCHI_TEST_WRITE_SEEDS", "1-8").split("-"))
 _STEPS = 25
+_LAYOUTS = ("both-compressed", "columnar", "both", "distributed-columnar", "hypertable-compressed")
 
 
 class Writer:
@@ -97,7 +98,7 @@ class Writer:
 
 @pytest.mark.parametrize("seed", range(_FIRST, _LAST + 1))
 def test_seed(pair: oracle.Pair, seed: int) -> None:
-    layouts.events(pair, random.Random(seed).choice(["both-compressed", "both", "hypertable-compressed"]))
+    layouts.events(pair, _LAYOUTS[seed % len(_LAYOUTS)])
     writer = Writer(seed, pair)
     for _ in range(_STEPS):
         writer.step()

@@ -13,6 +13,8 @@ LAYOUTS = (
     "both",
     "hypertable-compressed",
     "both-compressed",
+    "columnar",
+    "distributed-columnar",
 )
 
 EVENTS = """
@@ -39,7 +41,9 @@ def place(
     pair: oracle.Pair, table: str, layout: str, *, key: str, time: str, interval: str = "1 day"
 ) -> None:
     """Give the (empty or filled) table of the gateway's side its layout."""
-    kind = layout.removesuffix("-compressed")
+    kind = layout.removesuffix("-compressed").removesuffix("-columnar")
+    if layout.endswith("columnar"):
+        pair.orochi(f"ALTER TABLE {table} SET ACCESS METHOD columnar")
     if kind == "reference":
         pair.orochi("SELECT create_reference_table(%s)", (table,))
     if kind in {"distributed", "both"}:
@@ -49,8 +53,12 @@ def place(
 
 
 def compress(pair: oracle.Pair, table: str, layout: str, *, every: int = 1) -> int:
-    """Compress each n-th chunk, if the layout says so; how many that were."""
-    if not layout.endswith("-compressed"):
+    """Make stripes of what each n-th chunk holds, if the layout says so; how many that were.
+
+    A columnar table without a time column has a chunk for each shard. Rows that come later stay in
+    the heap, beside the stripes.
+    """
+    if not layout.endswith(("-compressed", "columnar")):
         return 0
     chunks = pair.orochi("SELECT show_chunks(%s)", (table,))[::every]
     for (chunk,) in chunks:

@@ -26,7 +26,7 @@ import psycopg
 from tests.support import layouts, oracle
 
 #: The layouts each file runs under.
-LAYOUTS = ("local", "hypertable", "distributed", "both-compressed")
+LAYOUTS = ("local", "hypertable", "distributed", "both-compressed", "columnar", "distributed-columnar")
 
 
 @dataclasses.dataclass

@@ -56,8 +56,8 @@ SELECT c.chunk_id,
 FROM orochi.orochi_chunks c
 JOIN orochi.orochi_shards s USING (shard_id)
 JOIN orochi.orochi_shard_placements p ON p.shard_id = s.shard_id AND p.ordinal = 0
-JOIN orochi.orochi_dimensions d ON d.table_oid = s.table_oid AND d.ordinal = 1
-JOIN pg_attribute a ON a.attrelid = d.table_oid AND a.attnum = d.attnum
+LEFT JOIN orochi.orochi_dimensions d ON d.table_oid = s.table_oid AND d.ordinal = 1
+LEFT JOIN pg_attribute a ON a.attrelid = d.table_oid AND a.attnum = d.attnum
 CROSS JOIN LATERAL (SELECT orochi._base_type(a.atttypid) AS oid) y;
 
 CREATE OR REPLACE VIEW orochi.nodes AS
@@ -70,7 +70,7 @@ CREATE OR REPLACE VIEW orochi.citus_tables AS
 SELECT t.table_oid::regclass AS table_name, v.table_type AS citus_table_type,
     coalesce(v.distribution_column, '<none>') AS distribution_column, v.colocation_id,
     pg_size_pretty(v.size_bytes) AS table_size, v.shard_count::bigint AS shard_count,
-    pg_get_userbyid(c.relowner) AS table_owner, 'heap'::text AS access_method
+    pg_get_userbyid(c.relowner) AS table_owner, CASE t.storage_type WHEN 'columnar' THEN 'columnar' ELSE 'heap' END AS access_method
 FROM orochi.orochi_tables t JOIN pg_class c ON c.oid = t.table_oid
 JOIN orochi.tables v ON v.table_name = t.table_oid::regclass::text;
 
