@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 _KINDS = frozenset({parse.Kind.TRANSACTION, parse.Kind.PREPARE, parse.Kind.DEALLOCATE})
 _BEGIN = frozenset({"TRANS_STMT_BEGIN", "TRANS_STMT_START"})
+_BLOCK_ONLY = {
+    "TRANS_STMT_SAVEPOINT": "SAVEPOINT",
+    "TRANS_STMT_RELEASE": "RELEASE SAVEPOINT",
+    "TRANS_STMT_ROLLBACK_TO": "ROLLBACK TO SAVEPOINT",
+}
 
 
 def is_control(statement: parse.Statement) -> bool:
@@ -27,6 +32,21 @@ def is_control(statement: parse.Statement) -> bool:
 def is_begin(statement: parse.Statement) -> bool:
     """Whether it opens a transaction block."""
     return statement.kind is parse.Kind.TRANSACTION and statement.tree.kind.name in _BEGIN
+
+
+def require_block(statement: parse.Statement) -> None:
+    """Refuse what needs a block that the client opened, where several statements are one transaction.
+
+    Raises:
+        OrochiError: 25P01, in PostgreSQL's words.
+    """
+    words = _BLOCK_ONLY.get(statement.tree.kind.name)
+    if words is None and statement.tree.chain:
+        words = (
+            "COMMIT AND CHAIN" if statement.tree.kind.name == "TRANS_STMT_COMMIT" else "ROLLBACK AND CHAIN"
+        )
+    if words is not None:
+        raise errors.OrochiError(f"{words} can only be used in transaction blocks", sqlstate="25P01")
 
 
 async def run(session: sessions.Session, statement: parse.Statement) -> str:

@@ -159,7 +159,8 @@ async def describe(relay: relays.Relay, prepared: portal.Prepared) -> Capture:
     if prepared.described:
         # by its text: names may have come to mean others without the coordinator's own plan being told
         parse = messages.parse(scratch, prepared.sql, prepared.type_oids)
-        parts = [messages.close(b"S", scratch), parse, messages.describe(b"S", scratch)]
+        close = messages.close(b"S", scratch)
+        parts = [close, parse, messages.describe(b"S", scratch), close]
     capture = Capture(relay, len(parts))
     await capture.run(b"".join(parts))
     return capture

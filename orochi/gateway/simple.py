@@ -130,6 +130,7 @@ async def _several(session: sessions.Session, statements: tuple[parse.Statement,
                 hidden = False
             elif control.is_control(statement):
                 if statement.kind is parse.Kind.TRANSACTION and hidden:
+                    control.require_block(statement)
                     hidden = False
                 tag = await control.run(session, statement)
                 session.client.write(messages.command_complete(tag))

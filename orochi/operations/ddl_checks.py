@@ -26,7 +26,7 @@ async def allowed(
     """The change keeps the table distributable.
 
     Raises:
-        InvalidTableDefinition: the distribution or time column, or a unique key, does not allow it.
+        FeatureNotSupported: the distribution or time column, or a unique key, does not allow it.
         FeatureNotSupported: a foreign key cannot be enforced.
     """
     for name, role in _key_columns(table):
@@ -86,16 +86,18 @@ def _check_key_column(
     former = before.column(name)
     column = _find(after, former.attnum)
     if column is None:
-        raise errors.InvalidTableDefinition(
+        raise errors.FeatureNotSupported(
             f'cannot drop {role} "{name}" of table "{before.name}"', hint="undistribute_table() first."
         )
     if (column.type, column.collation) != (former.type, former.collation):
-        raise errors.InvalidTableDefinition(
+        raise errors.FeatureNotSupported(
             f'cannot alter the type of {role} "{name}" of table "{before.name}"',
             hint="undistribute_table() first.",
         )
     if role == "time column" and not column.not_null:
-        raise errors.InvalidTableDefinition(f'time column "{name}" must stay NOT NULL')
+        raise errors.FeatureNotSupported(
+            f'time column "{name}" must stay NOT NULL', hint="A row without a time belongs to no chunk."
+        )
 
 
 async def needs_heap(

@@ -22,7 +22,7 @@ from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
 from orochi.operations import evaluate, recall, redistribute, routing, select, stage, writes
 from orochi.pgwire import client, messages
-from orochi.planner import classify, conflict, parse, quoting
+from orochi.planner import classify, conflict, parse, quoting, safety
 from orochi.planner import insert as plans
 from orochi.sharding import hashing
 
@@ -68,6 +68,10 @@ def _analyze(session: context.Session, statement: parse.Statement) -> plans.Valu
         _analyzed.move_to_end(key)
         return found[1]
     plan = plans.analyze(statement, snapshot, session.search_path, session.temp_tables)
+    if isinstance(plan, plans.Values) and len(plan.rows) == 1 and statement.tree.selectStmt is not None:
+        (row,) = statement.tree.selectStmt.valuesLists
+        if safety.may_return_sets(row, session.runtime.builtins):
+            plan = plans.staged(statement, snapshot, session.search_path, session.temp_tables)
     if len(statement.sql) <= _REMEMBERED_LENGTH:
         _analyzed[key] = (snapshot, plan)
         _analyzed.move_to_end(key)

@@ -111,10 +111,10 @@ def check_keys(shell: definitions.Definition, column: str, role: str) -> None:
     """Every unique key contains `column`, the distribution or time column.
 
     Raises:
-        InvalidTableDefinition: one does not.
+        FeatureNotSupported: one does not.
     """
     for name in definitions.missing_from_keys(shell, column):
-        raise errors.InvalidTableDefinition(
+        raise errors.FeatureNotSupported(
             f'unique key "{name}" of table "{shell.name}" does not contain the {role} "{column}"',
             detail="Uniqueness is checked in each part of the table by itself.",
             hint=f'Add "{column}" to the key, or drop it.',

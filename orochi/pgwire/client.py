@@ -114,6 +114,7 @@ class PgConnection(connection.Connection):
                 messages.close(b"S", name) if name else b"",
                 messages.parse(name, messages.encode(sql), type_oids),
                 messages.describe(b"S", name),
+                messages.close(b"S", name) if name else b"",
                 messages.SYNC,
             )
         )
@@ -288,7 +289,7 @@ class PgConnection(connection.Connection):
                 messages.bind(name, name, formats, values, result_formats),
                 messages.describe(b"P", name) if describe else b"",
                 messages.execute(name),
-                messages.close(b"P", name) if name else b"",
+                messages.close(b"P", name) + messages.close(b"S", name) if name else b"",
                 messages.SYNC,
             )
         )

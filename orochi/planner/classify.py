@@ -115,11 +115,10 @@ def _object_names(node: tree.Node) -> Iterator[tuple[str, ...]]:
     for item in listed:
         if not isinstance(item, tuple):
             continue
-        parts = tree.strings(item)
         if kind in _TABLES:
-            yield parts
-        elif kind in _ON_TABLE and len(parts) > 1:
-            yield parts[:-1]
+            yield tree.strings(item)
+        elif kind in _ON_TABLE and len(item) > 1:
+            yield tree.strings(item[:-1])
 
 
 def _index_names(node: tree.Node) -> Iterator[tuple[str, ...]]:

@@ -50,8 +50,14 @@ class Editor:
         return [(self._tokens[index].start, self._tokens[self.closing(index)].end + 1) for index in opening]
 
     def relation(self, node: tree.Node, text: str, *, keep_alias: bool = True) -> None:
-        """Replace a relation's name; ONLY before it and `*` after it go, its alias stays."""
+        """Replace a relation's name; ONLY before it and `*` after it go, its alias stays.
+
+        `TABLE name` becomes a SELECT, where the text may be more than a name.
+        """
         start, end, last = self._relation(node)
+        before = bisect.bisect_left(self._starts, start) - 1
+        if before >= 0 and self._tokens[before].name == "TABLE":
+            start, text = self._tokens[before].start, f"SELECT * FROM {text}"
         if not keep_alias:
             end = self._alias_end(last, node, end)
         self.replace((start, end), text)

@@ -179,3 +179,12 @@ def is_foldable(node: tree.Node, functions: builtins.Builtins) -> bool:
         if isinstance(part, ast.TypeName) and not functions.is_type(tree.strings(part.names)):
             return False
     return True
+
+
+def may_return_sets(node: tree.Node, functions: builtins.Builtins) -> bool:
+    """Whether a call in an expression may return several rows, or none; those of users' functions may."""
+    return any(
+        isinstance(part, ast.FuncCall)
+        and ((known := functions.function(tree.strings(part.funcname))) is None or known.returns_set)
+        for part in tree.walk(node, stop=(ast.SelectStmt,))
+    )

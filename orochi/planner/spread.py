@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import analyze, labels, lookup, names, prepare, safety, scans, tree
+from orochi.planner import analyze, labels, lookup, names, outer, prepare, safety, scans, tree
 from orochi.planner.tree import ast
 
 
@@ -51,6 +51,8 @@ def refuse(prepared: prepare.Prepared, node: tree.Node) -> None:
         raise Unfit(reason)
     if not scans.colocated(prepared.references):
         raise Unfit("its tables are not co-located")
+    if outer.lifts_aggregates(prepared):
+        raise Unfit("an aggregate in a sub-SELECT belongs to the query around it")
 
 
 class Checker:
@@ -122,6 +124,8 @@ class Checker:
             raise Unfit("DISTINCT inside FROM without the distribution column")
         if not self.windows_by_key(level, found):
             raise Unfit("a window inside FROM is not partitioned by the distribution column")
+        if stmt.sortClause and order_shows(level, self._prepared):
+            raise Unfit("the order of a sub-SELECT in FROM shows in the answer")
         return found
 
     def grouped_by_key(self, level: names.Level, spread: Spread) -> bool:
@@ -330,3 +334,53 @@ def aggregates(stmt: tree.Node, prepared: prepare.Prepared) -> list[tree.Node]:
 def is_aggregated(stmt: tree.Node, prepared: prepare.Prepared) -> bool:
     """Whether a query level groups or aggregates."""
     return bool(stmt.groupClause or stmt.havingClause or aggregates(stmt, prepared))
+
+
+#: Aggregates whose result is the same in whatever order their input comes.
+_UNORDERED = frozenset(
+    (
+        "count",
+        "sum",
+        "avg",
+        "min",
+        "max",
+        "bool_and",
+        "bool_or",
+        "every",
+        "bit_and",
+        "bit_or",
+        "bit_xor",
+        "any_value",
+        "stddev",
+        "stddev_pop",
+        "stddev_samp",
+        "variance",
+        "var_pop",
+        "var_samp",
+        "corr",
+        "covar_pop",
+        "covar_samp",
+        "range_agg",
+        "range_intersect_agg",
+    )
+)
+
+
+def order_shows(level: names.Level, prepared: prepare.Prepared) -> bool:
+    """Whether the ORDER BY of a sub-SELECT in FROM may be seen in what reads it.
+
+    PostgreSQL promises nothing, but keeps the order through a plain query, into LIMIT, into
+    aggregates such as array_agg and into windows without an order of their own.
+    """
+    around = level.parent
+    if around is None or around.stmt.larg is not None or len(around.relations) != 1:
+        return False
+    stmt = around.stmt
+    if any(not call.over.orderClause for call in window_calls(stmt)):
+        return True
+    calls = aggregates(stmt, prepared)
+    if stmt.groupClause or stmt.havingClause or calls:
+        return any(not call.agg_order and tree.strings(call.funcname)[-1] not in _UNORDERED for call in calls)
+    if stmt.sortClause or stmt.distinctClause:
+        return False
+    return around.place in ("top", "sublink", "cte", "arm") or order_shows(around, prepared)

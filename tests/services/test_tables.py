@@ -130,7 +130,7 @@ def test_rows_move_to_shards_and_back(world: World) -> None:
     assert {shard.node_id for shard in world.table("t").shards} == {1, 2}
     assert refused(world, "INSERT INTO t (id) VALUES (5000)").hint
     for statement in ("UPDATE t SET n = 'a'", "DELETE FROM t", "TRUNCATE t"):
-        assert refused(world, statement).sqlstate == "55000"
+        assert refused(world, statement).sqlstate == "0A000"
     shards = sorted(world.on_shards("t", "SELECT id, n, g, u FROM {}"))
     assert [tuple(str(value) for value in row) for row in shards] == before
 
@@ -333,10 +333,10 @@ def test_ddl_reaches_every_shard(world: World) -> None:
 @pytest.mark.parametrize(
     ("statement", "sqlstate"),
     [
-        ("ALTER TABLE q DROP COLUMN id", "42P16"),
-        ("ALTER TABLE q ALTER id TYPE bigint", "42P16"),
-        ("ALTER TABLE q ADD COLUMN x int UNIQUE", "42P16"),
-        ("CREATE UNIQUE INDEX ON q (w)", "42P16"),
+        ("ALTER TABLE q DROP COLUMN id", "0A000"),
+        ("ALTER TABLE q ALTER id TYPE bigint", "0A000"),
+        ("ALTER TABLE q ADD COLUMN x int UNIQUE", "0A000"),
+        ("CREATE UNIQUE INDEX ON q (w)", "0A000"),
         ("ALTER TABLE q ADD FOREIGN KEY (id) REFERENCES plain_one", "0A000"),
         ("ALTER TABLE q ADD COLUMN x float8 DEFAULT random()", "0A000"),
         ("ALTER TABLE q ADD CHECK (w <> 'w5')", "23514"),

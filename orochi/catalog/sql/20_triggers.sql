@@ -35,7 +35,7 @@ END $$;
 CREATE OR REPLACE FUNCTION orochi._refuse_write() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'cannot write into "%" past the Orochi gateway', TG_TABLE_NAME
-        USING ERRCODE = '55000',
+        USING ERRCODE = '0A000',
               DETAIL = format('"%s" is an Orochi table: its rows are on the cluster''s nodes, not in this database.',
                               TG_TABLE_NAME),
               HINT = 'Connect to the Orochi gateway and run the statement there.';
