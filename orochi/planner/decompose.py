@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 from orochi import pgtypes
+from orochi.catalog import api
 from orochi.planner import (
     aggregates,
     analyze,
@@ -273,7 +274,7 @@ class _Splitter:
         split = aggregates.SPLITS.get(name)
         if split is None or node.agg_within_group or node.func_variadic:
             raise spread.Unfit(f"aggregate {name} does not split")
-        if tree.strings(node.funcname)[:-1] not in ((), ("pg_catalog",), ("orochi",)):
+        if tree.strings(node.funcname)[:-1] not in ((), ("pg_catalog",), ("orochi",), (api.SCHEMA,)):
             raise spread.Unfit(f"aggregate {name} does not split")
         return split.build(self, tree.changed(node, agg_order=None))
 

@@ -18,6 +18,7 @@ _TITLES = {
     "router": "Orochi Router",
     "pushdown": "Orochi Pushdown",
     "two-phase aggregate": "Orochi Two-Phase Aggregate",
+    "set operation": "Orochi Set Operation",
     "pull": "Orochi Pull",
 }
 _STEP = "  "

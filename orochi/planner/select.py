@@ -1,4 +1,5 @@
 """Which way a SELECT is answered: router, pushdown, two-phase aggregate, gathered rows or pull, in this order.
+A set operation is planned branch by branch.
 
 Each way checks whether it gives PostgreSQL's own answer and steps aside otherwise; pull always does.
 """
@@ -16,6 +17,7 @@ from orochi.planner import (
     pull,
     pushdown,
     router,
+    setops,
     spread,
 )
 from orochi.planner import (
@@ -47,12 +49,24 @@ def plan(statement: parse.Statement, ctx: context.PlanContext) -> plans.SelectPl
         return pull.plan(prepared, reason)  # which refuses it
     if forced in ("", "auto", "pushdown", "two-phase aggregate", "two-phase", "aggregate"):
         try:
+            if getattr(statement.tree, "larg", None) is not None:
+                return setops.plan(prepared, _branch)
             return _by_shards(prepared)
         except spread.Unfit as unfit:
             reason = str(unfit)
         except parse.CannotDeparse:
             reason = "its SQL cannot be composed anew"
     return pull.plan(prepared, reason)
+
+
+def _branch(prepared: prepare.Prepared, constants: bool) -> plans.Distributed:
+    """The plan of a branch of a set operation; `constants` must stay in its final SQL, without a type."""
+    try:
+        return _by_shards(prepared, constants=constants)
+    except spread.Unfit as unfit:
+        return pull.plan(prepared, str(unfit))
+    except parse.CannotDeparse:
+        return pull.plan(prepared, "its SQL cannot be composed anew")
 
 
 def template(
@@ -85,7 +99,7 @@ def _vectorised(prepared: prepare.Prepared) -> plans.Distributed | None:
     return found if any(part.vector_sql is not None for part in parts) else None
 
 
-def _by_shards(prepared: prepare.Prepared) -> plans.Distributed:
+def _by_shards(prepared: prepare.Prepared, *, constants: bool = False) -> plans.Distributed:
     level = prepared.scopes.levels[0]
     stmt = level.stmt
     if not isinstance(stmt, ast.SelectStmt) or stmt.larg is not None or stmt.valuesLists:
@@ -101,7 +115,7 @@ def _by_shards(prepared: prepare.Prepared) -> plans.Distributed:
         raise spread.Unfit("the rows it starts from are on every node")
     try:
         spread.refuse(prepared, stmt)
-        plan = _finished(prepared, level, found)
+        plan = _finished(prepared, level, found, constants)
     except spread.Unfit as unfit:
         plan = gathered.plan(prepared, level, str(unfit))
     except parse.CannotDeparse:
@@ -110,12 +124,17 @@ def _by_shards(prepared: prepare.Prepared) -> plans.Distributed:
     return plan
 
 
-def _finished(prepared: prepare.Prepared, level: names.Level, found: spread.Spread) -> plans.Distributed:
+def _finished(
+    prepared: prepare.Prepared, level: names.Level, found: spread.Spread, constants: bool
+) -> plans.Distributed:
     """A plan whose fragments do more than FROM and WHERE."""
+    aggregated = spread.is_aggregated(level.stmt, prepared)
     try:
+        if constants:
+            raise spread.Unfit("the type of a constant is decided by other branches")
         return pushdown.plan(prepared, level, found)
     except spread.Unfit:
-        if not spread.is_aggregated(level.stmt, prepared):
+        if not aggregated:
             raise
         return decompose.plan(prepared, level, found)
 

@@ -225,3 +225,21 @@ def test_distinct_on(tables: oracle.Pair) -> None:
     _check(tables, statements)
     for sql in statements:
         assert _strategy(tables, sql) != "Orochi Pull", sql
+
+
+def test_set_operations(tables: oracle.Pair) -> None:
+    """Each branch by its own strategy; types, duplicates and order as PostgreSQL unites them."""
+    statements = [
+        "SELECT g, s FROM {t} WHERE b UNION SELECT i4, 'kind 3' FROM {t} ORDER BY 1, 2",
+        "SELECT k, n FROM {t} WHERE g = 0 UNION ALL SELECT i2, u FROM {t} WHERE g = 10 UNION ALL SELECT 1, NULL",
+        "SELECT s FROM {t} INTERSECT ALL SELECT 'kind ' || k FROM {t} WHERE b",
+        "SELECT k, g FROM {t} EXCEPT SELECT k, g FROM {t} WHERE i4 > 0 ORDER BY k, g NULLS FIRST LIMIT 7 OFFSET 1",
+        "SELECT g, stddev(i4) FROM {t} GROUP BY g UNION ALL SELECT NULL, sum(i8) FROM {t} UNION ALL SELECT k, 0 FROM {t}",
+        "(SELECT at, s FROM {t} ORDER BY at DESC, s LIMIT 3) UNION (SELECT at, NULL FROM {t} ORDER BY at LIMIT 2)",
+        "SELECT now() > at, current_user = session_user FROM {t} UNION SELECT b, at < now() FROM {t}",
+        "SELECT x.k FROM {t} x JOIN {t} y ON x.i2 = y.i4 UNION SELECT k FROM {t} WHERE s = 'kind 1'",
+        "SELECT f FROM {t} WHERE g = 10 UNION SELECT r FROM {t} WHERE g = 20 EXCEPT ALL SELECT i4 FROM {t}",
+    ]
+    _check(tables, statements)
+    for sql in statements:
+        assert _strategy(tables, sql) == "Orochi Set Operation", sql

@@ -42,6 +42,11 @@ QUERIES = {
         "SELECT count(DISTINCT customer), count(DISTINCT id), sum(total) FROM orders",
         "SELECT level, string_agg(DISTINCT device, ',' ORDER BY device), max(value) FROM events GROUP BY level",
     ],
+    "set_operation": [
+        "SELECT customer, sum(total) FROM orders GROUP BY customer UNION ALL SELECT 'none', 0 ORDER BY 2 DESC LIMIT 3",
+        "SELECT id, note FROM orders EXCEPT (SELECT id, 'x' FROM orders INTERSECT SELECT id, sku FROM items)",
+        "SELECT level FROM events UNION SELECT o.id FROM orders o JOIN events e ON e.level = o.customer",
+    ],
     "pull": [
         "SELECT e.level, count(*) FROM events e JOIN orders o ON o.customer = e.level WHERE e.device <> 'x' GROUP BY 1",
         "SELECT id FROM orders WHERE total > random()",

@@ -93,6 +93,20 @@ AGGREGATE = [
     "select k, stddev(y), var_pop(y), corr(y, id), count(distinct n), max(n) from b group by rollup (k)",
     "select distinct on (k) k, count(*), n from b group by k, n order by k, 2 desc, n",
 ]
+SET_OPERATION = [
+    "select id, n from b where k > 2 union select id, s from a order by 1, 2",
+    "select id from a union all select id from b order by id limit 5 offset 2",
+    "select k from a intersect select k from b except select 3",
+    "(select k, count(*) from b group by k order by 2 desc, 1 limit 3) union all select 100, 5 union all select k, y from r join b using (k)",
+    "select 'x', null, id from a where ts > now() - interval '100 years' union select n, y, k from b where y > 1",
+    "select id, 'all' from b union all (select k, n from b except all select id, note from l) order by 1, 2",
+    "select avg(y), 'b' as which from b union all select stddev(x), 'a' from a union all values (1.5, 'v')",
+    "select array_agg(id order by id) from b union select array[1, 2] union all select array_agg(k) from l join r on true where false",
+    "select a.id from a join b on a.k = b.y union select id from a where k = 1",
+    "select ts::date from a union select d from b where id in (select id from a)",
+    "select id from b where id = 4 union all select label_id from (select id as label_id from va) q where label_id < 9",
+    "select key from c except (select key from c where v > 3 intersect select 'k3')",
+]
 PULL = [
     "select a from a where id = 3",
     "select q, count(q), row_to_json(q) from a left join b as q on a.k = q.y group by q",
@@ -126,6 +140,7 @@ PULL = [
             ("router", FRAGMENT),
             ("pushdown", PUSHDOWN),
             ("two-phase aggregate", AGGREGATE),
+            ("set operation", SET_OPERATION),
             ("pull", PULL),
         )
         for sql in queries
@@ -141,7 +156,11 @@ def test_answer(world: planner_world.World, sql: str, strategy: str) -> None:
 
 @pytest.mark.parametrize(
     "sql",
-    [sql for sql in ROUTER + FRAGMENT + PUSHDOWN + AGGREGATE if "update" not in sql and "xmin" not in sql],
+    [
+        sql
+        for sql in ROUTER + FRAGMENT + PUSHDOWN + AGGREGATE + SET_OPERATION
+        if "update" not in sql and "xmin" not in sql
+    ],
 )
 def test_pull_answers_everything(world: planner_world.World, sql: str) -> None:
     world.settings["orochi.force_strategy"] = "pull"
