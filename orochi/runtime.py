@@ -19,7 +19,7 @@ from orochi import settings as settings_module
 from orochi.catalog import api, store
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import celery_transport, node_pool, recovery
-from orochi.operations import templates
+from orochi.operations import privileges, templates
 from orochi.pgwire import client
 from orochi.planner import builtins, classify
 
@@ -136,9 +136,11 @@ class Runtime:
             try:
                 async with self.service() as connection:
                     await connection.query("LISTEN orochi_catalog")
+                    privileges.forget()
                     await self.refresh()
                     while not connection.closed:
                         if await connection.wait_notification(timeout=5.0):
+                            privileges.forget()  # roles may have lost some
                             await self.refresh()
             except (errors.OrochiError, OSError) as error:
                 log.warning("catalog.listen_failed", error=str(error))

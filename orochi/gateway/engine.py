@@ -36,6 +36,9 @@ class Engine(Protocol):
     def template(self, session: context.Session, prepared: portal.Prepared) -> portal.Template | None:
         """The generic single-shard plan of a prepared statement, or None."""
 
+    def forget_rights(self) -> None:
+        """What roles may do has changed: PostgreSQL is to be asked again."""
+
     def allowed(
         self, session: context.Session, prepared: portal.Prepared, formats: Sequence[int] = ()
     ) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from orochi import errors
-from orochi.gateway import client_socket
+from orochi.gateway import client_socket, rights
 from orochi.gateway import texts as texts_module
 from orochi.pgwire import client as pg_client
 from orochi.pgwire import codec, messages
@@ -30,8 +30,7 @@ log = structlog.get_logger()
 _length_at = codec.length_at
 _LIMIT = codec.MESSAGE_LIMIT
 _OURS = texts_module.TOUCHES | texts_module.SPECIAL
-_SETTINGS = texts_module.SETTINGS
-_CATALOG = texts_module.CATALOG
+_SETTINGS, _CATALOG = texts_module.SETTINGS, texts_module.CATALOG
 _METHOD = texts_module.METHOD
 
 #: Bytes of an unfinished unit above which the session takes it, piece by piece.
@@ -80,6 +79,7 @@ class Relay:
         self.lifts = False
         self.settings_dirty = True
         self.catalog_dirty = False
+        self.rights = rights.Watch()
         self.changing: dict[bytes, int] = {}
         self.copying = False
         texts.cache()
@@ -258,13 +258,14 @@ class Relay:
 
     def note_changing(self, name: bytes, flags: int) -> None:
         """A statement with these flags was prepared under this name, and passed on."""
-        if flags & (_SETTINGS | _CATALOG):
+        if flags & (_SETTINGS | _CATALOG | texts_module.RIGHTS):
             self.changing[name] = flags
         elif self.changing:
             self.changing.pop(name, None)
 
     def touched(self, flags: int) -> None:
         """A statement with these flags was passed on."""
+        self.rights.touched(flags)
         if flags & _CATALOG:
             self.catalog_dirty = True
         elif not flags & _SETTINGS:
@@ -355,6 +356,7 @@ class Relay:
         self.copying = False
         text = "I" if status == 0x49 else "T" if status == 0x54 else "E"
         server = self.server
+        self.rights.ready(text if not self.pending else "T")
         if text != server.status:
             server.status = text
             if text == "I" and self.session is not None:

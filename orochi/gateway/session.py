@@ -80,6 +80,7 @@ class Session:
         self.client = client
         self.coordinator = server
         self.relay = relay
+        relay.rights.forget = self.engine.forget_rights
         self.user = user
         self.query_id = ids.new_query_id()
         self.settings: Mapping[str, str] = {}
@@ -213,6 +214,7 @@ class Session:
             self.transaction.in_block = False
         self.savepoints = False
         self._own_snapshot = self._pinned = None
+        self.relay.rights.ready("I")
         self._isolation = self._default_isolation
         if self.settings_revert:
             self.settings_revert = False

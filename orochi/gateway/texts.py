@@ -20,6 +20,8 @@ SETTINGS = 4
 CATALOG = 8
 #: It may change how the session's new tables are stored.
 METHOD = 16
+#: It may change what roles may do.
+RIGHTS = 32
 
 #: Texts longer than this are not cached, and no more than so many are.
 _LONGEST = 8_192
@@ -44,6 +46,7 @@ _CATALOG = re.compile(
     rb"^" + _GAP + rb"(?:select|with)\b.*\binto\b",
     re.IGNORECASE | re.DOTALL,
 )
+_RIGHTS = re.compile(rb"(?:^|;)" + _GAP + rb"(?:grant|revoke)(?![a-z0-9_])", re.IGNORECASE | re.DOTALL)
 
 
 class Classifier(Protocol):
@@ -97,6 +100,8 @@ class Texts:
                 flags |= SETTINGS | (METHOD if b"default_table_access_method" in sql.lower() else 0)
             if _CATALOG.search(sql):
                 flags |= SETTINGS | CATALOG
+            if _RIGHTS.search(sql):
+                flags |= RIGHTS
         if len(sql) <= _LONGEST:
             if len(cache) >= _MOST:
                 cache.clear()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from orochi import pgtypes
 from orochi.catalog import snapshot as snapshots
@@ -18,7 +18,8 @@ from orochi.planner import builtins, names, parse
 from orochi.planner import context as planning
 from orochi.planner import tree as trees
 
-#: How long a right once seen is taken for granted, in seconds: a REVOKE may come that much later.
+#: How long a right once seen is taken for granted, in seconds, unless a change is seen: GRANT and REVOKE
+#: are, from wherever they come; what another gateway does to roles and memberships may come that much later.
 REMEMBERED_SECONDS = 3.0
 
 #: A table and a right on it, as has_table_privilege spells it.
@@ -46,7 +47,7 @@ async def require(
     session: context.Session,
     statement: parse.Statement,
     parameters: context.Parameters | None,
-    tables: Iterable[snapshots.Table],
+    tables: Collection[snapshots.Table],
 ) -> None:
     """Check a SELECT, INSERT, UPDATE or DELETE that touches `tables`, or a statement around one.
 
@@ -67,10 +68,12 @@ async def require(
         await _ask_for_statement(session, statement, parameters)
 
 
-def needs(statement: parse.Statement, tables: Iterable[snapshots.Table]) -> frozenset[Need]:
+def needs(statement: parse.Statement, tables: Collection[snapshots.Table]) -> frozenset[Need]:
     """The rights that `statement` needs at most on Orochi tables."""
     tree, target = statement.tree, _target_name(statement)
     found: set[Need] = set()
+    if statement.kind is parse.Kind.SELECT and _locks_rows(tree):
+        found |= {(table.oid, "UPDATE") for table in tables}
     for table in tables:
         if target is None or table.name != target:
             found.add((table.oid, "SELECT"))
@@ -138,6 +141,10 @@ def writes_several(statement: parse.Statement) -> bool:
         not isinstance(item.ctequery, trees.ast.SelectStmt) for item in clause.ctes
     )
     return inside or statement.kind is parse.Kind.MERGE
+
+
+def _locks_rows(tree: trees.Node) -> bool:
+    return any(getattr(part, "lockingClause", None) for part in trees.walk(tree))
 
 
 def _target_name(statement: parse.Statement) -> str | None:

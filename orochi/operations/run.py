@@ -144,6 +144,11 @@ def template(session: context.Session, prepared: Prepared) -> templates.Template
     return found
 
 
+def forget_rights() -> None:
+    """What roles may do has changed: PostgreSQL is to be asked again."""
+    privileges.forget()
+
+
 def allowed(session: context.Session, prepared: Prepared, formats: Sequence[int] = ()) -> bool:
     """Whether nothing is left to ask PostgreSQL before a node's rows may go to the client as they are.
 

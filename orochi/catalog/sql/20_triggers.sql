@@ -129,3 +129,10 @@ BEGIN
         PERFORM orochi._bump();
     END IF;
 END $$;
+
+-- Gateways remember for a moment what a role may do: they hear of GRANT and REVOKE at once.
+CREATE OR REPLACE FUNCTION orochi._on_rights() RETURNS event_trigger
+LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+    PERFORM pg_notify('orochi_catalog', 'rights');
+END $$;
