@@ -158,7 +158,7 @@ def _distinct(level: names.Level, splitter: _Splitter) -> str:
     items = level.stmt.distinctClause or ()
     if not any(item is not None for item in items):
         return "DISTINCT " if items else ""
-    listed = (_text(splitter.final(spread.sort_expression(item, level))) for item in items)
+    listed = (_text(splitter.final(pieces.sorted_by(item, level))) for item in items)
     return f"DISTINCT ON ({', '.join(listed)}) "
 
 

@@ -185,9 +185,20 @@ def sort_keys(level: names.Level) -> list[SortKey]:
         }
         if direction is None:
             raise spread.Unfit("ORDER BY ... USING")
-        expression, collation = strip_collation(spread.sort_expression(item.node, level))
+        expression, collation = strip_collation(sorted_by(item.node, level))
         found.append(SortKey(expression, collation, direction + nulls[item.sortby_nulls.name], item))
     return found
+
+
+def sorted_by(item: tree.Node, level: names.Level) -> tree.Node:
+    """The expression that an item of ORDER BY stands for, a position among a star's columns too."""
+    expression = spread.sort_expression(item, level)
+    if expression is not item or not isinstance(item, ast.A_Const) or not isinstance(item.val, ast.Integer):
+        return expression
+    listed, position = outputs(level), item.val.ival or 0
+    if not 0 < position <= len(listed):
+        raise spread.Unfit("ORDER BY a position that is not there")
+    return listed[position - 1].expression
 
 
 def strip_collation(node: tree.Node) -> tuple[tree.Node, str]:

@@ -62,7 +62,7 @@ def plan(prepared: prepare.Prepared, level: names.Level, found: spread.Spread) -
     for key in keys:
         position = position_of(key.expression)
         order.append((position, "" if key.collation == targets[position][1] else key.collation, key.words))
-    first = tuple(position_of(spread.sort_expression(item, level)) for item in distinct)
+    first = tuple(position_of(pieces.sorted_by(item, level)) for item in distinct)
     if first and any(collation or targets[index][1] for index, collation, _ in order):
         raise spread.Unfit("DISTINCT ON by a collation")
     return _build(prepared, level, outputs, targets, columns, order, first)
