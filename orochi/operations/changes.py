@@ -157,14 +157,14 @@ async def _prepare_chunks(session: context.Session, changes: copies.Changes) -> 
     copied, batch = changes.copied, changes.updated
     table, names = copied.table, [column.name for column in copied.columns]
     dimension = table.dimension
-    if dimension is None:
-        return table
-    times = batch.column(1 + names.index(dimension.column))
-    if dimension.column in copied.plan.assigned:
-        known = times.drop_null().to_numpy(zero_copy_only=False)
-        table = await routing.ensure_chunks(session, table, known)
+    keys = {name for key in table.unique_keys for name in key}
+    if dimension is not None:
+        keys.add(dimension.column)
+        times = batch.column(1 + names.index(dimension.column))
+        if dimension.column in copied.plan.assigned:
+            known = times.drop_null().to_numpy(zero_copy_only=False)
+            table = await routing.ensure_chunks(session, table, known)
     if copied.plan.keyed:
-        keys = {name for key in table.unique_keys for name in key} | {dimension.column}
         numbers = batch.column(0).to_numpy(zero_copy_only=False).astype(np.int64)
         for index in np.unique(copied.shards[numbers]):
             if table.shards[int(index)].has_stripes:

@@ -123,6 +123,8 @@ async def _insert_values(
     if plan.may_update and len(work) > 1:
         await writes.take_turns(session, table)
     counts = await _run_all(session, table, work, sql, bound, formats, parts)
+    if plan.may_update:
+        await recall.rekeyed(session, table, [table.shards[position] for position in groups])
     return counts, parts
 
 
@@ -332,6 +334,8 @@ async def _insert_through_nodes(
     if plan.may_update and len(work) > 1:
         await writes.take_turns(session, table)
     counts = await writes.per_node(work)
+    if plan.may_update:
+        await recall.rekeyed(session, table, [table.shards[position] for position in done])
     if table.kind is snapshots.TableKind.REFERENCE:
         return sum(next(iter(counts.values()))), parts
     return sum(map(sum, counts.values())), parts

@@ -95,6 +95,8 @@ async def run(
         job = functools.partial(_one, session, node, sql, parameters, formats, held)
         work.setdefault(node, []).append(job)
     counts = await writes.per_node(work) if work else {}
+    if plan.rekeys:
+        await recall.rekeyed(session, target, [group[plan.tables.index(target.oid)] for group in groups])
     if target.kind is snapshots.TableKind.REFERENCE:
         return (sum(next(iter(counts.values()))) if counts else 0), parts
     return sum(map(sum, counts.values())), parts

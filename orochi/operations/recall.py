@@ -8,14 +8,14 @@ open one. Recalling more rows than needed costs time but changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from orochi import pgtypes
+from orochi import errors, pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.engine import copybinary
 from orochi.executor import context
@@ -42,6 +42,12 @@ _EXACT = frozenset(
 _BATCH = 50_000
 #: A longer list of values is given to the scan as the range it spans.
 _MAX_LISTED = 200
+
+#: Heap rows whose transaction may still run: the session's own, and others'.
+_NEW = (
+    "pg_catalog.age(xmin) <= pg_catalog.age("
+    "pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.xid)"
+)
 
 _CLAIM = """
 INSERT INTO orochi_data.delete_vectors (stripe_id, row_number)
@@ -102,6 +108,42 @@ async def conflicting(
     return recalled
 
 
+async def rekeyed(
+    session: context.Session, table: snapshots.Table, shards: Iterable[snapshots.Shard]
+) -> None:
+    """After unique keys were changed: recall the stripe rows that the session's new heap rows collide with.
+
+    PostgreSQL then refuses the second of the two. Rows of others who have just committed are looked
+    at as well, which changes nothing.
+
+    Raises:
+        RemoteError: 23505.
+    """
+    names = {name for key in table.unique_keys for name in key}
+    if table.dimension is not None:
+        names.add(table.dimension.column)
+    columns = tuple(column for column in _outputs(table) if column.name in names)
+    for shard in shards:
+        if not shard.has_stripes or not table.unique_keys:
+            continue
+        connection = await session.transaction.node(shard.node_id, write=True)
+        decoder, batches = copybinary.Decoder(columns), []
+        listed = ", ".join(quoting.identifier(column.name) for column in columns)
+        sql = f"COPY (SELECT {listed} FROM {routing.relation(table, shard)} WHERE {_NEW}) TO STDOUT (FORMAT binary)"
+        async for piece in connection.copy_out(sql):
+            batches += decoder.feed(piece)
+        batches += decoder.finish()
+        whole = pa.Table.from_batches(batches, schema=copybinary.schema(columns)).combine_chunks()
+        if whole.num_rows:
+            rows = {column.name: whole.column(at).chunk(0) for at, column in enumerate(columns)}
+            try:
+                await conflicting(session, table, shard, rows)
+            except errors.RemoteError as error:
+                # the COPY that brought the row back is nothing the client knows of
+                kept = {code: text for code, text in error.fields.items() if code != "W"}
+                raise errors.RemoteError(kept) from error
+
+
 def _spanning(name: str, values: pa.Array) -> list[fragments.Predicate]:
     """Conditions that all of `values` satisfy."""
     distinct = values.drop_null().unique()
@@ -133,10 +175,7 @@ async def _recall(
     )
     if not stripes:
         return 0
-    columns = tuple(
-        fragments.OutputColumn(column.name, column.base_oid, column.typmod, column.type_name)
-        for column in routing.stored_columns(table)
-    )
+    columns = _outputs(table)
     scan = fragments.Scan(
         name="orochi_scan_0",
         table=f"{table.schema}.{table.name}",
@@ -154,6 +193,13 @@ async def _recall(
             if batch.num_rows:
                 recalled += await _move(connection, scan.relation, columns, batch)
     return recalled
+
+
+def _outputs(table: snapshots.Table) -> tuple[fragments.OutputColumn, ...]:
+    return tuple(
+        fragments.OutputColumn(column.name, column.base_oid, column.typmod, column.type_name)
+        for column in routing.stored_columns(table)
+    )
 
 
 def _only_keys(batch: pa.RecordBatch, keys: pa.Table | None) -> pa.RecordBatch:

@@ -109,7 +109,17 @@ def _plan(
         sql=sql,
         predicates=prepared.pruned[id(item)].predicates,
         returning=bool(_returning(prepared.statement.tree)),
+        rekeys=_rekeys(prepared.statement.tree, item.table),
     )
+
+
+def _rekeys(node: tree.Node, table: snapshots.Table) -> bool:
+    """Whether a column of a unique key is assigned to, or computed from others."""
+    if not isinstance(node, ast.UpdateStmt):
+        return False
+    assigned = {item.name for item in node.targetList}
+    keys = {name for key in table.unique_keys for name in key}
+    return any(column.name in assigned or column.generated for column in table.columns if column.name in keys)
 
 
 def _returning(node: tree.Node) -> tree.Node:

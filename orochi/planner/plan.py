@@ -61,6 +61,7 @@ class Modify:
         shard_indexes: the shards that can hold affected rows, when `key` is None.
         key: set when exactly one shard is affected, known at execution.
         predicates: implied conditions on the target, to find the stripe rows to recall.
+        rekeys: it may give rows other unique keys, which rows in stripes may have.
     """
 
     key: Key | None
@@ -70,6 +71,7 @@ class Modify:
     sql: str
     predicates: tuple[fragments.Predicate, ...]
     returning: bool
+    rekeys: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

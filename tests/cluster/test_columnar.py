@@ -208,3 +208,38 @@ def test_stripes_come_along(filled: oracle.Pair, *, distributed: bool) -> None:
     filled.orochi(change)
     filled.both("INSERT INTO t VALUES (-1, 'new', 0)")
     filled.check_tables("t")
+
+
+_KEYED = (
+    "UPDATE t SET id = 5 WHERE id = 6",
+    "UPDATE t SET id = id + 1 WHERE id = 119",
+    "UPDATE t SET id = id + 1000 WHERE id > 110",
+    "UPDATE t SET id = x.i FROM (VALUES (7, 'k1')) x(i, k) WHERE t.k = x.k AND t.id = 10",
+    "INSERT INTO t VALUES (12, 'new', 0)",
+    "INSERT INTO t SELECT 13, 'new', 0",
+    "INSERT INTO t VALUES (14, 'new', 0), (999, 'new', 0) ON CONFLICT DO NOTHING",
+    "INSERT INTO t VALUES (15, 'new', 0) ON CONFLICT (id) DO UPDATE SET id = 16",
+    "INSERT INTO t VALUES (15, 'new', 0) ON CONFLICT (id) DO UPDATE SET id = 516 RETURNING *",
+    """MERGE INTO t USING (VALUES (20, 'm'), (2000, 'm')) s(i, k) ON id = s.i
+       WHEN MATCHED THEN UPDATE SET k = s.k WHEN NOT MATCHED THEN INSERT VALUES (s.i, s.k, 1)""",
+    "MERGE INTO t USING (VALUES (21)) s(i) ON id = s.i WHEN MATCHED THEN UPDATE SET id = 22",
+    "UPDATE t SET id = 31 WHERE id = 30",
+    "UPDATE t SET id = 3031 WHERE id = 30",
+)
+
+
+@pytest.mark.parametrize("block", [False, True])
+def test_unique_keys_hold_against_stripes(filled: oracle.Pair, *, block: bool) -> None:
+    filled.orochi("SELECT compress_chunk(show_chunks('t'))")
+    if block:
+        filled.both("BEGIN")
+    for sql in _KEYED:
+        if block:
+            filled.both("SAVEPOINT each")
+        answer = filled.same(sql)
+        if block and answer.sqlstate:
+            filled.both("ROLLBACK TO each")
+        filled.check_tables("t")
+    if block:
+        filled.both("COMMIT")
+    filled.check_tables("t")

@@ -56,7 +56,7 @@ _COLUMNS = {
 _ORDERABLE = [name for name in _COLUMNS if name not in {"js", "pt", "xml_"}]
 
 
-@pytest.fixture(scope="module", params=["distributed", "both", "both-compressed"])
+@pytest.fixture(scope="module", params=["distributed", "both", "both-compressed", "columnar"])
 def filled(request: pytest.FixtureRequest, module_pair: oracle.Pair) -> Iterator[oracle.Pair]:
     layout, pair = request.param, module_pair
     pair.both(
