@@ -101,6 +101,13 @@ class ClientSocket(asyncio.Protocol):
             if not self._reasons and self.transport is not None and not self.closed:
                 self.transport.resume_reading()
 
+    def server_writable(self, writable: bool) -> None:
+        """Read no more than the server takes."""
+        if writable:
+            self.resume(SERVER_FULL)
+        else:
+            self.pause(SERVER_FULL)
+
     def close(self) -> None:
         """Close after what is written was sent."""
         if self.transport is not None and not self.closed:

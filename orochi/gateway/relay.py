@@ -68,8 +68,7 @@ class Relay:
         self.texts = texts
         self.session: session_module.Session | None = None
         self.busy = False
-        self.exclusive = False
-        self.pending = 0
+        self.exclusive, self.pending = False, 0
         self.inbox = codec.Splitter()
         self.named: dict[bytes, bytes] = {}
         self.unnamed = b""
@@ -77,8 +76,7 @@ class Relay:
         self.portals: dict[bytes, portal.Portal] = {}
         self.mask = _OURS | _CATALOG
         self.lifts = False
-        self.settings_dirty = True
-        self.catalog_dirty = False
+        self.settings_dirty, self.catalog_dirty = True, False
         self.rights = rights.Watch()
         self.changing: dict[bytes, int] = {}
         self.copying = False
@@ -90,8 +88,8 @@ class Relay:
         self._fragment = b""
         self._after_sync = False
         self._change: asyncio.Future[None] | None = None
-        client.on_data = self.from_client
-        client.on_writable = self._client_writable
+        client.on_data, client.on_writable = self.from_client, self._client_writable
+        server.on_writable = client.server_writable
         server.tap = self.from_server
 
     def from_client(self, data: bytes) -> None:
@@ -429,6 +427,8 @@ class Relay:
                 if kind in b"cf":
                     self.copying = False
                 continue
+            if self.copying:
+                self.client.resume(client_socket.INBOX_FULL)  # the next message may be large
             await self.wait()
         self.server.tap = None
         if not self.client.writable:

@@ -33,6 +33,7 @@ class Connection(asyncio.Protocol):
         notified: set when a NotificationResponse came, or the connection broke.
         on_async: receives asynchronous messages (notices, notifications, parameters): kind, payload.
         tap: if set, receives all bytes read instead of the reply queue; b"" when the connection broke.
+        on_writable: told False when the server does not take what is written, and True when it does.
     """
 
     def __init__(self) -> None:
@@ -45,6 +46,7 @@ class Connection(asyncio.Protocol):
         self.port = 0
         self.on_async: Callable[[int, bytes], None] | None = None
         self.tap: Callable[[bytes], None] | None = None
+        self.on_writable: Callable[[bool], None] | None = None
         self.notified = asyncio.Event()
         self.transport: asyncio.Transport | None = None
         self._prepared: collections.OrderedDict[object, bytes] = collections.OrderedDict()
@@ -133,11 +135,15 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Called by the transport when its buffer is full."""
         self._writable = False
+        if self.on_writable is not None:
+            self.on_writable(False)
 
     def resume_writing(self) -> None:
         """Called by the transport when its buffer has room."""
         self._writable = True
         self._wake_writers()
+        if self.on_writable is not None:
+            self.on_writable(True)
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop."""

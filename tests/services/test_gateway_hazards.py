@@ -398,6 +398,19 @@ def test_client_that_vanishes_leaves_nothing_behind(running: gateway.Running) ->
     pytest.fail(f"left behind: {row}, {running.gateway._sessions}")
 
 
+@pytest.mark.parametrize("mark", [b"", HERE])
+def test_copy_of_messages_larger_than_the_inbox(raw: Raw, mark: bytes) -> None:
+    raw.socket.settimeout(60)
+    raw.send(messages.query("CREATE TEMP TABLE large (a text)"))
+    raw.until(b"Z")
+    raw.send(messages.message(b"Q", b"COPY large FROM STDIN " + mark + b"\0"))
+    raw.until(b"G")
+    for _ in range(12):
+        raw.send(messages.message(b"d", b"x" * 2_500_000 + b"\n"))
+    raw.send(messages.message(b"c", b""))
+    assert raw.until(b"Z")[0] == (b"C", b"COPY 12\0")
+
+
 @pytest.mark.parametrize("mark", ["", HERE.decode()])
 def test_slow_reader_holds_the_server_back(raw: Raw, mark: str) -> None:
     before = psutil.Process().memory_info().rss
