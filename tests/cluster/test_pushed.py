@@ -1,0 +1,140 @@
+"""Functions that shards evaluate give PostgreSQL's answers under settings that change what they mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support import oracle
+
+_TABLE = """
+    CREATE TABLE p (k int NOT NULL, i int, n numeric, f float8, s text, at timestamptz, ts timestamp, d date,
+                    tm time, span interval, j jsonb, arr int[], raw bytea)"""
+_FILL = """
+    INSERT INTO p
+    SELECT i, i * 37 - 200, i * 1.25, i / 7.0::float8, CASE WHEN i % 5 > 0 THEN 'it''s ' || i END,
+           timestamptz '2024-03-09 20:00+00' + i * interval '5 hours 7 minutes', timestamp '2024-10-26 22:00' + i * interval '1 hour',
+           date '2024-02-27' + i, time '10:00' + i * interval '17 minutes', i * interval '1 day 3 hours',
+           jsonb_build_object('a', i, 't', '2024-03-10 12:00:00+02'), ARRAY[i, NULL, -i], convert_to('x' || i, 'UTF8')
+    FROM generate_series(1, 24) AS i"""
+_SETTINGS = (
+    "SET TimeZone TO 'America/New_York'",
+    "SET DateStyle TO 'German'",
+    "SET IntervalStyle TO 'iso_8601'",
+    "SET extra_float_digits TO 0",
+)
+
+#: A use of each stable function that is pushed; of an aggregate, for each `k`.
+STABLE = {
+    "age": "age(at, timestamptz '2020-02-29'), age(ts, timestamp '2021-05-31')",
+    "array_to_json": "array_to_json(arr)::text",
+    "array_to_string": "array_to_string(arr, ',', '-'), array_to_string(ARRAY[at, NULL], ';')",
+    "concat": "concat(k, s, at, span, f)",
+    "concat_ws": "concat_ws('/', s, d, tm, n)",
+    "convert": "convert(raw, 'UTF8', 'LATIN1')",
+    "convert_from": "convert_from(raw, 'UTF8')",
+    "convert_to": "convert_to(s, 'LATIN1')",
+    "date": "date(at), date(ts)",
+    "date_add": "date_add(at, interval '1 day'), date_add(at, interval '1 day', 'Europe/Berlin')",
+    "date_bin": "date_bin('45 minutes', at, timestamptz '2024-01-01')",
+    "date_part": "date_part('hour', at), date_part('dow', d), date_part('day', span)",
+    "date_subtract": "date_subtract(at, interval '2 days')",
+    "date_trunc": "date_trunc('day', at), date_trunc('week', at, 'Asia/Kolkata'), date_trunc('month', ts)",
+    "extract": "extract(hour FROM at), extract(timezone FROM at), extract(epoch FROM ts)",
+    "format": "format('%s|%L|%10s', at, s, i)",
+    "generate_series": "generate_series(at, at + interval '2 days', interval '1 day')",
+    "interval": "span::interval(0), (span + interval '1.26 seconds')::interval second(1)",
+    "json_agg": "json_agg(at ORDER BY at)::text",
+    "json_agg_strict": "json_agg_strict(s ORDER BY at)::text",
+    "json_build_array": "json_build_array(at, d, span, f)::text",
+    "json_build_object": "json_build_object('at', at, 'n', n)::text",
+    "json_object_agg": "json_object_agg(k, at)::text",
+    "json_object_agg_strict": "json_object_agg_strict(k, s)::text",
+    "jsonb_agg": "jsonb_agg(ts ORDER BY ts)",
+    "jsonb_agg_strict": "jsonb_agg_strict(s ORDER BY ts)",
+    "jsonb_build_array": "jsonb_build_array(at, n)",
+    "jsonb_build_object": "jsonb_build_object('at', at, 'f', f)",
+    "jsonb_object_agg": "jsonb_object_agg(k, d)",
+    "jsonb_object_agg_strict": "jsonb_object_agg_strict(k, s)",
+    "jsonb_path_exists_tz": "jsonb_path_exists_tz(j, '$.t.datetime() ? (@ < \"2024-03-11\".datetime())')",
+    "jsonb_path_match_tz": "jsonb_path_match_tz(j, '$.t.datetime() > \"2024-03-10 05:00:00\".datetime()')",
+    "jsonb_path_query_array_tz": "jsonb_path_query_array_tz(j, '$.t.timestamp()')",
+    "jsonb_path_query_first_tz": "jsonb_path_query_first_tz(j, '$.t.timestamp()')",
+    "jsonb_path_query_tz": "jsonb_path_query_tz(j, '$.t.timestamp()')",
+    "length": "length(s), length(raw)",
+    "make_timestamptz": "make_timestamptz(2024, 3, k, 2, 30, 0)",
+    "overlaps": "(at, span) OVERLAPS (timestamptz '2024-03-10 06:00', interval '2 days')",
+    "quote_literal": "quote_literal(s), quote_literal(at)",
+    "quote_nullable": "quote_nullable(s), quote_nullable(f)",
+    "row_to_json": "row_to_json(ROW(at, span, s))::text",
+    "text": "text(s::varchar), text(i > 0)",
+    "time": "at::time, ts::time(0)",
+    "time_bucket": "orochi.time_bucket('1 day', at), orochi.time_bucket(INTERVAL '2 hours', ts)",
+    "timestamp": "at::timestamp, d::timestamp",
+    "timestamptz": "ts::timestamptz, d::timestamptz",
+    "timetz": "tm::timetz, at::timetz",
+    "timezone": "at AT TIME ZONE 'Asia/Kolkata', timezone('UTC', ts)",
+    "to_char": "to_char(at, 'YYYY-MM-DD HH24:MI TZ Day'), to_char(n, '9G999D99'), to_char(span, 'HH24:MI')",
+    "to_date": "to_date('0' || k % 9 + 1 || ' Mar 2024', 'DD Mon YYYY')",
+    "to_json": "to_json(at)::text, to_json(arr)::text",
+    "to_jsonb": "to_jsonb(at), to_jsonb(span)",
+    "to_number": "to_number(n::text, '999D99')",
+    "to_timestamp": "to_timestamp(1710000000 + i * 1000.5), to_timestamp('10 Mar 2024 02:30', 'DD Mon YYYY HH24:MI')",
+}
+
+#: A use of each function that is evaluated once, as text.
+FOLDED = {
+    "current_catalog": "current_catalog",
+    "current_database": "current_database()",
+    "current_schema": "current_schema()",
+    "current_schemas": "current_schemas(true)",
+    "current_setting": "current_setting('TimeZone')",
+    "current_user": "current_user",
+    "inet_client_addr": "inet_client_addr()",
+    "inet_client_port": "inet_client_port()",
+    "inet_server_addr": "inet_server_addr()",
+    "inet_server_port": "inet_server_port()",
+    "now": "now()",
+    "pg_backend_pid": "pg_backend_pid()",
+    "session_user": "session_user",
+    "statement_timestamp": "statement_timestamp()",
+    "transaction_timestamp": "transaction_timestamp()",
+    "version": "version()",
+}
+
+
+@pytest.fixture(scope="module")
+def table(module_pair: oracle.Pair) -> oracle.Pair:
+    module_pair.both(_TABLE)
+    module_pair.orochi("SELECT create_distributed_table('p', 'k', 4)")
+    module_pair.both(_FILL, *_SETTINGS)
+    return module_pair
+
+
+def test_stable(table: oracle.Pair) -> None:
+    """The shards evaluate it, as PostgreSQL does under the client's settings."""
+    for name, use in STABLE.items():
+        grouped = " GROUP BY k" if "_agg" in name else ""
+        sql = f"SELECT k, {use} FROM p WHERE k > 0{grouped}"
+        plan = "\n".join(line for (line,) in table.orochi(f"EXPLAIN {sql}"))
+        assert plan.startswith("Orochi Pushdown"), (name, plan)
+        assert "Combine: rows as they come" in plan, (name, plan)
+        if name != "time_bucket":
+            table.same(sql)
+    days = "SELECT k, orochi.time_bucket('1 day', ts) AS day FROM p ORDER BY k"
+    assert (
+        table.orochi(days)
+        == table.plain.execute("SELECT k, date_trunc('day', ts) FROM p ORDER BY k").fetchall()
+    )
+
+
+def test_folded(table: oracle.Pair) -> None:
+    """One value for all shards, the client's own."""
+    table.gateway.execute("BEGIN")
+    for name, use in FOLDED.items():
+        found = table.orochi(
+            f"SELECT DISTINCT ({use})::text FROM p WHERE k > 0 AND ({use})::text IS NOT DISTINCT FROM ({use})::text"
+        )
+        assert len(found) == 1, name
+        if name != "statement_timestamp":
+            assert found == table.orochi(f"SELECT ({use})::text"), name
+    table.gateway.execute("COMMIT")
