@@ -26,7 +26,14 @@ log = structlog.get_logger()
 _FOLDER = pathlib.Path(__file__).parent
 _SQL = _FOLDER / "sql"
 #: What only a superuser may install; Orochi does without where there is none.
-_PRIVILEGED = ("event_triggers.sql", "access_method.sql", "citus_views.sql")
+_PRIVILEGED = (
+    "loopback.sql",  # without it functions that read shells find nothing, and their writes fail
+    "event_triggers.sql",  # without them a dropped shell is found by the statistics task, a little later
+    "login_trigger.sql",  # before PostgreSQL 17 a dump past the gateway is not refused
+    "access_method.sql",
+    "citus_views.sql",
+    "members.sql",  # without them a dump holds Orochi's own schemas
+)
 #: Key of the advisory lock that one migration at a time holds.
 _LOCK = 0x4F524F43
 
@@ -153,19 +160,33 @@ def _install_sql(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     if row is not None and row[0] == digest:
         return
     with connection.transaction():
+        _release(connection)
         _execute(connection, "SET LOCAL check_function_bodies = off;" + text)
         for name, script in zip(_PRIVILEGED, privileged, strict=True):
             try:
                 with connection.transaction():
                     _execute(connection, script)
-            except psycopg.errors.InsufficientPrivilege as error:
-                # Without event triggers a dropped shell is found by the statistics task, a little later.
+            except psycopg.Error as error:
                 log.warning("catalog.not_privileged", script=name, error=str(error))
         connection.execute(
             "INSERT INTO orochi.orochi_installed_sql (digest) VALUES (%s)"
             " ON CONFLICT (singleton) DO UPDATE SET digest = excluded.digest",
             (digest,),
         )
+
+
+def _release(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Take out of the extension what `members.sql` put there: members cannot be dropped or made anew."""
+    rows = connection.execute(
+        "SELECT (pg_identify_object(classid, objid, 0)).type, (pg_identify_object(classid, objid, 0)).identity"
+        " FROM pg_depend WHERE deptype = 'e' AND refclassid = 'pg_extension'::regclass"
+        " AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'plpgsql') AND objid >= 16384"
+        # types of rows and arrays follow what they are made of
+        " AND NOT EXISTS (SELECT FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid"
+        " WHERE classid = 'pg_type'::regclass AND t.oid = objid AND (t.typelem <> 0 OR c.relkind <> 'c'))"
+    ).fetchall()
+    for kind, name in rows:
+        _execute(connection, f"ALTER EXTENSION plpgsql DROP {str(kind).replace('-', ' ')} {name}")
 
 
 def _set_search_path(connection: psycopg.Connection[tuple[object, ...]]) -> None:

@@ -67,6 +67,14 @@ async def finish(
     return tag
 
 
+async def declare(session: context.Session, loaded: Loaded, final_sql: str, sink: context.Sink) -> str | None:
+    """Run a DECLARE CURSOR that keeps the intermediates as parameters; None if they must be tables."""
+    coordinator = session.coordinator
+    if _fits_parameters(loaded) or (coordinator.status != "I" and await is_read_only(coordinator)):
+        return await _with_parameters(coordinator, loaded, final_sql, sink)
+    return None
+
+
 async def load_temp(
     coordinator: client.PgConnection, loaded: Loaded, *, keys: Keys = NO_KEYS, on_commit_drop: bool = False
 ) -> dict[str, str]:

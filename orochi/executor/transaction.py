@@ -37,6 +37,7 @@ class Transaction:
         deadlock: why it was cancelled, if that was to end a deadlock between nodes.
         after_commit: to be awaited once the transaction is committed; must not raise. Gone with a rollback,
             though not with one to a savepoint.
+        ending: its commit is under way.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Transaction:
         self.participants: dict[int, two_phase.Participant] = {}
         self.deadlock: str | None = None
         self.after_commit: list[Callable[[], Awaitable[None]]] = []
+        self.ending = False
 
     @property
     def in_block(self) -> bool:
@@ -168,7 +170,11 @@ class Transaction:
             TransactionOutcomeUnknown: the answer to the decision was lost.
             OrochiError: nothing is committed anywhere.
         """
-        tag = await self._commit(coordinator, sql)
+        self.ending = True
+        try:
+            tag = await self._commit(coordinator, sql)
+        finally:
+            self.ending = False
         jobs, self.after_commit = self.after_commit, []
         for job in jobs:
             await job()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orochi import errors
+from orochi.gateway import loopback
 from orochi.pgwire import messages
 from orochi.planner import parse
 
@@ -57,6 +58,9 @@ async def run(session: sessions.Session, statement: parse.Statement) -> str:
     """
     match statement.kind:
         case parse.Kind.TRANSACTION:
+            link = session.loop
+            if link is not None and (tag := await loopback.run(session, link, statement)) is not None:
+                return tag
             return await _transaction(session, statement)
         case parse.Kind.PREPARE:
             return await _prepare(session, statement)

@@ -13,7 +13,7 @@ import structlog
 from orochi import errors
 from orochi import settings as process_settings
 from orochi.executor import node_pool
-from orochi.gateway import client_socket, relay, startup, texts
+from orochi.gateway import client_socket, loopback, relay, startup, texts
 from orochi.gateway import engine as engines
 from orochi.gateway import session as sessions
 from orochi.pgwire import client as pg_client
@@ -23,6 +23,8 @@ log = structlog.get_logger()
 
 _SHUTDOWN_SECONDS = 10.0
 _BACKLOG = 1024
+#: Addresses to listen at that are nobody's to connect to.
+_EVERYWHERE = frozenset({"", "*", "0.0.0.0", "::"})
 
 
 class Gateway:
@@ -60,7 +62,22 @@ class Gateway:
             backlog=_BACKLOG,
         )
         port: int = self._server.sockets[0].getsockname()[1]
+        await self._announce(port)
         return port
+
+    async def _announce(self, port: int) -> None:
+        """Tell the coordinator where functions that read shells find us."""
+        host = self.settings.gateway_host
+        address = (
+            "coalesce(host(inet_client_addr()), '127.0.0.1')"
+            if host in _EVERYWHERE
+            else "'" + host.replace("'", "''") + "'"
+        )
+        try:
+            async with self.runtime.service() as connection:
+                await connection.query(f"SELECT orochi._gateway_at({address}, {port})")
+        except errors.RemoteError as error:
+            log.warning("gateway.no_loopback", error=error.message)
 
     async def stop(self) -> None:
         """Stop listening, let running statements end for a while, and close every session."""
@@ -102,15 +119,31 @@ class Gateway:
         client: client_socket.ClientSocket,
         server: pg_client.PgConnection,
         parameters: dict[str, str],
+        *,
+        loopback_from: int | None = None,
     ) -> None:
-        """The client is authenticated: relay it from now on."""
+        """The client is authenticated: relay it from now on.
+
+        Args:
+            client: its socket.
+            server: its connection to the coordinator.
+            parameters: of its startup.
+            loopback_from: the backend that it comes from, if a function opened it.
+        """
         user = parameters.get("user", "")
         ours = parameters.get("database", user) == self.coordinator.dbname
         if parameters.get("replication", "false") not in ("false", "off", "no", "0"):
             ours = False
         stream = relay.Relay(client, server, self._texts if ours else self._other_texts)
         session = sessions.Session(self, client, server, stream, user)
+        if loopback_from is not None:
+            session.loop = loopback.Link(self, loopback_from, session.transaction)
+            stream.exclusive = True
         self._sessions[server.pid, server.secret] = session
+
+    def serving(self, pid: int) -> sessions.Session | None:
+        """The session whose coordinator connection is the backend `pid`."""
+        return next((session for (known, _), session in self._sessions.items() if known == pid), None)
 
     def forget(self, session: sessions.Session) -> None:
         """The session has ended."""

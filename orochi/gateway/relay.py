@@ -76,7 +76,7 @@ class Relay:
         self.portals: dict[bytes, portal.Portal] = {}
         self.mask = _OURS | _CATALOG
         self.lifts = False
-        self.settings_dirty, self.catalog_dirty = True, False
+        self.settings_dirty, self.catalog_dirty, self.isolation_set = True, False, False
         self.rights = rights.Watch()
         self.changing: dict[bytes, int] = {}
         self.copying = False
@@ -226,8 +226,7 @@ class Relay:
             self.named[name] = sql
             return name in self.ours
         self.unnamed = data[at - 5 : end]
-        if self.ours:
-            self.ours.pop(b"", None)
+        self.ours.pop(b"", None)
         return False
 
     def _names_ours(self, kind: int, data: bytes, at: int, end: int) -> bool:
@@ -271,6 +270,7 @@ class Relay:
         self.settings_dirty = True
         if flags & _METHOD:
             self.mask = _OURS | _CATALOG
+        self.isolation_set = self.isolation_set or bool(flags & texts_module.ISOLATION)
         if self.session is not None and (self.server.status != "I" or self.pending):
             self.session.settings_revert = True
 

@@ -23,6 +23,7 @@ from orochi.gateway import (
     client_socket,
     extended,
     hotpath,
+    loopback,
     portal,
     recent,
     session_settings,
@@ -94,11 +95,12 @@ class Session:
         self.sql_prepared: dict[str, parse.Statement] = {}
         self.recent = recent.Recent(self)
         self.hot: hotpath.Call | None = None
+        self.loop: loopback.Link | None = None
         self.reading: pg_client.PgConnection | None = None
         self._temp_relations: Mapping[str, str] = {}
         self._full_path: tuple[str, ...] = ()
         self._read_only = False
-        self._isolation = self._default_isolation = "read committed"
+        self.isolation = self._default_isolation = "read committed"
         self._own_snapshot: snapshots.Snapshot | None = None
         self._pinned: snapshots.Snapshot | None = None
         self._task: asyncio.Task[None] | None = None
@@ -113,9 +115,8 @@ class Session:
 
     def snapshot(self) -> snapshots.Snapshot:
         """What this session plans against."""
-        own = self._own_snapshot
-        if own is not None:
-            return own
+        if self._own_snapshot is not None:
+            return self._own_snapshot
         if self._pinned is not None:
             return self._pinned
         newest: snapshots.Snapshot = self.runtime.snapshot()
@@ -204,9 +205,8 @@ class Session:
             self.block_ended()
         else:
             self.transaction.in_block = True
-        self.relay.exclusive = bool(
-            self.transaction.participants or self.savepoints or self._own_snapshot is not None
-        )
+        mine = self.savepoints or self.catalog_is_own or self.loop
+        self.relay.exclusive = bool(self.transaction.participants or mine)
 
     def block_ended(self) -> None:
         """The coordinator is outside any transaction again."""
@@ -215,7 +215,7 @@ class Session:
         self.savepoints = False
         self._own_snapshot = self._pinned = None
         self.relay.rights.ready("I")
-        self._isolation = self._default_isolation
+        self.isolation = self._default_isolation
         if self.settings_revert:
             self.settings_revert = False
             self.relay.settings_dirty = True
@@ -235,17 +235,17 @@ class Session:
         if self.relay.settings_dirty and self.coordinator.status != "E":
             view = await session_settings.read(self.coordinator)
             self.recent.clear()
-            self.relay.settings_dirty = False
+            self.relay.settings_dirty = self.relay.isolation_set = False
             self.settings, self.signature = view.values, view.signature
             self.relay.method_known(view.values.get("default_table_access_method", ""))
             self.user, self._full_path = view.user, view.search_path
-            self._isolation, self._default_isolation = view.isolation, view.default_isolation
+            self.isolation, self._default_isolation = view.isolation, view.default_isolation
             self._read_only = view.read_only
             self._temp_relations = view.temp_relations
             self._find_temp_tables()
             self.zone = {"timezone": self.settings.get("timezone", "UTC")}
-        if not self.transaction.participants:
-            self.transaction.isolation = self._isolation
+        if not self.transaction.participants and (self.loop is None or self.loop.caller is None):
+            self.transaction.isolation = self.isolation
 
     def _find_temp_tables(self) -> None:
         """Names and schemas, as temporary relations and the newest catalog have them."""
@@ -287,6 +287,7 @@ class Session:
             raise errors.OrochiError(
                 f"cannot execute {_WRITING[statement.kind]} in a read-only transaction", sqlstate="25006"
             )
+        loopback.check(self, statement)
         self.query_id = ids.new_query_id()
         self._timed_out = False
         self._pin()
@@ -446,4 +447,4 @@ class Session:
         for item in self.relay.portals.values():
             item.close()
         self.gateway.forget(self)
-        await self.transaction.rollback()
+        await loopback.leave(self)

@@ -9,10 +9,11 @@ came in clear behind an SSLRequest are never taken for encrypted ones.
 from __future__ import annotations
 
 import asyncio
+import hmac
 from typing import TYPE_CHECKING
 
 from orochi import errors
-from orochi.gateway import client_socket
+from orochi.gateway import client_socket, loopback
 from orochi.pgwire import client as pg_client
 from orochi.pgwire import codec, messages
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 #: What a client may send ahead of the server being ready.
 _EARLY_LIMIT = 1 << 20
+_DUMP = b"\0application_name\0pg_dump\0"
+#: The code of AuthenticationCleartextPassword.
+_CLEAR_TEXT = 3
 _length_at = codec.length_at
 
 
@@ -38,6 +42,7 @@ class Startup:
         self._from_server = bytearray()
         self._authenticated = False
         self._counted = False
+        self._answered = False
         self._timer = asyncio.get_running_loop().call_later(
             gateway.settings.gateway_auth_timeout, self._timed_out
         )
@@ -62,7 +67,7 @@ class Startup:
             if packet is None:
                 return
             code, body, end = packet
-            raw = bytes(self._buffer[:end])
+            raw = _marked(bytes(self._buffer[:end]))
             del self._buffer[:end]
             if code in (codec.SSL_REQUEST, codec.GSSENC_REQUEST):
                 if self._buffer or code in self._asked:
@@ -79,7 +84,11 @@ class Startup:
                     f"unsupported frontend protocol {major}.{code & 0xFFFF}: server supports 3.0 to 3.2"
                 )
             self._parameters = messages.parse_startup(body)
-            self._admit(raw)
+            if self._parameters.get("user") == loopback.USER:
+                self._count()
+                self._client.write(messages.message(b"R", _CLEAR_TEXT.to_bytes(4, "big")))
+            else:
+                self._admit(raw)
 
     def _encryption(self, code: int) -> None:
         context = self._gateway.tls
@@ -113,11 +122,52 @@ class Startup:
         self._stop()
         self._client.close()
 
-    def _admit(self, raw: bytes) -> None:
+    def _count(self) -> None:
         if not self._gateway.admit():
             raise errors.OrochiError("sorry, too many clients already", sqlstate="53300")
         self._counted = True
+
+    def _admit(self, raw: bytes) -> None:
+        self._count()
         self._gateway.background(self._connect(raw))
+
+    async def _log_in(self, password: str) -> None:
+        """A function's connection: it knows the cluster's secret, and is served as Orochi's own role."""
+        gateway = self._gateway
+        try:
+            expected = loopback.password(await gateway.secret())
+            if not hmac.compare_digest(expected.encode(), password.encode()):
+                raise errors.OrochiError(
+                    f'password authentication failed for user "{loopback.USER}"', sqlstate="28P01"
+                )
+            end = gateway.coordinator
+            server = await pg_client.PgConnection.connect(
+                end.host,
+                end.port,
+                end.user,
+                end.password,
+                end.dbname,
+                options={"application_name": loopback.USER},
+                prepared_limit=gateway.settings.prepared_per_connection,
+            )
+        except errors.OrochiError as error:
+            self._refuse(error)
+            return
+        if self._client.closed:
+            server.abort()
+            return
+        self._authenticated = True
+        self._client.write(
+            b"".join(
+                (
+                    messages.message(b"R", bytes(4)),
+                    *(messages.parameter_status(*item) for item in server.parameters.items()),
+                    messages.message(b"K", server.pid.to_bytes(4, "big") + server.secret),
+                    messages.ready_for_query("I"),
+                )
+            )
+        )
+        self._begin(server)
 
     async def _connect(self, raw: bytes) -> None:
         gateway = self._gateway
@@ -140,6 +190,10 @@ class Startup:
         except errors.OrochiError as error:
             self._refuse(error)
 
+    @property
+    def _is_loopback(self) -> bool:
+        return self._parameters is not None and self._parameters.get("user") == loopback.USER
+
     def _answers(self) -> None:
         """Pass on authentication answers; keep anything else until the session begins."""
         buffer = self._buffer
@@ -148,8 +202,17 @@ class Startup:
                 raise errors.ProtocolViolation(f"expected password response, got message type {buffer[0]}")
             (length,) = _length_at(buffer, 1)
             codec.check_length(buffer[0], length, codec.AUTH_LIMIT)
-            if self._server is None or len(buffer) < length + 1:
+            if len(buffer) < length + 1 or (self._server is None and not self._is_loopback):
                 break
+            if self._is_loopback:
+                if self._answered:
+                    raise errors.ProtocolViolation("one password is enough")
+                self._answered = True
+                password = messages.decode(bytes(buffer[5:length]))
+                del buffer[: length + 1]
+                self._gateway.background(self._log_in(password))
+                break
+            assert self._server is not None
             self._server.write(bytes(buffer[: length + 1]))
             del buffer[: length + 1]
         if len(buffer) > _EARLY_LIMIT:
@@ -190,7 +253,15 @@ class Startup:
         assert self._parameters is not None
         self._counted = False  # the session's now
         early = bytes(self._buffer)
-        self._gateway.begin(self._client, server, self._parameters)
+        if self._is_loopback:
+            parameters = {
+                "user": self._gateway.coordinator.user,
+                "database": self._gateway.coordinator.dbname,
+            }
+            caller = loopback.caller_pid(self._parameters)
+            self._gateway.begin(self._client, server, parameters, loopback_from=caller)
+        else:
+            self._gateway.begin(self._client, server, self._parameters)
         if early:
             self._client.on_data(early)
 
@@ -214,3 +285,12 @@ class Startup:
         if self._counted:
             self._counted = False
             self._gateway.leave()
+
+
+def _marked(packet: bytes) -> bytes:
+    """A StartupMessage in which pg_dump has another name: its own is refused past the gateway (`_on_login`)."""
+    mark = packet.find(_DUMP)
+    if mark < 0:
+        return packet
+    changed = packet.replace(_DUMP, _DUMP[:-1] + b" through orochi\0", 1)
+    return len(changed).to_bytes(4, "big") + changed[4:]

@@ -22,6 +22,8 @@ CATALOG = 8
 METHOD = 16
 #: It may change what roles may do.
 RIGHTS = 32
+#: It may change the isolation level of this transaction or of later ones.
+ISOLATION = 64
 
 #: Texts longer than this are not cached, and no more than so many are.
 _LONGEST = 8_192
@@ -47,6 +49,7 @@ _CATALOG = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _RIGHTS = re.compile(rb"(?:^|;)" + _GAP + rb"(?:grant|revoke)(?![a-z0-9_])", re.IGNORECASE | re.DOTALL)
+_ISOLATION = re.compile(rb"isolation", re.IGNORECASE)
 
 
 class Classifier(Protocol):
@@ -98,6 +101,8 @@ class Texts:
                 flags |= SPECIAL
             if _SETTINGS.search(sql):
                 flags |= SETTINGS | (METHOD if b"default_table_access_method" in sql.lower() else 0)
+                if _ISOLATION.search(sql):
+                    flags |= ISOLATION
             if _CATALOG.search(sql):
                 flags |= SETTINGS | CATALOG
             if _RIGHTS.search(sql):

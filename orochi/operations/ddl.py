@@ -18,6 +18,7 @@ from orochi.executor import context
 from orochi.operations import ddl_checks, relay, shells, striped, unstripe
 from orochi.planner import classify, parse
 from orochi.planner import ddl as planner
+from orochi.planner import tree as trees
 from orochi.sharding import alter, colocation
 from orochi.storage.columnar import sorting
 from orochi.timeseries import stripes
@@ -45,6 +46,8 @@ async def _run(session: context.Session, statement: parse.Statement, ddl: planne
     tag = ddl.tag
     if ddl.sql is not None:
         await _begin(session)
+        if not isinstance(statement.tree, trees.ast.DropStmt):
+            await _detached(session, tables)
         tag = (await session.coordinator.query(ddl.sql))[-1].tag
         left = await _left(session, tables)
         await session.catalog_changed()
@@ -57,6 +60,7 @@ async def _run(session: context.Session, statement: parse.Statement, ddl: planne
                 ).items():
                     work.setdefault(node_id, []).extend(statements)
         await shells.run_on_nodes(session, work)
+        await _attached(session, [table for table in tables if table.oid in left])
         if type(statement.tree).__name__ == "AlterTableStmt":
             await ddl_checks.no_local_references(session, left)
     if ddl.options:
@@ -99,6 +103,17 @@ async def _definitions(
 async def _begin(session: context.Session) -> None:
     if session.coordinator.status == "I":
         await session.coordinator.query("BEGIN")
+
+
+async def _detached(session: context.Session, tables: list[snapshots.Table]) -> None:
+    """Take the shells' children away: they are Orochi's own, and users may not change them."""
+    for table in tables:
+        await session.catalog_execute(f"SELECT orochi._detach_shell({table.oid})")
+
+
+async def _attached(session: context.Session, tables: list[snapshots.Table]) -> None:
+    for table in tables:
+        await session.catalog_execute(f"SELECT orochi._attach_shell({table.oid})")
 
 
 async def _left(session: context.Session, tables: list[snapshots.Table]) -> set[int]:

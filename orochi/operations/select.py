@@ -312,13 +312,27 @@ async def materialize(
     The tables are made on `connection`, the session's own if None.
     """
     coordinator = session.coordinator if connection is None else connection
+    plan, loaded = await _pull(session, statement, parameters)
+    return await _materialized(coordinator, statement, plan, loaded)
+
+
+async def _pull(
+    session: context.Session, statement: parse.Statement, parameters: context.Parameters | None
+) -> tuple[plans.Distributed, Loaded]:
+    """A statement of any kind over intermediates, and these."""
 
     def attempt(plan_context: planning.PlanContext) -> plans.Distributed:
         return pull.rewrite_any(statement, plan_context)
 
     plan = await with_folding(session, parameters, attempt)
     plan = await describe_intermediates(session, plan)
-    loaded = await gather(session, plan)
+    assert plan.final_sql is not None
+    return plan, await gather(session, plan)
+
+
+async def _materialized(
+    coordinator: client.PgConnection, statement: parse.Statement, plan: plans.Distributed, loaded: Loaded
+) -> Materialized:
     # at the end of a block its cursors are closed, and held ones are copied, before such tables go
     in_block = statement.kind is parse.Kind.DECLARE and coordinator.status != "I"
     names = await reduce.load_temp(coordinator, loaded, keys=keys_of(plan), on_commit_drop=in_block)
@@ -340,12 +354,19 @@ async def execute_rewritten(
     """CREATE TABLE AS, SELECT INTO, DECLARE: the coordinator runs them over what was pulled.
 
     A cursor reads its tables until it is closed, so what it was given stays for the block, or outside
-    one for the session.
+    one for the session. Where it can keep its rows as parameters, it does: they also go along in a
+    READ ONLY transaction.
     """
-    materialized = await materialize(session, statement, parameters)
+    plan, loaded = await _pull(session, statement, parameters)
+    if fields is not None:
+        await sink.columns(fields)
+    if statement.kind is parse.Kind.DECLARE and not keys_of(plan):
+        tag = await reduce.declare(session, loaded, plan.final_sql or "", sink)
+        if tag is not None:
+            await sink.complete(tag)
+            return
+    materialized = await _materialized(session.coordinator, statement, plan, loaded)
     try:
-        if fields is not None:
-            await sink.columns(fields)
         tag = await session.coordinator.stream(materialized.sql, (), (), (), sink.formats, sink.rows)
     except errors.OrochiError:
         await materialized.cleanup()

@@ -17,7 +17,6 @@ from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
 from orochi.sharding import colocation
 
-GUARD = "orochi_guard"
 #: Statements sent to a node in one message; bounds the message, not the transaction.
 _BATCH = 400
 _KINDS = {"v": "view", "m": "materialized view", "f": "foreign table", "i": "index", "S": "sequence"}
@@ -139,16 +138,13 @@ async def empty(session: context.Session, shell: definitions.Definition) -> None
 
 
 async def install_guard(session: context.Session, shell: definitions.Definition) -> None:
-    """From now on nobody writes into the shell."""
-    await session.catalog_execute(
-        f"CREATE TRIGGER {GUARD} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {shell.relation}"
-        " FOR EACH STATEMENT EXECUTE FUNCTION orochi._refuse_write()"
-    )
+    """From now on what reads and writes the shell past the planner comes back to the gateway."""
+    await session.catalog_execute(f"SELECT orochi._attach_shell({shell.oid})")
 
 
 async def remove_guard(session: context.Session, shell: definitions.Definition) -> None:
     """The shell becomes an ordinary table again."""
-    await session.catalog_execute(f"DROP TRIGGER IF EXISTS {GUARD} ON {shell.relation}")
+    await session.catalog_execute(f"SELECT orochi._detach_shell({shell.oid})")
 
 
 async def run_on_nodes(session: context.Session, work: Mapping[int, Sequence[str]]) -> None:

@@ -26,7 +26,7 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
     SELECT c.relname FROM pg_class c WHERE c.oid IN (SELECT view_oid FROM orochi._dependent_views())
 $$;
 
--- Schemas of shards and chunks, of a node that shares this database: no search path leads there.
+-- Schemas of shards and chunks, of a node that shares this database, and that of the shells' children.
 CREATE OR REPLACE FUNCTION orochi._is_internal_schema(schema text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = '' AS
-$$ SELECT schema ~ '^orochi_[sc]\d+_\d+$' $$;
+$$ SELECT schema ~ '^orochi_[sc]\d+_\d+$|^pg_orochi$' $$;

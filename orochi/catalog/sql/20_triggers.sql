@@ -31,7 +31,8 @@ BEGIN
     END LOOP;
 END $$;
 
--- On every shell: a write that bypasses the gateway must not put rows where nobody reads them.
+-- Where shells have no way back to the gateway (see loopback.sql), writes that bypass it are refused: they must
+-- not put rows where nobody reads them.
 CREATE OR REPLACE FUNCTION orochi._refuse_write() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'cannot write into "%" past the Orochi gateway', TG_TABLE_NAME
@@ -40,6 +41,24 @@ BEGIN
                               TG_TABLE_NAME),
               HINT = 'Connect to the Orochi gateway and run the statement there.';
 END $$;
+
+CREATE OR REPLACE FUNCTION orochi._detach_shell(shell oid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+BEGIN
+    EXECUTE format('DROP TRIGGER IF EXISTS orochi_guard ON %s', shell::regclass);
+END $$;
+
+CREATE OR REPLACE FUNCTION orochi._attach_shell(shell oid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+BEGIN
+    EXECUTE format('CREATE OR REPLACE TRIGGER orochi_guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s
+        FOR EACH STATEMENT EXECUTE FUNCTION orochi._refuse_write()', shell::regclass);
+END $$;
+
+CREATE OR REPLACE FUNCTION orochi._follow_shells() RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $$ SELECT $$;
+
+REVOKE ALL ON FUNCTION orochi._attach_shell(oid), orochi._detach_shell(oid), orochi._follow_shells() FROM PUBLIC;
 
 -- Dropped shells leave the catalog, whoever dropped them and however.
 CREATE OR REPLACE FUNCTION orochi._on_drop() RETURNS event_trigger
@@ -126,6 +145,7 @@ BEGIN
         END IF;
     END LOOP;
     IF changed THEN
+        PERFORM orochi._follow_shells();
         PERFORM orochi._bump();
     END IF;
 END $$;

@@ -92,7 +92,8 @@ BEGIN
         'persistence', c.relpersistence, 'owner', pg_get_userbyid(c.relowner),
         'owned', pg_has_role(current_user, c.relowner, 'USAGE'),
         'is_partition', c.relispartition,
-        'inherits', EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent)),
+        'inherits', EXISTS (SELECT FROM pg_inherits i JOIN pg_class o ON o.oid IN (i.inhrelid, i.inhparent) AND o.oid <> c.oid
+            WHERE c.oid IN (i.inhrelid, i.inhparent) AND o.relname <> 'shell_' || c.oid),
         'has_policies', c.relrowsecurity,
         'options', coalesce(to_json(c.reloptions), '[]'::json),
         'catalog_kind', (SELECT t.kind FROM orochi.orochi_tables t WHERE t.table_oid = c.oid),

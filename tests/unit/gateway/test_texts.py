@@ -39,7 +39,7 @@ class Catalog:
         ("SET TimeZone = 'UTC'", texts.SETTINGS),
         ("SELECT 1; reset all", texts.SETTINGS),
         ("SELECT set_config('a.b', 'c', false)", texts.SETTINGS),
-        ("BEGIN ISOLATION LEVEL SERIALIZABLE", texts.SETTINGS),
+        ("BEGIN ISOLATION LEVEL SERIALIZABLE", texts.SETTINGS | texts.ISOLATION),
         ("start transaction read only", texts.SETTINGS),
         ("CREATE SCHEMA s", texts.SETTINGS | texts.CATALOG),
         ("/* x */ do $$ begin end $$", texts.SETTINGS | texts.CATALOG),

@@ -1,0 +1,132 @@
+-- Separate from the rest: these need a superuser, and the library of postgres_fdw on the server.
+-- Each shell gets a child, a foreign table that leads back to the gateway: what PostgreSQL itself runs on
+-- the shell (bodies of functions, triggers, direct connections) reads and changes the rows on the nodes.
+-- The schema's name begins with pg_, so that pg_dump leaves out what is in it.
+SET LOCAL allow_system_table_mods = on;
+CREATE SCHEMA IF NOT EXISTS pg_orochi;
+SET LOCAL allow_system_table_mods = off;
+
+CREATE OR REPLACE FUNCTION pg_orochi.handler() RETURNS fdw_handler
+LANGUAGE c STRICT AS '$libdir/postgres_fdw', 'postgres_fdw_handler';
+CREATE OR REPLACE FUNCTION pg_orochi.validator(text[], oid) RETURNS void
+LANGUAGE c STRICT AS '$libdir/postgres_fdw', 'postgres_fdw_validator';
+
+-- Where the gateway listens, as this server reaches it. A gateway says so when it starts.
+CREATE OR REPLACE FUNCTION orochi._gateway_at(host text, port integer) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    wanted text[] := ARRAY['host=' || host, 'port=' || port];
+    secret text;
+BEGIN
+    SELECT encode(sha256(convert_to(s.secret || ':loopback', 'UTF8')), 'hex') INTO STRICT secret
+        FROM orochi.orochi_secret s;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_foreign_data_wrapper WHERE fdwname = 'orochi_gateway') THEN
+        CREATE FOREIGN DATA WRAPPER orochi_gateway HANDLER pg_orochi.handler VALIDATOR pg_orochi.validator;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_foreign_server WHERE srvname = 'orochi_gateway') THEN
+        EXECUTE format('CREATE SERVER orochi_gateway FOREIGN DATA WRAPPER orochi_gateway OPTIONS (
+            host %L, port %L, dbname %L, application_name ''orochi loopback %%p'', connect_timeout ''10'',
+            fetch_size ''1000'', batch_size ''200'', analyze_sampling ''off'')',
+            host, port, pg_catalog.current_database());
+        EXECUTE format('CREATE USER MAPPING FOR PUBLIC SERVER orochi_gateway OPTIONS (
+            user ''orochi_loopback'', password %L)', secret);
+    ELSIF NOT EXISTS (SELECT FROM pg_catalog.pg_foreign_server
+                      WHERE srvname = 'orochi_gateway' AND srvoptions @> wanted) THEN
+        EXECUTE format('ALTER SERVER orochi_gateway OPTIONS (SET host %L, SET port %L)', host, port);
+    END IF;
+END $$;
+REVOKE ALL ON FUNCTION orochi._gateway_at(text, integer) FROM PUBLIC;
+SELECT orochi._gateway_at('127.0.0.1', 6432)
+    WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_foreign_server WHERE srvname = 'orochi_gateway');
+
+-- Rows that PostgreSQL put into a shell go on to the nodes. They are there as long as the statement runs, so
+-- that its count, RETURNING, defaults and checks are PostgreSQL's own; nobody else ever sees them.
+CREATE OR REPLACE FUNCTION orochi._remove_row() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+BEGIN
+    EXECUTE format('DELETE FROM ONLY %s WHERE ctid = $1', TG_RELID::regclass) USING NEW.ctid;
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION orochi._send_rows() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    columns text;
+    caller text;
+BEGIN
+    IF NOT EXISTS (SELECT FROM orochi_new) THEN
+        RETURN NULL;
+    END IF;
+    GET DIAGNOSTICS caller = PG_CONTEXT;
+    caller := split_part(caller, E'\n', 2);  -- the statement, if it is one of a PL/pgSQL function
+    IF (caller = '' AND current_query() ~* '\mon\s+conflict\M') OR caller ~* '\mon\s+conflict\M' THEN
+        RAISE EXCEPTION 'INSERT ... ON CONFLICT into the Orochi table "%" is not supported inside a function', TG_TABLE_NAME
+            USING ERRCODE = '0A000', HINT = 'Send it through the gateway as a statement of its own, or catch unique_violation.';
+    END IF;
+    SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) INTO columns FROM pg_catalog.pg_attribute
+        WHERE attrelid = TG_RELID AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
+    EXECUTE format('INSERT INTO pg_orochi.%I (%s) SELECT %2$s FROM orochi_new', 'shell_' || TG_RELID, columns);
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION orochi._detach_shell(shell oid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    item text;
+BEGIN
+    IF to_regclass('pg_orochi.shell_' || shell) IS NOT NULL THEN
+        EXECUTE format('DROP FOREIGN TABLE pg_orochi.%I', 'shell_' || shell);
+    END IF;
+    FOR item IN SELECT tgname FROM pg_catalog.pg_trigger
+        WHERE tgrelid = shell AND tgname IN ('orochi_guard', 'OROCHI_remove', 'orochi_send')
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', item, shell::regclass);
+    END LOOP;
+END $$;
+
+-- The child goes with its shell. OROCHI_remove comes before the triggers of foreign keys, which then find no
+-- row to check: the nodes check them. The triggers are marked internal, so that \d and pg_dump leave them out.
+CREATE OR REPLACE FUNCTION orochi._attach_shell(shell oid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    child text := 'shell_' || shell;
+    place record;
+BEGIN
+    PERFORM orochi._detach_shell(shell);
+    SELECT n.nspname AS schema, c.relname AS name INTO STRICT place
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = shell;
+    EXECUTE format('CREATE FOREIGN TABLE pg_orochi.%I () INHERITS (%I.%I) SERVER orochi_gateway
+        OPTIONS (schema_name %2$L, table_name %3$L)', child, place.schema, place.name);
+    UPDATE pg_catalog.pg_depend SET deptype = 'a' WHERE deptype = 'n' AND refobjid = shell AND refobjsubid = 0
+        AND refclassid = 'pg_catalog.pg_class'::regclass AND classid = 'pg_catalog.pg_class'::regclass
+        AND objid = ('pg_orochi.' || child)::regclass;
+    EXECUTE format('CREATE TRIGGER "OROCHI_remove" AFTER INSERT ON %I.%I
+        FOR EACH ROW EXECUTE FUNCTION orochi._remove_row()', place.schema, place.name);
+    EXECUTE format('CREATE TRIGGER orochi_send AFTER INSERT ON %I.%I REFERENCING NEW TABLE AS orochi_new
+        FOR EACH STATEMENT EXECUTE FUNCTION orochi._send_rows()', place.schema, place.name);
+    UPDATE pg_catalog.pg_trigger SET tgisinternal = true
+        WHERE tgrelid = shell AND tgname IN ('OROCHI_remove', 'orochi_send');
+END $$;
+
+-- Shells that were renamed, alone or with their schema.
+CREATE OR REPLACE FUNCTION orochi._follow_shells() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    item record;
+BEGIN
+    FOR item IN SELECT f.ftrelid::regclass AS child, n.nspname AS schema, c.relname AS name
+        FROM pg_catalog.pg_foreign_table f JOIN pg_catalog.pg_foreign_server s ON s.oid = f.ftserver
+        JOIN pg_catalog.pg_inherits i ON i.inhrelid = f.ftrelid
+        JOIN pg_catalog.pg_class c ON c.oid = i.inhparent
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE s.srvname = 'orochi_gateway'
+            AND NOT f.ftoptions @> ARRAY['schema_name=' || n.nspname, 'table_name=' || c.relname]
+    LOOP
+        EXECUTE format('ALTER FOREIGN TABLE %s OPTIONS (SET schema_name %L, SET table_name %L)',
+                       item.child, item.schema, item.name);
+    END LOOP;
+END $$;
+
+REVOKE ALL ON FUNCTION orochi._attach_shell(oid), orochi._detach_shell(oid), orochi._follow_shells(),
+    orochi._remove_row(), orochi._send_rows() FROM PUBLIC;
+SELECT orochi._attach_shell(table_oid) FROM orochi.orochi_tables;

@@ -1,0 +1,191 @@
+"""What PostgreSQL itself runs on a shell: bodies of functions, triggers, DO blocks, direct connections.
+
+They must read and change the rows on the nodes as the same bodies do on plain tables, in the caller's
+transaction. What they cannot is refused; nobody ever sees an empty table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import cluster as clusters
+from tests.support import layouts, oracle, pairs
+
+SCHEMA = "shells"
+
+FUNCTIONS = (
+    "CREATE FUNCTION total() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM events'",
+    "CREATE FUNCTION total_atomic() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM events; END",
+    (
+        "CREATE FUNCTION total_pl() RETURNS bigint LANGUAGE plpgsql STABLE AS"
+        " 'BEGIN RETURN (SELECT count(*) FROM events); END'"
+    ),
+    (
+        "CREATE FUNCTION total_dynamic(name text) RETURNS bigint LANGUAGE plpgsql AS"
+        " 'DECLARE n bigint; BEGIN EXECUTE format(''SELECT count(*) FROM %I'', name) INTO n; RETURN n; END'"
+    ),
+    (
+        f"CREATE FUNCTION total_definer() RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog"
+        f" AS 'SELECT count(*) FROM {SCHEMA}.events'"
+    ),
+    (
+        "CREATE FUNCTION of_tenant(wanted integer) RETURNS SETOF events LANGUAGE sql AS"
+        " 'SELECT * FROM events WHERE tenant = wanted'"
+    ),
+    (
+        "CREATE FUNCTION newest(wanted integer) RETURNS timestamptz LANGUAGE plpgsql AS"
+        " 'DECLARE r events; BEGIN SELECT * INTO STRICT r FROM events WHERE tenant = wanted"
+        " ORDER BY at DESC, id LIMIT 1; RETURN r.at; END'"
+    ),
+    (
+        "CREATE FUNCTION walked() RETURNS numeric LANGUAGE plpgsql AS"
+        " 'DECLARE s numeric := 0; r record; BEGIN FOR r IN SELECT amount FROM events WHERE amount IS NOT NULL"
+        " LOOP s := s + r.amount; END LOOP; RETURN s; END'"
+    ),
+    (
+        "CREATE FUNCTION put(t integer, n integer, OUT got integer, OUT rows integer, OUT hit boolean)"
+        " LANGUAGE plpgsql AS 'BEGIN INSERT INTO events (tenant, at, id, what) VALUES"
+        " (t, ''2024-03-12 10:00+00'', n, ''put'') RETURNING id INTO got; hit := FOUND;"
+        " GET DIAGNOSTICS rows = ROW_COUNT; END'"
+    ),
+    (
+        "CREATE FUNCTION put_or_raise(t integer, n integer) RETURNS text LANGUAGE plpgsql AS"
+        " 'BEGIN INSERT INTO events (tenant, at, id) VALUES (t, ''2024-03-12 11:00+00'', n); RETURN ''new'';"
+        " EXCEPTION WHEN unique_violation THEN UPDATE events SET what = ''again'' WHERE tenant = t AND id = n;"
+        " RETURN ''old''; END'"
+    ),
+    (
+        "CREATE FUNCTION raise_amount(t integer, OUT rows integer) LANGUAGE plpgsql AS"
+        " 'BEGIN UPDATE events SET amount = amount + 1 WHERE tenant = t; GET DIAGNOSTICS rows = ROW_COUNT; END'"
+    ),
+    (
+        "CREATE FUNCTION remove(t integer) RETURNS SETOF integer LANGUAGE sql AS"
+        " 'DELETE FROM events WHERE tenant = t AND id < 100 RETURNING id'"
+    ),
+    "CREATE VIEW totals AS SELECT tenant, count(*), sum(amount), total() FROM events GROUP BY tenant",
+    "CREATE TABLE orders (id integer PRIMARY KEY, what text)",
+    (
+        "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO events (tenant, at, id, what)"
+        " VALUES (6, ''2024-03-13'', NEW.id + 1000, TG_OP); RETURN NEW; END'"
+    ),
+    "CREATE TRIGGER audit BEFORE INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION audit()",
+    "CREATE TABLE copied (tenant integer, n bigint)",
+    (
+        "CREATE RULE remember AS ON DELETE TO copied DO ALSO INSERT INTO events (tenant, at, id, what)"
+        " VALUES (OLD.tenant, '2024-03-14', 2000 + OLD.tenant, 'rule')"
+    ),
+)
+
+READS = (
+    "SELECT total(), total_atomic(), total_pl(), total_dynamic('events'), total_definer()",
+    "SELECT * FROM of_tenant(3)",
+    "SELECT g, newest(g) FROM generate_series(0, 6) AS g ORDER BY g",
+    "SELECT newest(99)",
+    "SELECT walked()",
+    "SELECT tenant, count(*) FROM events WHERE id < total() GROUP BY tenant",
+    "SELECT * FROM totals",
+    "DO $$ BEGIN RAISE EXCEPTION 'rows: %', (SELECT count(*) FROM events WHERE what LIKE 'kind%'); END $$",
+    "CREATE TABLE made AS SELECT total() AS n",
+    "SELECT * FROM made",
+    "DROP TABLE made",
+)
+
+WRITES = (
+    "SELECT * FROM put(1, 900)",
+    "SELECT * FROM put(1, 900)",
+    "SELECT put_or_raise(2, 901), total()",
+    "SELECT put_or_raise(2, 901)",
+    "SELECT * FROM raise_amount(3)",
+    "SELECT * FROM remove(4)",
+    "INSERT INTO orders SELECT g, 'o' FROM generate_series(1, 3) AS g",
+    "UPDATE orders SET what = 'p' WHERE id = 2",
+    "INSERT INTO orders VALUES (2, 'twice')",
+    "INSERT INTO copied SELECT tenant, count(*) FROM events GROUP BY 1",
+    "DELETE FROM copied WHERE tenant < 2",
+    "SELECT tenant, id, what FROM events WHERE id >= 900",
+    (
+        "DO $$ BEGIN INSERT INTO events (tenant, at, id) SELECT 5, '2024-03-15', g FROM generate_series(1, 5) AS g;"
+        " DELETE FROM events WHERE tenant = 5 AND at = '2024-03-15' AND id = 2; END $$"
+    ),
+    "DO $$ BEGIN INSERT INTO events (tenant, at, id, amount) VALUES (5, '2024-03-16', 1, 9999999); END $$",
+    "DO $$ BEGIN INSERT INTO events (tenant, at, id) VALUES (5, NULL, 1); END $$",
+    "DO $$ BEGIN DELETE FROM events; RAISE EXCEPTION 'no'; END $$",
+    "SELECT total()",
+)
+
+TRANSACTION = (
+    "BEGIN",
+    "INSERT INTO events (tenant, at, id) VALUES (0, '2024-03-17', 1), (1, '2024-03-17', 1)",
+    "SELECT total()",
+    "SELECT * FROM put(0, 910)",
+    "SELECT count(*), total() FROM events",
+    "SAVEPOINT one",
+    "SELECT * FROM put(1, 911)",
+    "SELECT put_or_raise(0, 910)",
+    "SELECT count(*), total() FROM events WHERE id >= 900",
+    "ROLLBACK TO one",
+    "SELECT count(*), total() FROM events WHERE id >= 900",
+    "SAVEPOINT two",
+    "SELECT * FROM put(0, 910)",
+    "ROLLBACK TO two",
+    "SELECT * FROM put(2, 912)",
+    "COMMIT",
+    "SELECT count(*), total() FROM events WHERE id >= 900",
+    "BEGIN ISOLATION LEVEL REPEATABLE READ",
+    "INSERT INTO orders VALUES (50, 'x')",
+    "SELECT count(*), total() FROM events WHERE id >= 1000",
+    "ROLLBACK",
+    "BEGIN",
+    "SELECT * FROM put(3, 913)",
+    "SELECT * FROM put(3, 913)",
+    "SELECT 1",
+    "COMMIT",
+    "SELECT count(*), total() FROM events WHERE id >= 900",
+    "BEGIN READ ONLY",
+    "SELECT total()",
+    "SELECT * FROM put(3, 914)",
+    "ROLLBACK",
+)
+
+
+@pytest.fixture
+def pair(cluster: clusters.Cluster) -> Iterator[oracle.Pair]:
+    """Clients whose schema is dropped in the end."""
+    found = pairs.opened(cluster, SCHEMA)
+    found.both(f"CREATE SCHEMA {SCHEMA}")
+    yield found
+    pairs.close(found, SCHEMA)
+
+
+@pytest.mark.parametrize("layout", ["reference", "distributed", "both-compressed"])
+def test_no_reader_sees_an_empty_shell(cluster: clusters.Cluster, pair: oracle.Pair, layout: str) -> None:
+    pair.both(layouts.EVENTS)
+    layouts.place(pair, "events", layout, key="tenant", time="at", interval="40 days")
+    pair.both(layouts.FILL)
+    layouts.compress(pair, "events", layout)
+    pair.both(*FUNCTIONS)
+    for sql in READS if layout == "reference" else (*READS, *WRITES):
+        pair.same(sql)
+    if layout == "distributed":
+        for sql in TRANSACTION:
+            pair.same(sql)
+        # prepared statements keep plans of bodies
+        for tenant in (1, 2, 1, 3, 1, 4, 1):
+            pair.same("SELECT count(*), total() FROM of_tenant(%s)", (tenant,), prepare=True)
+        _past_the_gateway(cluster, pair)
+    pair.check_tables("events", "orders")
+
+
+def _past_the_gateway(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
+    with cluster.connect_coordinator() as direct:
+        direct.execute(f"SET search_path TO {SCHEMA}")
+        past = oracle.Pair(direct, pair.plain)
+        for sql in ("SELECT * FROM events", "SELECT * FROM totals", *WRITES[:6]):
+            past.same(sql)
+        with past.gateway.transaction(), past.plain.transaction():
+            past.same(
+                "INSERT INTO events (tenant, at, id) SELECT 1, '2024-03-18', g FROM generate_series(1, 9) AS g"
+            )
+            past.same("SELECT count(*), total() FROM events")
