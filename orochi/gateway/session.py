@@ -216,7 +216,7 @@ class Session:
         self._own_snapshot = self._pinned = None
         self.relay.rights.ready("I")
         self.isolation = self._default_isolation
-        if self.settings_revert:
+        if self.settings_revert or self._read_only:
             self.settings_revert = False
             self.relay.settings_dirty = True
             self.relay.method_known(None)

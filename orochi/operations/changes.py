@@ -41,7 +41,8 @@ async def lock(
     """Lock rows where they came from; the numbers of those that are still as they were read."""
     table = copied.table
     groups = _by_shard(copied, numbers)
-    if len({table.shards[index].node_id for index in groups}) > 1:
+    waits = not clause.endswith(("NOWAIT", "SKIP LOCKED"))
+    if waits and len({table.shards[index].node_id for index in groups}) > 1:
         await writes.take_turns(session, table)
     work: dict[int, list[Callable[[], Awaitable[npt.NDArray[np.int64]]]]] = {}
     for index, members in groups.items():

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import secrets
 from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 import numpy.typing as npt
@@ -102,8 +103,14 @@ def output_columns(table: snapshots.Table) -> tuple[fragments.OutputColumn, ...]
     )
 
 
-async def make(session: context.Session, plan: rehearsal.Copy) -> Copied:
-    """Read the rows, recalling those in stripes, and fill a copy with them."""
+#: A version of a row: shard index, relation, ctid, xmin.
+Version = tuple[int, int, str, str]
+
+
+async def make(
+    session: context.Session, plan: rehearsal.Copy, skipped: AbstractSet[Version] = frozenset()
+) -> Copied:
+    """Read the rows, recalling those in stripes, and fill a copy with them, but for those to be skipped."""
     table = session.snapshot().tables[plan.table]
     shards = [table.shards[index] for index in plan.shard_indexes]
     work: dict[int, list[Callable[[], Awaitable[tuple[int, pa.RecordBatch]]]]] = {}
@@ -118,6 +125,9 @@ async def make(session: context.Session, plan: rehearsal.Copy) -> Copied:
     indexes = np.repeat(
         np.array([index for index, _ in parts], np.int64), [batch.num_rows for _, batch in parts]
     )
+    if skipped:
+        keep = np.array([version not in skipped for version in _versions(indexes, whole)], np.bool_)
+        whole, indexes = whole.filter(pa.array(keep, pa.bool_())), indexes[keep]
     order = _order(table, plan, whole)
     if order is not None:
         whole, indexes = whole.take(pa.array(order)), indexes[order]
@@ -138,6 +148,11 @@ async def make(session: context.Session, plan: rehearsal.Copy) -> Copied:
     if whole.num_rows:
         await _fill(session, copied, whole.select(range(len(_ORIGIN), len(_ORIGIN) + len(columns))))
     return copied
+
+
+def _versions(indexes: npt.NDArray[np.int64], rows: pa.Table) -> list[Version]:
+    origins = (rows.column(at).to_pylist() for at in range(3))
+    return list(zip(indexes.tolist(), *origins, strict=True))
 
 
 def _order(table: snapshots.Table, plan: rehearsal.Copy, rows: pa.Table) -> npt.NDArray[np.int64] | None:
@@ -222,7 +237,7 @@ async def _create(session: context.Session, copied: Copied) -> None:
     table = copied.table
     listed = ", ".join([*(_definition(table, column) for column in table.columns), f"{NUMBER.name} bigint"])
     shown = ", ".join(quoting.identifier(column.name) for column in table.columns)
-    statements = [f"CREATE TEMPORARY TABLE {copied.base} ({listed})"]
+    statements = [f"CREATE TEMPORARY TABLE {copied.base} ({listed}) ON COMMIT DROP"]
     if copied.plan.keyed:
         result = await session.coordinator.fetch(_UNIQUE, (str(table.oid).encode(),), (0,))
         for row in result.rows:
@@ -343,6 +358,20 @@ def _stays(copied: Copied, updated: pa.RecordBatch) -> npt.NDArray[np.bool_]:
     before = copied.shards[updated.column(0).to_numpy(zero_copy_only=False).astype(np.int64)]
     same: npt.NDArray[np.bool_] = now == before
     return same
+
+
+def versions(copied: Copied, numbers: npt.NDArray[np.int64]) -> list[Version]:
+    """The versions of these rows."""
+    at = pa.array(numbers)
+    return list(
+        zip(
+            copied.shards[numbers].tolist(),
+            copied.relations[numbers].tolist(),
+            copied.tids.take(at).to_pylist(),
+            copied.xids.take(at).to_pylist(),
+            strict=True,
+        )
+    )
 
 
 async def locked(session: context.Session, copied: Copied) -> npt.NDArray[np.int64]:

@@ -17,10 +17,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from orochi import pgtypes
+from orochi import errors, pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import evaluate, recall, redistribute, routing, select, stage, writes
+from orochi.operations import evaluate, recall, redistribute, rehearse, routing, select, stage, writes
 from orochi.pgwire import client, messages
 from orochi.planner import classify, conflict, parse, quoting, safety
 from orochi.planner import insert as plans
@@ -43,7 +43,11 @@ async def execute(
     sink: context.Sink,
 ) -> None:
     """Run an INSERT to its command tag; raises what PostgreSQL would."""
-    plan = _analyze(session, statement)
+    try:
+        plan = _analyze(session, statement)
+    except errors.FeatureNotSupported:
+        # a sub-SELECT in ON CONFLICT or RETURNING, or a row that moves
+        return await rehearse.execute(session, statement, parameters, fields, sink)
     literals = await evaluate.folded(session, plan.folded)
     count = 0
     parts: Parts = []
@@ -57,6 +61,7 @@ async def execute(
         count, parts = await _insert_staged(session, plan, parameters, literals, sink.formats)
     rows = writes.merge(parts) if plan.returning and parts else ((b"", 0) if plan.returning else None)
     await writes.answer(session, sink, f"INSERT 0 {count}", fields, rows)
+    return None
 
 
 def _analyze(session: context.Session, statement: parse.Statement) -> plans.Values | plans.Staged:

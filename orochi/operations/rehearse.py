@@ -19,23 +19,32 @@ from orochi.executor import context, reduce
 from orochi.operations import changes, copies, select, writes
 from orochi.pgwire import messages
 from orochi.planner import context as planning
-from orochi.planner import parse, rehearsal
+from orochi.planner import parse, quoting, rehearsal
 
 _ROUNDS = 50
 _SAVEPOINT = "orochi_rehearsal"
-_COPY = r"\bpg_temp\.orochi_w\d+\b"
+_STANDS_FOR = r"\bpg_temp\.orochi_w\d+\b|\borochi_constraint_\d+\b"
+_CONSTRAINT_COLUMNS = """
+SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY k.n)
+FROM pg_catalog.pg_constraint c CROSS JOIN LATERAL pg_catalog.unnest(c.conkey) WITH ORDINALITY AS k(attnum, n)
+JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum
+WHERE c.conrelid = $1::pg_catalog.oid AND c.conname = $2::pg_catalog.name
+"""
 _VERBS = {
     parse.Kind.INSERT: "INSERT",
     parse.Kind.UPDATE: "UPDATE",
     parse.Kind.DELETE: "DELETE",
     parse.Kind.MERGE: "MERGE",
+    parse.Kind.DECLARE: "SELECT FOR UPDATE",
 }
 
 
 @dataclasses.dataclass(slots=True)
 class _Round:
-    """One rehearsal: what it made, what it answered."""
+    """One rehearsal: what it made, what it ran, what it answered."""
 
+    sql: str
+    lock: str
     copied: list[copies.Copied]
     temporary: list[str]
     rows: writes.HeldRows
@@ -49,13 +58,15 @@ async def execute(
     fields: Sequence[messages.FieldDescription] | None,
     sink: context.Sink,
 ) -> None:
-    """Run any statement that writes Orochi tables, to its command tag."""
+    """Run any statement that writes Orochi tables or locks their rows, to its command tag."""
     begun = session.coordinator.status == "I"
     if begun:
         await session.coordinator.query("BEGIN")
     try:
         if await reduce.is_read_only(session.coordinator):
-            verb = _VERBS.get(statement.kind, "SELECT")
+            verb = _VERBS.get(statement.kind) or (
+                "SELECT FOR UPDATE" if rehearsal.locks(statement.tree) else "SELECT"
+            )
             raise errors.OrochiError(f"cannot execute {verb} in a read-only transaction", sqlstate="25006")
         done = await _settled(session, statement, parameters, sink)
     except BaseException:
@@ -78,16 +89,14 @@ async def _settled(
     def attempt(plan_context: planning.PlanContext) -> rehearsal.Rehearsal:
         return rehearsal.plan(statement, plan_context)
 
+    skipped: set[copies.Version] = set()
+    cursor = statement.tree.portalname if statement.kind is parse.Kind.DECLARE else None
     for _ in range(_ROUNDS):
         plan = await select.with_folding(session, parameters, attempt)
         await coordinator.query(f"SAVEPOINT {_SAVEPOINT}")
-        done = await _rehearse(session, plan, sink.formats)
-        if await _carry_out(session, done):
-            names = [*(f"pg_temp.{item.base}" for item in done.copied), *done.temporary]
-            views = [f"pg_temp.{item.view}" for item in done.copied]
-            if views:
-                await coordinator.query(f"DROP VIEW {', '.join(views)}")
-            await reduce.drop_temp(coordinator, names)
+        done = await _rehearse(session, plan, sink.formats, skipped, cursor)
+        if await _carry_out(session, done, skipped):
+            await _end(session, done, statement)
             await coordinator.query(f"RELEASE SAVEPOINT {_SAVEPOINT}")
             return done
         await coordinator.query(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}; RELEASE SAVEPOINT {_SAVEPOINT}")
@@ -96,25 +105,60 @@ async def _settled(
     )
 
 
-async def _rehearse(session: context.Session, plan: rehearsal.Rehearsal, formats: tuple[int, ...]) -> _Round:
+async def _end(session: context.Session, done: _Round, statement: parse.Statement) -> None:
+    """Drop what was made; a cursor is opened anew, for its rows are locked now, and keeps it for the block."""
+    coordinator = session.coordinator
+    if statement.kind is parse.Kind.DECLARE:
+        await coordinator.query(f"CLOSE {quoting.identifier(statement.tree.portalname)}")
+        await coordinator.query(done.sql)
+        return
+    views = [f"pg_temp.{item.view}" for item in done.copied]
+    if views:
+        await coordinator.query(f"DROP VIEW {', '.join(views)}")
+    await reduce.drop_temp(coordinator, [*(f"pg_temp.{item.base}" for item in done.copied), *done.temporary])
+
+
+async def _rehearse(
+    session: context.Session,
+    plan: rehearsal.Rehearsal,
+    formats: tuple[int, ...],
+    skipped: set[copies.Version],
+    cursor: str | None,
+) -> _Round:
     coordinator = session.coordinator
     reads = await select.describe_intermediates(session, plan.reads)
     loaded = await select.gather(session, reads)
-    copied = [await copies.make(session, item) for item in plan.copies]
-    names = await reduce.load_temp(coordinator, loaded, keys=select.keys_of(reads))
+    copied = [await copies.make(session, item, skipped) for item in plan.copies]
+    names = await reduce.load_temp(coordinator, loaded, keys=select.keys_of(reads), on_commit_drop=True)
     assert reads.final_sql is not None
-    views = {f"pg_temp.{item.plan.name}": f"pg_temp.{item.view}" for item in copied}
-    sql = placeholders.substitute(reduce.rename(reads.final_sql, names), _COPY, lambda name: views[name])
+    known = {f"pg_temp.{item.plan.name}": f"pg_temp.{item.view}" for item in copied}
+    for item in plan.constraints:
+        known[item.placeholder] = await _columns_of(session, item)
+    sql = placeholders.substitute(
+        reduce.rename(reads.final_sql, names), _STANDS_FOR, lambda name: known[name]
+    )
     rows = writes.HeldRows()
     try:
         tag = await coordinator.stream(sql, (), (), (), formats, rows.append)
+        if cursor is not None:
+            await coordinator.query(f"MOVE ALL IN {quoting.identifier(cursor)}")
     except errors.RemoteError as error:
         raise copies.renamed(error, copied) from error
-    return _Round(copied, list(names.values()), rows, tag)
+    return _Round(sql, plan.lock, copied, list(names.values()), rows, tag)
 
 
-async def _carry_out(session: context.Session, done: _Round) -> bool:
+async def _columns_of(session: context.Session, constraint: rehearsal.Constraint) -> str:
+    found = await session.coordinator.fetch(
+        _CONSTRAINT_COLUMNS, (str(constraint.table).encode(), constraint.name.encode()), (0, 0)
+    )
+    return (found.rows[0][0] or b"").decode()
+
+
+async def _carry_out(session: context.Session, done: _Round, skipped: set[copies.Version]) -> bool:
     """Lock what changed in the copies and change it in the shards; False if a row is not what it was."""
+    for copied in done.copied:
+        if copied.plan.is_locked and not await _lock(session, copied, done.lock, skipped):
+            return False
     found = [await copies.observe(session, item) for item in done.copied if not item.plan.is_locked]
     for item in found:
         touched = np.unique(item.touched)
@@ -128,3 +172,18 @@ async def _carry_out(session: context.Session, done: _Round) -> bool:
     for item in found:
         await changes.apply(session, item)
     return True
+
+
+async def _lock(
+    session: context.Session, copied: copies.Copied, clause: str, skipped: set[copies.Version]
+) -> bool:
+    """Lock on the shards what the statement locked in a copy; rows that others have may be `skipped`."""
+    if not len(copied.shards):
+        return True
+    wanted = await copies.locked(session, copied)
+    got = await changes.lock(session, copied, wanted, clause)
+    if len(got) == len(wanted):
+        return True
+    if clause.endswith("SKIP LOCKED"):
+        skipped.update(copies.versions(copied, np.setdiff1d(wanted, got)))
+    return False

@@ -197,7 +197,12 @@ async def _dispatch(
         return await select.execute_rewritten(session, statement, parameters, fields, sink)
     match kind:
         case parse.Kind.SELECT:
-            await select.execute(session, statement, parameters, fields, sink)
+            try:
+                await select.execute(session, statement, parameters, fields, sink)
+            except errors.FeatureNotSupported:
+                if not rehearsal.locks(statement.tree):
+                    raise
+                await rehearse.execute(session, statement, parameters, fields, sink)
         case parse.Kind.INSERT:
             sink = await own_types.converting(session, fields, sink)
             await insert.execute(session, statement, parameters, fields, sink)
@@ -210,6 +215,8 @@ async def _dispatch(
             await truncate.execute(session, statement, parameters, fields, sink)
         case parse.Kind.EXPLAIN:
             await explain.execute(session, statement, parameters, fields, sink)
+        case parse.Kind.DECLARE if rehearsal.locks(statement.tree):
+            await rehearse.execute(session, statement, parameters, fields, sink)
         case parse.Kind.CREATE_TABLE_AS | parse.Kind.DECLARE:
             await select.execute_rewritten(session, statement, parameters, fields, sink)
         case parse.Kind.DDL:

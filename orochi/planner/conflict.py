@@ -97,16 +97,17 @@ def _unqualified(node: trees.Node, tree: trees.Node, table: snapshots.Table) -> 
 
 
 def _refuse_moves(clause: trees.Node, table: snapshots.Table) -> None:
-    if clause.action != enums.OnConflictAction.ONCONFLICT_UPDATE or table.distribution_column is None:
+    if clause.action != enums.OnConflictAction.ONCONFLICT_UPDATE:
         return
+    places = {table.distribution_column, table.dimension.column if table.dimension is not None else None}
     for target in clause.targetList or ():
-        if target.name != table.distribution_column:
+        if target.name not in places:
             continue
         # the conflicting row has the same key, so this assignment changes nothing
         value = target.val
         same = isinstance(value, ast.ColumnRef) and trees.strings(value.fields) == ("excluded", target.name)
         if not same:
             raise errors.FeatureNotSupported(
-                f'ON CONFLICT DO UPDATE cannot change the distribution column "{target.name}"',
+                f'ON CONFLICT DO UPDATE cannot change column "{target.name}", which places the row',
                 hint="Delete the row and insert it with the new value.",
             )

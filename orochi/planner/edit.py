@@ -110,6 +110,11 @@ class Editor:
         found = self._tokens[self._index(location)]
         self.replace((found.start, found.end + 1), text)
 
+    def tokens(self, location: int, count: int, text: str) -> None:
+        """Replace so many tokens from `location` on."""
+        first = self._index(location)
+        self.replace((self._tokens[first].start, self._tokens[first + count - 1].end + 1), text)
+
     def group_by(self, relation: tree.Node, text: str) -> None:
         """Put more items in front of those of the GROUP BY after a relation in FROM, on the same query level.
 

@@ -146,9 +146,14 @@ def _inner(item: names.Reference, prepared: prepare.Prepared) -> bool:
 
 
 def _check_assignments(node: tree.Node, table: snapshots.Table) -> None:
-    """Refuse to move rows between shards or chunks, and defaults that only the coordinator can tell."""
+    """Refuse what moves rows between shards or chunks, keys that compressed rows may have, the coordinator's defaults."""
     if not isinstance(node, ast.UpdateStmt):
         return
+    keys = {name for key in table.unique_keys for name in key}
+    if any(item.name in keys for item in node.targetList) and any(s.has_stripes for s in table.shards):
+        raise errors.FeatureNotSupported(
+            f'keys of table "{table.name}" must be compared with compressed rows'
+        )
     for item in node.targetList:
         if item.name == table.distribution_column:
             raise errors.FeatureNotSupported(

@@ -23,6 +23,7 @@ from orochi.planner import (
     safety,
     scans,
     spread,
+    standins,
     tree,
 )
 from orochi.planner import (
@@ -103,15 +104,8 @@ def plan(
     if target is not None:
         editor.relation(prepared.statement.tree.relation, target)
     if copies:
-        _edit_copies(editor, prepared, copies)
+        standins.put(editor, prepared.statement.tree, copies)
     return plans.Distributed("pull", tuple(intermediates), editor.result(), reason=reason)
-
-
-def _edit_copies(editor: edit.Editor, prepared: prepare.Prepared, copies: Mapping[int, str]) -> None:
-    for node in tree.walk(prepared.statement.tree):
-        if isinstance(node, ast.RangeVar) and id(node) in copies:
-            alias = f" AS {names.quoted(node.relname)}" if node.alias is None else ""
-            editor.relation(node, copies[id(node)] + alias)
 
 
 #: Types that GROUP BY does not take: they have no equality of the kind it needs.

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from orochi import errors, ids
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import context, names, parse, prepare, prune, pull, tree
+from orochi.planner import context, names, parse, prepare, prune, pull, standins, tree
 from orochi.planner import fragment as fragments
 from orochi.planner import plan as plans
 from orochi.planner.tree import ast
@@ -46,6 +46,15 @@ class Copy:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Constraint:
+    """A constraint that ON CONFLICT names; in the SQL its columns are to be put in the place of `placeholder`."""
+
+    placeholder: str
+    table: ids.TableId
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Rehearsal:
     """What to copy, what to read, and what to run over both.
 
@@ -57,6 +66,12 @@ class Rehearsal:
     copies: tuple[Copy, ...]
     reads: plans.Distributed
     lock: str = ""
+    constraints: tuple[Constraint, ...] = ()
+
+
+def locks(node: tree.Node) -> bool:
+    """Whether the statement asks for row locks."""
+    return any(isinstance(part, ast.LockingClause) for part in tree.walk(node))
 
 
 def writes_inside(
@@ -102,7 +117,15 @@ def plan(statement: parse.Statement, ctx: context.PlanContext) -> Rehearsal:
     locked = _locked_copies(prepared, len(copies)) if lock else {}
     placed |= {node_id: f"pg_temp.{found.name}" for node_id, found in locked.items()}
     reads = pull.plan(prepared, "rows are changed as PostgreSQL says", copies=placed)
-    return Rehearsal((*copies.values(), *locked.values()), reads, lock)
+    return Rehearsal((*copies.values(), *locked.values()), reads, lock, tuple(_constraints(prepared)))
+
+
+def _constraints(prepared: prepare.Prepared) -> Iterator[Constraint]:
+    for level, _, table in _targets(prepared):
+        clause = getattr(level.stmt, "onConflictClause", None)
+        if clause is not None and clause.infer is not None and clause.infer.conname:
+            placeholder = f"{standins.CONSTRAINT}{clause.infer.location}"
+            yield Constraint(placeholder, table.oid, clause.infer.conname)
 
 
 def _targets(prepared: prepare.Prepared) -> Iterator[tuple[names.Level, tree.Node, snapshots.Table]]:
@@ -140,11 +163,6 @@ def _refuse(prepared: prepare.Prepared) -> None:
             raise errors.FeatureNotSupported(
                 "OVERRIDING USER VALUE is not supported in this statement",
                 hint="Leave the identity column out of the INSERT.",
-            )
-        if isinstance(part, ast.InferClause) and part.conname:
-            raise errors.FeatureNotSupported(
-                "ON CONFLICT ON CONSTRAINT is not supported in this statement",
-                hint="Name the columns of the constraint.",
             )
 
 
@@ -239,11 +257,22 @@ def _lock_clause(prepared: prepare.Prepared) -> str:
     return _STRENGTHS[strongest] + policies.pop()
 
 
+def _reached(level: names.Level | None) -> bool:
+    """Whether a row lock of this query level, or of one that has it in FROM, may reach its tables."""
+    while level is not None and isinstance(level.stmt, ast.SelectStmt):
+        if level.stmt.lockingClause:
+            return True
+        if level.place not in ("from", "lateral"):
+            return False
+        level = level.parent
+    return False
+
+
 def _locked_copies(prepared: prepare.Prepared, first: int) -> dict[int, Copy]:
     """A copy for each mention that may be locked: rows are, where the statement itself locks them."""
     found: dict[int, Copy] = {}
     for reference in prepared.references:
-        if reference.target or not isinstance(reference.level.stmt, ast.SelectStmt):
+        if reference.target or not _reached(reference.level):
             continue
         pruned = prepared.pruned[id(reference)]
         terms = " AND ".join(f"({term})" for term in pull.own_terms(reference, prepared))

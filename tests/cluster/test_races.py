@@ -34,6 +34,37 @@ _RACES = {
         WHEN MATCHED AND amount = 100 THEN UPDATE SET what = 'saw it'
         WHEN MATCHED THEN DELETE RETURNING merge_action(), e.id, what""",
     ),
+    "row lock": (
+        [
+            "SELECT id FROM events WHERE id BETWEEN 10 AND 12 FOR UPDATE",
+            "UPDATE events SET what = 'w' WHERE id = 10",
+        ],
+        "SELECT id, what FROM events WHERE id BETWEEN 9 AND 11 FOR UPDATE",
+    ),
+    "shared row lock": (
+        ["SELECT id FROM events WHERE id BETWEEN 10 AND 12 FOR SHARE"],
+        "UPDATE events SET what = 'after' WHERE id IN (10, 11) RETURNING id",
+    ),
+    "skip locked": (
+        ["SELECT id FROM events ORDER BY id LIMIT 3 FOR UPDATE"],
+        "SELECT id FROM events ORDER BY id LIMIT 3 FOR UPDATE SKIP LOCKED",
+    ),
+    "queue": (
+        ["DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY id LIMIT 3 FOR UPDATE SKIP LOCKED)"],
+        "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY id LIMIT 3 FOR UPDATE SKIP LOCKED) RETURNING id",
+    ),
+    "nowait": (
+        ["UPDATE events SET amount = 1 WHERE id = 11"],
+        "SELECT id FROM events WHERE id IN (10, 11) FOR UPDATE NOWAIT",
+    ),
+    "key of a compressed row": (
+        ["DELETE FROM events WHERE id = 10"],
+        "INSERT INTO events (tenant, at, id) VALUES (3, '2024-03-10 04:10:00+00', 10)",
+    ),
+    "the same new key": (
+        ["INSERT INTO events (tenant, at, id) VALUES (3, '2024-03-10 04:10:00+00', 6000)"],
+        "UPDATE events SET id = 6000 WHERE id = 10",
+    ),
     "delete in WITH": (
         ["UPDATE events SET what = 'changed' WHERE id = 10"],
         "WITH d AS (DELETE FROM events WHERE id = 10 RETURNING *) SELECT what FROM d",
@@ -49,7 +80,12 @@ def filled(module_pair: oracle.Pair) -> oracle.Pair:
 
 @pytest.mark.parametrize(
     ("name", "end"),
-    [*((name, "COMMIT") for name in _RACES), ("moved away", "ROLLBACK"), ("merge", "ROLLBACK")],
+    [
+        *((name, "COMMIT") for name in _RACES),
+        ("moved away", "ROLLBACK"),
+        ("merge", "ROLLBACK"),
+        ("key of a compressed row", "ROLLBACK"),
+    ],
 )
 def test_race(cluster: clusters.Cluster, filled: oracle.Pair, name: str, end: str) -> None:
     first, second = _RACES[name]

@@ -9,6 +9,8 @@ import pytest
 from tests.support import layouts, oracle
 
 _AT = "timestamptz '2024-03-10 05:00+00'"
+_NEW = "INSERT INTO events (tenant, at, id) VALUES (2, '2024-03-12', 5000), (3, '2024-03-12', 5001)"
+_INSERT = f"{_NEW}, (1, '2024-03-10 02:56:00+00', 8), (3, '2024-03-10 04:10:00+00', 10)"
 _STATEMENTS = {
     "move-one": "UPDATE events SET tenant = tenant + 1 WHERE id = 10 RETURNING *",
     "move-all": "UPDATE events SET tenant = tenant + 1",
@@ -80,6 +82,31 @@ _STATEMENTS = {
         ON e.tenant = s.t AND e.id = s.i WHEN MATCHED THEN DELETE RETURNING e.id) SELECT * FROM m""",
     "cte-local": """WITH i AS (INSERT INTO notes VALUES (1, 'local') RETURNING *),
         u AS (UPDATE events SET what = i.t FROM i WHERE id = 9 RETURNING events.id) SELECT * FROM u, i""",
+    "key-onto-compressed": "UPDATE events SET id = 8, at = '2024-03-10 02:56:00+00' WHERE id = 1",
+    "key-change": "UPDATE events SET id = 1000 - id WHERE tenant = 1",
+    "key-taken": "UPDATE events SET id = 15 WHERE at = '2024-03-10 07:15:00+00' OR id = 16",
+    "conflict-sub-selects": f"""{_INSERT} ON CONFLICT (tenant, at, id) DO UPDATE
+        SET what = (SELECT max(t) FROM notes),
+        amount = (SELECT count(*) FROM events x WHERE x.tenant = excluded.tenant) RETURNING id, what, amount""",
+    "conflict-constraint": f"""{_INSERT} ON CONFLICT ON CONSTRAINT events_pkey DO UPDATE
+        SET amount = (SELECT sum(amount) FROM events x WHERE x.tenant = events.tenant)
+        WHERE events.id = 8 RETURNING *""",
+    "conflict-nothing": f"""{_INSERT} ON CONFLICT DO NOTHING
+        RETURNING id, (SELECT count(*) FROM events x WHERE x.tenant = events.tenant)""",
+    "conflict-move": f"{_INSERT} ON CONFLICT (tenant, at, id) DO UPDATE SET tenant = events.tenant + 1 RETURNING *",
+    "conflict-move-time": """INSERT INTO events SELECT * FROM events WHERE id < 9 ON CONFLICT (tenant, at, id)
+        DO UPDATE SET at = excluded.at + interval '90 days' RETURNING at, id""",
+    "insert-returning-sub-select": f"{_NEW} RETURNING id, (SELECT count(*) FROM events), (SELECT max(t) FROM notes)",
+    "lock": "SELECT * FROM events WHERE id < 20 FOR UPDATE",
+    "lock-limit": """SELECT id, what FROM events ORDER BY amount DESC NULLS LAST, id LIMIT 5
+        FOR UPDATE SKIP LOCKED""",
+    "lock-join": """SELECT e.id, f.id FROM events e JOIN events f ON f.id = e.id + 1
+        WHERE e.tenant = 3 FOR SHARE OF e NOWAIT""",
+    "lock-sub-select": """SELECT id FROM (SELECT * FROM events WHERE what = 'kind 1') s WHERE id < 50
+        FOR NO KEY UPDATE""",
+    "lock-in-with": """WITH q AS (SELECT id FROM events ORDER BY id LIMIT 3 FOR UPDATE SKIP LOCKED)
+        DELETE FROM events WHERE id IN (SELECT id FROM q) RETURNING id""",
+    "lock-aggregate": "SELECT count(*) FROM events FOR UPDATE",
     "unknown-column": "WITH d AS (DELETE FROM events WHERE id = -1) UPDATE events SET nonsense = 1",
 }
 #: Statements that are committed one after another, each changing what the next one finds.
@@ -93,6 +120,9 @@ _COMMITTED = (
     "cte-local",
     "merge-by-source",
     "cte-move",
+    "conflict-sub-selects",
+    "conflict-move-time",
+    "lock-in-with",
     "correlated-delete",
 )
 
@@ -157,10 +187,25 @@ def test_parameters(filled: oracle.Pair) -> None:
 
 
 def test_read_only(filled: oracle.Pair) -> None:
-    for name in ("move-one", "merge", "cte-replace"):
+    for name in ("move-one", "merge", "cte-replace", "lock"):
         filled.both("BEGIN READ ONLY")
         filled.same(_STATEMENTS[name])
         filled.both("ROLLBACK")
+
+
+def test_cursor(filled: oracle.Pair) -> None:
+    """A cursor FOR UPDATE over several shards."""
+    filled.both("BEGIN")
+    for sql in (
+        "DECLARE c CURSOR FOR SELECT id, what FROM events WHERE id < 30 ORDER BY id FOR UPDATE",
+        "FETCH 3 FROM c",
+        "MOVE 2 IN c",
+        "UPDATE events SET what = 'fetched' WHERE id = 2",
+        "FETCH ALL FROM c",
+        "CLOSE c",
+    ):
+        filled.same(sql)
+    filled.both("ROLLBACK")
 
 
 def test_generated_columns(pair: oracle.Pair) -> None:
