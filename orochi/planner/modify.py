@@ -152,7 +152,8 @@ def _check_assignments(node: tree.Node, table: snapshots.Table) -> None:
     keys = {name for key in table.unique_keys for name in key}
     if any(item.name in keys for item in node.targetList) and any(s.has_stripes for s in table.shards):
         raise errors.FeatureNotSupported(
-            f'keys of table "{table.name}" must be compared with compressed rows'
+            f'keys of table "{table.name}" must be compared with compressed rows',
+            hint="Delete the row and insert it again, in one transaction.",
         )
     for item in node.targetList:
         if item.name == table.distribution_column:
