@@ -66,10 +66,11 @@ def plan(prepared: prepare.Prepared, level: names.Level, found: spread.Spread) -
     """
     pieces.refuse_collations(level, prepared)
     grouped = groups(level)
-    splitter = _Splitter(prepared, level, grouped, found.keys)
+    # with sets of groups a shard's groups are smaller than the final ones: what it counts in them overlaps
+    keys_apart = found.keys if spread.group_expressions(level) is not None else ()
+    splitter = _Splitter(prepared, level, grouped, keys_apart)
     head, tail = _head(level, splitter), _tail(level, splitter)
-    if splitter.values and splitter.added:
-        # a shard's groups are made smaller by the values, so that what it counts in them overlaps
+    if splitter.values and splitter.added:  # they are made smaller by the values too
         splitter = _Splitter(prepared, level, grouped, ())
         head, tail = _head(level, splitter), _tail(level, splitter)
     keys = [(f"g{index}", node) for index, node in enumerate(grouped)]

@@ -158,6 +158,8 @@ def test_grouping_sets(tables: oracle.Pair) -> None:
         "SELECT g, b, s, count(*), stddev(i4) FROM {t} WHERE g IN (0, 10) GROUP BY CUBE (g, b), s HAVING count(*) > 1",
         "SELECT b, k % 3 AS m, max(n), count(DISTINCT s) FROM {t} GROUP BY GROUPING SETS ((b), (m), (b, m), ())",
         "SELECT g, sum(g), count(DISTINCT g), GROUPING(g) FROM {t} GROUP BY ROLLUP (g) ORDER BY GROUPING(g), g",
+        "SELECT b, s, count(DISTINCT k), sum(DISTINCT k), count(DISTINCT i4) FROM {t} GROUP BY CUBE (b, s)",
+        "SELECT b, s, count(DISTINCT k), avg(DISTINCT k) FROM {t} GROUP BY ROLLUP (b, s)",
         "SELECT date_trunc('week', at) AS w, b, sum(i8) FROM {t} GROUP BY DISTINCT ROLLUP (w, b), ROLLUP (w)",
         "SELECT k, g, count(*) FROM {t} GROUP BY GROUPING SETS ((k, g), (k), ()) ORDER BY 1, 2, 3 LIMIT 20",
     ]

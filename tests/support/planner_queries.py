@@ -155,13 +155,68 @@ class _Maker:
         return f"SELECT {distinct}{column} AS g, {alias}.id {where}", {"g": kind, "id": "int"}
 
     def query(self) -> str:
+        if self.chance.random() < 0.12:
+            return self.united()
+        return self.select()
+
+    def united(self) -> str:
+        """A set operation of two or three branches of one column each, of one kind of type."""
+        kind = self.chance.choice(["int", "text", "num", "date"])
+        text = self.branch(kind)
+        for _ in range(self.chance.choice([1, 1, 2])):
+            word = self.chance.choice(
+                ["UNION", "UNION ALL", "INTERSECT", "EXCEPT", "EXCEPT ALL", "INTERSECT ALL"]
+            )
+            text = f"{text} {word} {self.branch(kind)}"
+        return text + self.tail(1)
+
+    def branch(self, kind: str) -> str:
+        body, scope = self.body()
+        column, found = self.pick(scope, kind)
+        form = self.chance.randrange(6)
+        if found != kind or form == 0:
+            typed = {"num": "CAST(NULL AS numeric)", "date": "CAST(NULL AS date)"}
+            return f"SELECT {typed.get(kind) or self.constant(kind)} FROM b"
+        if form == 1 and kind != "text":
+            return f"SELECT max({column}) {body}"
+        if form == 2:
+            return f"SELECT {column} {body} GROUP BY 1 HAVING count(*) > 1"
+        if form == 3:
+            return f"(SELECT {column} {body} ORDER BY 1 LIMIT {self.chance.randrange(9)})"
+        return f"SELECT {column} {body}"
+
+    def select(self) -> str:
+        body, scope = self.body()
+        form = self.chance.random()
+        if form < 0.08:
+            return self.windowed(body, scope)
+        if form < 0.14:
+            columns = list(dict.fromkeys(self.pick(scope)[0] for _ in range(3)))
+            return (
+                f"SELECT DISTINCT ON ({columns[0]}) {', '.join(columns)} {body} ORDER BY {', '.join(columns)}"
+            )
+        return self.plain(body, scope) if form < 0.45 else self.aggregated(body, scope)
+
+    def windowed(self, body: str, scope: Scope) -> str:
+        items = [self.pick(scope)[0] for _ in range(self.chance.randrange(1, 3))]
+        number, kind = self.pick(scope, "int", "num")
+        calls = ["rank()", "dense_rank()", "count(*)", "percent_rank()"]
+        if kind in ("int", "num"):
+            calls += [f"sum({number})", f"avg({number}) FILTER (WHERE {self.condition(scope, 2)})"]
+        for _ in range(self.chance.randrange(1, 3)):
+            call = self.chance.choice(calls)
+            by = f"PARTITION BY {self.pick(scope)[0]} " if self.chance.random() < 0.7 else ""
+            items.append(f"{call} OVER ({by}ORDER BY {self.pick(scope)[0]})")
+        return f"SELECT {', '.join(items)} {body}"
+
+    def body(self) -> tuple[str, Scope]:
+        """FROM and WHERE, and what they make visible."""
         text, scope = self.from_clause()
         terms = [self.condition(scope) for _ in range(self.chance.randrange(3))]
         keyed = [alias for alias, columns in scope if "id" in columns]
         if keyed and self.chance.random() < 0.25:
             terms.append(f"{self.chance.choice(keyed)}.id = {self.chance.choice([3, 12, 33])}")
-        body = f"FROM {text}" + (f" WHERE {' AND '.join(terms)}" if terms else "")
-        return self.plain(body, scope) if self.chance.random() < 0.4 else self.aggregated(body, scope)
+        return f"FROM {text}" + (f" WHERE {' AND '.join(terms)}" if terms else ""), scope
 
     def plain(self, body: str, scope: Scope) -> str:
         if self.chance.random() < 0.15:
@@ -217,4 +272,17 @@ class _Maker:
             ]
         if kind in ("int", "num"):
             forms += [f"sum({number} * 2 + 1)", f"coalesce(sum({number}), 0) + count(*)"]
+            forms += [f"{name}({number})" for name in ("stddev", "var_pop", f"sum(DISTINCT {number}), avg")]
+        if kind == "float":
+            forms.append(f"var_samp({number})")
+        if any_kind == "text" and self.chance.random() < 0.5:
+            forms = [
+                f"string_agg({anything}, '-' ORDER BY {anything})",
+                f"string_agg(DISTINCT {anything}, ',')",
+            ]
+        elif self.chance.random() < 0.1:
+            forms = [
+                f"array_agg({anything} ORDER BY {anything})",
+                f"mode() WITHIN GROUP (ORDER BY {anything})",
+            ]
         return self.chance.choice(forms)

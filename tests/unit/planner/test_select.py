@@ -90,6 +90,8 @@ AGGREGATE = [
     "select label, count(*) from va group by label",
     "select sum(y) from b having count(*) < 0",
     "select count(distinct k), count(distinct n) from b",
+    "select x, k, sum(distinct id), count(distinct id) from a group by cube (x, k)",
+    "select count(distinct id), sum(x) from a",
     "select k, stddev(y), var_pop(y), corr(y, id), count(distinct n), max(n) from b group by rollup (k)",
     "select distinct on (k) k, count(*), n from b group by k, n order by k, 2 desc, n",
 ]
