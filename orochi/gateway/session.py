@@ -90,8 +90,7 @@ class Session:
         self.temp_tables: frozenset[str] = frozenset()
         self.zone: Mapping[str, str] = {}
         self.transaction = transaction.Transaction(self.runtime.nodes, lambda: self.settings, server.pid)
-        self.settings_revert = False
-        self.savepoints = False
+        self.settings_revert = self.savepoints = False
         self.sql_prepared: dict[str, parse.Statement] = {}
         self.recent = recent.Recent(self)
         self.hot: hotpath.Call | None = None
@@ -104,8 +103,7 @@ class Session:
         self._own_snapshot: snapshots.Snapshot | None = None
         self._pinned: snapshots.Snapshot | None = None
         self._task: asyncio.Task[None] | None = None
-        self._timed_out = False
-        self._cleaned = False
+        self._timed_out = self._cleaned = False
         relay.session = self
         client.on_lost = self._client_lost
         server.scratch = b"orochi_scratch"
@@ -393,22 +391,24 @@ class Session:
     # --- cancelling, ending ------------------------------------------------------------------------
 
     async def cancel(self) -> None:
-        """Cancel the statement under way, everywhere but on the coordinator if that was told already."""
-        task = self._task
-        hot = self.hot
+        """Cancel the statement under way; returns when every server was told."""
+        task, query_id = self._task, self.query_id
         await asyncio.gather(
             self.coordinator.cancel(),
             self.transaction.cancel(),
             self.runtime.transport.cancel(self.query_id),
-            *([hot.connection.cancel()] if hot is not None else []),
+            *([self.hot.connection.cancel()] if self.hot is not None else []),
             *([self.reading.cancel()] if self.reading is not None else []),
             return_exceptions=True,
         )
         if task is not None and not task.done():
-            query_id = self.query_id
-            await asyncio.wait([task], timeout=_CANCEL_GRACE)
-            if not task.done() and self._task is task and self.query_id == query_id:
-                task.cancel()
+            self.gateway.background(self._insist(task, query_id))
+
+    async def _insist(self, task: asyncio.Task[None], query_id: str) -> None:
+        """Stop the task itself, if its statement does not end by what the servers were told."""
+        await asyncio.wait([task], timeout=_CANCEL_GRACE)
+        if not task.done() and self._task is task and self.query_id == query_id:
+            task.cancel()
 
     def client_writable(self, writable: bool) -> None:
         """The client takes data again, or not: the hot path's node connection must know."""

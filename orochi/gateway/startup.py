@@ -117,10 +117,16 @@ class Startup:
             self._client.connection_made(secured)
 
     def _cancel(self, body: bytes) -> None:
-        if len(body) >= 8:
-            self._gateway.background(self._gateway.cancel(_length_at(body, 0)[0], body[4:]))
         self._stop()
-        self._client.close()
+        self._gateway.background(self._pass_on(body))
+
+    async def _pass_on(self, body: bytes) -> None:
+        """Close when everybody was told: until then the client waits, or it would hit its next statement."""
+        try:
+            if len(body) >= 8:
+                await self._gateway.cancel(_length_at(body, 0)[0], body[4:])
+        finally:
+            self._client.close()
 
     def _count(self) -> None:
         if not self._gateway.admit():

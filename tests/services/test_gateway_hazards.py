@@ -223,6 +223,20 @@ def test_wrong_cancel_key_changes_nothing(running: gateway.Running, raw: Raw) ->
         assert raw.kinds() == "TDCZ"
 
 
+def test_a_cancel_is_over_when_its_connection_closes(running: gateway.Running) -> None:
+    """As with PostgreSQL: a client that waits for it does not hit the statement that it sends next."""
+    client = Raw(running, login=False)
+    client.send(messages.startup({"user": "orochi", "database": "postgres"}))
+    [key] = [body for kind, body in client.until(b"Z") if kind == b"K"]
+    for _ in range(30):
+        other = Raw(running, login=False)
+        other.send(messages.cancel_request(int.from_bytes(key[:4], "big"), key[4:]))
+        assert other.receive() == (b"", b"")
+        client.send(messages.query("SELECT pg_sleep(0.002)"))
+        assert "E" not in client.kinds()
+    client.socket.close()
+
+
 @pytest.mark.parametrize("length", [0, 3, -1, 2**31 - 1])
 def test_impossible_message_lengths(raw: Raw, length: int) -> None:
     raw.send(b"Q" + struct.pack("!i", length))

@@ -96,6 +96,9 @@ class Engine:
     def concerns(self, session: context.Session, statement: parse.Statement, *, ever: bool = False) -> bool:
         return "orochi_" in statement.sql or _SPREAD_SQL.search(statement.sql) is not None
 
+    def forget_rights(self) -> None:
+        """It keeps none."""
+
     async def execute(
         self,
         session: context.Session,
