@@ -37,6 +37,7 @@ class Transaction:
         deadlock: why it was cancelled, if that was to end a deadlock between nodes.
         after_commit: to be awaited once the transaction is committed; must not raise. Gone with a rollback,
             though not with one to a savepoint.
+        held: a statement is under way that ends with the session's own commit, whatever commits meanwhile.
         ending: its commit is under way.
     """
 
@@ -57,7 +58,7 @@ class Transaction:
         self.participants: dict[int, two_phase.Participant] = {}
         self.deadlock: str | None = None
         self.after_commit: list[Callable[[], Awaitable[None]]] = []
-        self.ending = False
+        self.held = self.ending = False
 
     @property
     def in_block(self) -> bool:

@@ -22,6 +22,7 @@ from orochi.gateway import (
     exchange,
     executes,
     hotpath,
+    loopback,
     pipeline,
     portal,
     simple,
@@ -120,6 +121,7 @@ class Unit:
                 self.relay.unnamed = b""
                 self._reply(messages.PARSE_COMPLETE)
             return
+        payload = payload if self.session.loop is None else loopback.insertable(payload)
         message = messages.parse_parse(payload)
         statement = await self._ours(message.sql, kept=bool(message.name))
         if statement is None:

@@ -12,6 +12,7 @@ Rights were checked by the backend, on the shell, so the session itself is Oroch
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import re
@@ -21,7 +22,7 @@ from orochi import errors
 from orochi.planner import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from orochi.executor import transaction as transactions
     from orochi.gateway import listener
@@ -34,8 +35,8 @@ _NAME = re.compile(r"orochi loopback (\d+)")
 _LOCK_TIMEOUT = "3s"
 _SAVEPOINTS = frozenset({"TRANS_STMT_SAVEPOINT", "TRANS_STMT_RELEASE", "TRANS_STMT_ROLLBACK_TO"})
 _SERIALIZABLE = "SERIALIZABLE"
+_INSERT = re.compile(rb'^([^\0]*\0INSERT INTO (?:"[^"]*"|[^"(])+\((?:"[^"]*"|[^")])*\)) VALUES')
 _CTID = re.compile(r"\bctid\b")
-_LOCKING = re.compile(r"\bFOR (?:UPDATE|SHARE)$")
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -47,12 +48,14 @@ class Link:
         pid: the backend that runs the function.
         own: the session's own transaction.
         caller: whose transaction it shares at the moment.
+        in_block: whether that was in a block before.
     """
 
     gateway: listener.Gateway
     pid: int
     own: transactions.Transaction
     caller: sessions.Session | None = None
+    in_block: bool = False
 
 
 def caller_pid(parameters: Mapping[str, str]) -> int:
@@ -66,21 +69,37 @@ def password(secret: str) -> str:
     return hashlib.sha256(f"{secret}:loopback".encode()).hexdigest()
 
 
-def check(session: sessions.Session, statement: parse.Statement) -> None:
-    """Refuse what a function may not ask for: rows of several shards that it means to find again by their place.
+@contextlib.contextmanager
+def running(session: sessions.Session, statement: parse.Statement) -> Iterator[None]:
+    """While a session runs a statement, functions that it calls must not commit what it writes, nor their part.
 
     Raises:
-        FeatureNotSupported: it does.
+        FeatureNotSupported: a function asks for rows of several shards by their place in one table.
     """
-    if session.loop is None or not _CTID.search(statement.sql):
+    if session.loop is not None:
+        _check(statement)
+        yield
         return
-    if statement.kind in (parse.Kind.UPDATE, parse.Kind.DELETE) or _LOCKING.search(statement.sql):
+    session.transaction.held = True
+    try:
+        yield
+    finally:
+        session.transaction.held = False
+
+
+def _check(statement: parse.Statement) -> None:
+    if statement.kind in (parse.Kind.UPDATE, parse.Kind.DELETE) and _CTID.search(statement.sql):
         raise errors.FeatureNotSupported(
             "UPDATE and DELETE of an Orochi table inside a function need conditions and values that the"
             " table's nodes can compute",
             detail="Joins, subqueries, and functions that are not immutable are among those they cannot.",
             hint="Compute the values first, into variables, or send the statement through the gateway by itself.",
         )
+
+
+def insertable(parse_message: bytes) -> bytes:
+    """A Parse of `postgres_fdw`: its INSERT has values for all columns, those GENERATED ALWAYS AS IDENTITY too."""
+    return _INSERT.sub(rb"\1 OVERRIDING SYSTEM VALUE VALUES", parse_message, count=1)
 
 
 async def run(session: sessions.Session, link: Link, statement: parse.Statement) -> str | None:
@@ -114,6 +133,7 @@ async def _begin(session: sessions.Session, link: Link, statement: parse.Stateme
         )
     await session.coordinator.query(f"BEGIN; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
     link.caller, shared = caller, caller.transaction
+    link.in_block = shared.in_block
     if not shared.participants:
         shared.isolation = _isolation(caller, statement.sql)
     session.transaction = shared
@@ -125,7 +145,7 @@ async def _begin(session: sessions.Session, link: Link, statement: parse.Stateme
 async def _commit(session: sessions.Session, link: Link, caller: sessions.Session) -> str:
     """The caller's backend is about to commit: it does so itself, or its gateway has begun to."""
     shared = session.transaction
-    if shared.ending or not shared.participants:
+    if shared.ending or shared.held or not shared.participants:
         tag = (await session.coordinator.query("COMMIT"))[-1].tag
     else:
         tag = await shared.commit(session.coordinator)
@@ -147,13 +167,8 @@ def _part(session: sessions.Session, link: Link, caller: sessions.Session) -> No
     link.caller, session.transaction = None, link.own
     session.block_ended()
     session.transaction.in_block = False
-    if (
-        not shared.ending
-        and not shared.participants
-        and caller.coordinator.status == "I"
-        and not caller.relay.busy
-    ):
-        shared.in_block = False
+    if not shared.participants and not shared.ending:
+        shared.in_block = link.in_block
 
 
 def _isolation(caller: sessions.Session, begin: str) -> str:

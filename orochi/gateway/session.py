@@ -285,11 +285,10 @@ class Session:
             raise errors.OrochiError(
                 f"cannot execute {_WRITING[statement.kind]} in a read-only transaction", sqlstate="25006"
             )
-        loopback.check(self, statement)
         self.query_id = ids.new_query_id()
         self._timed_out = False
         self._pin()
-        with self._deadline():
+        with loopback.running(self, statement), self._deadline():
             try:
                 await self.engine.execute(self, statement, parameters, fields, sink)
             except asyncio.CancelledError:

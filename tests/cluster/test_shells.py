@@ -189,3 +189,65 @@ def _past_the_gateway(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
                 "INSERT INTO events (tenant, at, id) SELECT 1, '2024-03-18', g FROM generate_series(1, 9) AS g"
             )
             past.same("SELECT count(*), total() FROM events")
+
+
+def test_bodies_end_with_their_caller(pair: oracle.Pair) -> None:
+    pair.both(
+        "CREATE TABLE written (id integer GENERATED ALWAYS AS IDENTITY, n integer UNIQUE, twice integer"
+        " GENERATED ALWAYS AS (n * 2) STORED)",
+        "CREATE TABLE target (n integer PRIMARY KEY)",
+        "CREATE FUNCTION note(n integer) RETURNS integer LANGUAGE plpgsql AS"
+        " 'DECLARE r record; BEGIN INSERT INTO written (n) VALUES (n) RETURNING * INTO r; RETURN r.twice; END'",
+        "INSERT INTO target VALUES (6)",
+    )
+    pair.orochi(
+        "SELECT create_distributed_table('written', 'n', 4), create_distributed_table('target', 'n', 4)"
+    )
+    for sql in (
+        "SELECT note(1), note(2)",
+        "INSERT INTO target SELECT note(g) FROM generate_series(2, 4) AS g",
+        "SELECT * FROM written",
+        "INSERT INTO target SELECT note(g) FROM generate_series(3, 5) AS g",
+        "INSERT INTO target SELECT note(g) FROM generate_series(4, 6) AS g",
+        "SELECT n, twice FROM written",
+        "UPDATE target SET n = n + 100 WHERE n = note(20)",
+        "SELECT note(30) FROM target WHERE n = 6; SELECT note(30)",
+        "SELECT n, twice FROM written",
+    ):
+        pair.same(sql, details=False)
+    pair.check_tables("target")
+
+
+def test_what_bodies_may_not(pair: oracle.Pair) -> None:
+    pair.orochi("CREATE TABLE held (id integer PRIMARY KEY, at timestamptz)")
+    pair.orochi("SELECT create_distributed_table('held', 'id', 4)")
+    pair.orochi("INSERT INTO held SELECT g FROM generate_series(1, 9) AS g")
+    pair.orochi(
+        "CREATE FUNCTION merged() RETURNS void LANGUAGE sql AS"
+        " 'INSERT INTO held VALUES (1) ON CONFLICT DO NOTHING'"
+    )
+    for sql in (
+        "SELECT merged()",
+        "DO $$ BEGIN INSERT INTO held VALUES (1) ON CONFLICT (id) DO UPDATE SET at = now(); END $$",
+        "DO $$ BEGIN UPDATE held SET at = now(); END $$",
+        "DO $$ BEGIN MERGE INTO held USING (VALUES (1)) AS v ON false WHEN NOT MATCHED THEN INSERT VALUES (1); END $$",
+    ):
+        assert oracle.ask(pair.gateway, sql).sqlstate == "0A000", sql
+    with pair.gateway.transaction(force_rollback=True):
+        pair.orochi("ALTER TABLE held ADD COLUMN more integer")
+        answer = oracle.ask(pair.gateway, "DO $$ BEGIN PERFORM * FROM held; END $$")
+        assert (answer.sqlstate, answer.hint) == ("0A000", "Commit it first.")
+    # rights are those of whoever the body runs as
+    pair.orochi("DROP ROLE IF EXISTS shells_reader")
+    pair.orochi("CREATE ROLE shells_reader")
+    pair.orochi(f"GRANT USAGE ON SCHEMA {SCHEMA} TO shells_reader")
+    pair.orochi("GRANT SELECT ON held TO shells_reader")
+    pair.orochi("SET ROLE shells_reader")
+    assert oracle.ask(pair.gateway, "DO $$ BEGIN PERFORM * FROM held; END $$").sqlstate is None
+    assert oracle.ask(pair.gateway, "DO $$ BEGIN DELETE FROM held; END $$").sqlstate == "42501"
+    assert oracle.ask(pair.gateway, "SELECT * FROM pg_orochi.shell_1").sqlstate == "42501"
+    pair.orochi("RESET ROLE")
+    pair.orochi("REVOKE ALL ON held FROM shells_reader")
+    pair.orochi(f"REVOKE ALL ON SCHEMA {SCHEMA} FROM shells_reader")
+    pair.orochi("DROP ROLE shells_reader")
+    assert pair.orochi("SELECT count(*) FROM held") == [(9,)]

@@ -58,8 +58,13 @@ BEGIN
         RETURN NULL;
     END IF;
     GET DIAGNOSTICS caller = PG_CONTEXT;
-    caller := split_part(caller, E'\n', 2);  -- the statement, if it is one of a PL/pgSQL function
-    IF (caller = '' AND current_query() ~* '\mon\s+conflict\M') OR caller ~* '\mon\s+conflict\M' THEN
+    caller := split_part(caller, E'\n', 2);  -- a statement of a PL/pgSQL function, or an SQL function's name
+    IF caller ~* '\mon\s+conflict\M'
+        OR caller = '' AND current_query() ~* '\mon\s+conflict\M'
+        OR EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+            WHERE p.proname = substring(caller FROM '^SQL function "(.*)" ') AND l.lanname = 'sql'
+            AND coalesce(pg_get_function_sqlbody(p.oid), p.prosrc) ~* '\mon\s+conflict\M')
+    THEN
         RAISE EXCEPTION 'INSERT ... ON CONFLICT into the Orochi table "%" is not supported inside a function', TG_TABLE_NAME
             USING ERRCODE = '0A000', HINT = 'Send it through the gateway as a statement of its own, or catch unique_violation.';
     END IF;
