@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA ?= .up
 NODES ?= 2
+N ?= 2000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint bench bank up down status clean
@@ -30,6 +31,12 @@ demo: $(STAMP) ## start a cluster, load flights, show what Orochi does; KEEP=1 l
 
 test: $(STAMP) ## run the tests (ARGS are pytest's)
 	@exec $(BIN)/python -m pytest $(ARGS)
+
+slt: $(STAMP) ## run all records of tests/slt on every layout
+	@OROCHI_SLT=all exec $(BIN)/python -m pytest tests/slt $(ARGS)
+
+fuzz: $(STAMP) ## run N random queries on every strategy against PostgreSQL
+	@OROCHI_TEST_QUERIES=$(N) exec $(BIN)/python -m pytest tests/cluster/test_grammar.py $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

@@ -1,4 +1,8 @@
-"""Every `.slt` file of this folder, on every layout: what PostgreSQL wrote, Orochi answers."""
+"""Every `.slt` file of this folder, on every layout: what PostgreSQL wrote, Orochi answers.
+
+Of the files that were made (`tests.support.slt_made`) each layout runs a seeded sample of one;
+`make slt` runs all of them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,10 @@ import pytest
 
 from tests.support import oracle, services, slt
 
-_FILES = sorted(pathlib.Path(__file__).parent.glob("*.slt"))
+_ALL = os.environ.get("OROCHI_SLT") == "all"
+_SAMPLE = 30
+_MADE = sorted(pathlib.Path(__file__).parent.glob("made_*.slt"))
+_FILES = sorted(set(pathlib.Path(__file__).parent.glob("*.slt")) - set(_MADE))
 
 
 @pytest.mark.parametrize("layout", slt.LAYOUTS)
@@ -18,13 +25,21 @@ def test_file(pair: oracle.Pair, path: pathlib.Path, layout: str) -> None:
     slt.run(path, pair, layout)
 
 
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("layout", slt.LAYOUTS)
+@pytest.mark.parametrize("path", _MADE if _ALL else [None], ids=lambda path: path.stem if path else "sample")
+def test_made(pair: oracle.Pair, path: pathlib.Path | None, layout: str) -> None:
+    chosen = path or _MADE[slt.LAYOUTS.index(layout) * 3 % len(_MADE)]
+    slt.run(chosen, pair, layout, sample=None if _ALL else _SAMPLE)
+
+
 def test_expectations_are_postgresqls(
     request: pytest.FixtureRequest, postgres_server: services.Server, tmp_path: pathlib.Path
 ) -> None:
     """PostgreSQL still answers what the files say; with --complete-slt it writes them."""
     writing = request.config.getoption("--complete-slt")
     assert not (writing and os.environ.get("CI")), "expectations are not rewritten under CI"
-    for path in _FILES:
+    for path in _FILES + (_MADE if writing or _ALL else _MADE[:1]):
         with oracle.psycopg.connect(postgres_server.dsn, autocommit=True) as connection:
             connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
             target = path if writing else tmp_path / path.name
