@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import structlog
@@ -23,6 +23,8 @@ log = structlog.get_logger()
 
 _SHUTDOWN_SECONDS = 10.0
 _BACKLOG = 1024
+#: How often a gateway looks whether the one that functions connect to is still there.
+_ANNOUNCE_SECONDS = 5.0
 #: Addresses to listen at that are nobody's to connect to.
 _EVERYWHERE = frozenset({"", "*", "0.0.0.0", "::"})
 
@@ -50,6 +52,7 @@ class Gateway:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._secret: str | None = None
         self._stopping = False
+        self._announcing: asyncio.Task[None] | None = None
 
     async def start(self, *, reuse_port: bool = False) -> int:
         """Listen; the port."""
@@ -63,10 +66,17 @@ class Gateway:
         )
         port: int = self._server.sockets[0].getsockname()[1]
         await self._announce(port)
+        self._announcing = loop.create_task(self._keep_announced(port))
         return port
 
+    async def _keep_announced(self, port: int) -> None:
+        """Take over from a gateway that is gone: functions that read shells connect to one of all."""
+        while True:
+            await asyncio.sleep(_ANNOUNCE_SECONDS)
+            await self._announce(port)
+
     async def _announce(self, port: int) -> None:
-        """Tell the coordinator where functions that read shells find us."""
+        """Tell the coordinator where functions that read shells find us, unless another gateway serves them."""
         host = self.settings.gateway_host
         address = (
             "coalesce(host(inet_client_addr()), '127.0.0.1')"
@@ -75,13 +85,31 @@ class Gateway:
         )
         try:
             async with self.runtime.service() as connection:
+                known = (await connection.query(loopback.address_sql(address, port)))[-1].rows
+            if known and await self._is_gateway(known[0]):
+                return
+            async with self.runtime.service() as connection:
                 await connection.query(f"SELECT orochi._gateway_at({address}, {port})")
-        except errors.RemoteError as error:
+        except errors.OrochiError as error:
             log.warning("gateway.no_loopback", error=error.message)
+
+    async def _is_gateway(self, address: Sequence[bytes | None]) -> bool:
+        """Whether one of this cluster's gateways answers there."""
+        host, port = ((part or b"").decode() for part in address)
+        try:
+            other = await pg_client.PgConnection.connect(
+                host, int(port), loopback.USER, loopback.password(await self.secret()), timeout=5.0
+            )
+        except errors.OrochiError:
+            return False
+        other.close()
+        return True
 
     async def stop(self) -> None:
         """Stop listening, let running statements end for a while, and close every session."""
         self._stopping = True
+        if self._announcing is not None:
+            self._announcing.cancel()
         if self._server is not None:
             self._server.close()
         deadline = asyncio.get_running_loop().time() + _SHUTDOWN_SECONDS

@@ -69,6 +69,17 @@ def password(secret: str) -> str:
     return hashlib.sha256(f"{secret}:loopback".encode()).hexdigest()
 
 
+def address_sql(host: str, port: int) -> str:
+    """Where functions connect to, as host and port; no row if that is `host` (an SQL expression) and `port`."""
+    return (
+        "SELECT o.host, o.port FROM (SELECT"
+        " (SELECT substr(i, 6) FROM unnest(srvoptions) AS i WHERE i LIKE 'host=%') AS host,"
+        " (SELECT substr(i, 6) FROM unnest(srvoptions) AS i WHERE i LIKE 'port=%') AS port"
+        " FROM pg_catalog.pg_foreign_server WHERE srvname = 'orochi_gateway') AS o"
+        f" WHERE (o.host, o.port) IS DISTINCT FROM ({host}, '{port}')"
+    )
+
+
 @contextlib.contextmanager
 def running(session: sessions.Session, statement: parse.Statement) -> Iterator[None]:
     """While a session runs a statement, functions that it calls must not commit what it writes, nor their part.
