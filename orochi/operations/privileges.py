@@ -170,4 +170,20 @@ async def _ask_for_statement(
     """EXPLAIN without the parameters' values: rights do not depend on them."""
     oids = parameters.type_oids if parameters is not None else ()
     kept = tuple(oid or pgtypes.TEXT for oid in oids)
-    await session.coordinator.fetch(f"EXPLAIN {statement.sql}", (None,) * len(kept), (), kept)
+    await session.coordinator.fetch(f"EXPLAIN {_explainable(statement)}", (None,) * len(kept), (), kept)
+
+
+def _explainable(statement: parse.Statement) -> str:
+    """The statement's text, for MERGE into shells alone: behind them stand tables that PostgreSQL cannot merge into."""
+
+    def alone(node: trees.Node) -> trees.Node | None:
+        if not isinstance(node, trees.ast.MergeStmt):
+            return None
+        return trees.changed(node, relation=trees.changed(node.relation, inh=False))
+
+    if not any(isinstance(node, trees.ast.MergeStmt) for node in trees.walk(statement.tree)):
+        return statement.sql
+    try:
+        return parse.deparse(trees.transform(statement.tree, alone))
+    except parse.CannotDeparse:
+        return statement.sql
