@@ -47,6 +47,8 @@ def target(session: sessions.Session, held: portal.Portal) -> portal.Target | No
     template = prepared.template
     if template is None or session.settings.get("orochi.force_strategy"):
         return None
+    if session.read_only and not isinstance(template, plans.Router):
+        return None  # the long way refuses it
     if not session.engine.allowed(session, prepared, held.result_formats):
         return None  # the long way asks PostgreSQL
     parameters = held.parameters

@@ -25,6 +25,7 @@ from orochi.gateway import (
     hotpath,
     loopback,
     portal,
+    readonly,
     recent,
     session_settings,
     simple,
@@ -39,16 +40,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: Statements that a READ ONLY transaction refuses.
-_WRITING = {
-    parse.Kind.INSERT: "INSERT",
-    parse.Kind.UPDATE: "UPDATE",
-    parse.Kind.DELETE: "DELETE",
-    parse.Kind.TRUNCATE: "TRUNCATE TABLE",
-    parse.Kind.CREATE_TABLE_AS: "CREATE TABLE AS",
-}
 #: Statements that run as other text; where theirs is wrong, PostgreSQL said so when it described them.
-_REWRITTEN = frozenset({parse.Kind.SELECT, parse.Kind.MERGE, *_WRITING})
+_REWRITTEN = frozenset({parse.Kind.SELECT, *readonly.WRITING})
 _CANCEL_GRACE = 5.0
 #: Client encodings whose bytes are taken as they are.
 _ENCODINGS = frozenset({"UTF8", "UNICODE", "SQL_ASCII"})
@@ -64,6 +57,7 @@ class Session:
         recent: unnamed statements whose Parse need not be asked of the coordinator again.
         sql_prepared: Orochi statements prepared by SQL-level PREPARE.
         hot: the execution of the hot path under way.
+        read_only: the transaction refuses to write.
         reading: a node connection outside the transaction that a read of this session uses.
     """
 
@@ -98,7 +92,7 @@ class Session:
         self.reading: pg_client.PgConnection | None = None
         self._temp_relations: Mapping[str, str] = {}
         self._full_path: tuple[str, ...] = ()
-        self._read_only = False
+        self.read_only = False
         self.isolation = self._default_isolation = "read committed"
         self._own_snapshot: snapshots.Snapshot | None = None
         self._pinned: snapshots.Snapshot | None = None
@@ -214,7 +208,7 @@ class Session:
         self._own_snapshot = self._pinned = None
         self.relay.rights.ready("I")
         self.isolation = self._default_isolation
-        if self.settings_revert or self._read_only:
+        if self.settings_revert or self.read_only:
             self.settings_revert = False
             self.relay.settings_dirty = True
             self.relay.method_known(None)
@@ -238,7 +232,7 @@ class Session:
             self.relay.method_known(view.values.get("default_table_access_method", ""))
             self.user, self._full_path = view.user, view.search_path
             self.isolation, self._default_isolation = view.isolation, view.default_isolation
-            self._read_only = view.read_only
+            self.read_only = view.read_only
             self._temp_relations = view.temp_relations
             self._find_temp_tables()
             self.zone = {"timezone": self.settings.get("timezone", "UTC")}
@@ -281,10 +275,8 @@ class Session:
         Raises:
             OrochiError: with the SQLSTATE the client is to see.
         """
-        if self._read_only and statement.kind in _WRITING:
-            raise errors.OrochiError(
-                f"cannot execute {_WRITING[statement.kind]} in a read-only transaction", sqlstate="25006"
-            )
+        if self.read_only:
+            readonly.refuse(statement)
         self.query_id = ids.new_query_id()
         self._timed_out = False
         self._pin()
