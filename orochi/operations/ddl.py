@@ -36,11 +36,12 @@ async def execute(session: context.Session, statement: parse.Statement, sink: co
     if ddl.concurrently:
         await sink.notice("CONCURRENTLY is ignored for Orochi tables")
     async with shells.transactional(session):
-        tag = await _run(session, statement, ddl)
+        tag = await run(session, statement, ddl)
     await sink.complete(tag)
 
 
-async def _run(session: context.Session, statement: parse.Statement, ddl: planner.Ddl) -> str:
+async def run(session: context.Session, statement: parse.Statement, ddl: planner.Ddl) -> str:
+    """The same inside a transaction; the command tag."""
     tables = affected(session, statement)
     before = await _definitions(session, tables)
     tag = ddl.tag

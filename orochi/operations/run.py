@@ -28,6 +28,7 @@ from orochi.operations import (
     select,
     templates,
     truncate,
+    type_ddl,
     writes,
 )
 from orochi.pgwire import messages
@@ -111,7 +112,7 @@ def concerns(session: context.Session, statement: parse.Statement, *, ever: bool
     snapshot = session.snapshot()
     if classify.tables_in(statement.tree, snapshot, session.search_path, session.temp_tables):
         return True
-    if columnar.concerns(session, statement):
+    if columnar.concerns(session, statement) or type_ddl.concerns(session, statement):
         return True
     return ever and statement.kind in _MAY_TURN and classify.may_name(statement.tree, snapshot)
 
@@ -182,6 +183,8 @@ async def _dispatch(
     kind = statement.kind
     if kind is parse.Kind.CALL:
         return await calls.execute(session, statement, parameters, fields, sink)
+    if type_ddl.concerns(session, statement):
+        return await type_ddl.execute(session, statement, sink)
     tables = classify.tables_in(statement.tree, session.snapshot(), session.search_path, session.temp_tables)
     if columnar.concerns(session, statement) and not (tables and columnar.is_alter(statement)):
         return await columnar.execute(session, statement, parameters, fields, sink)

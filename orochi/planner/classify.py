@@ -14,6 +14,7 @@ _WORD = re.compile(r"[^\W\d][\w$]*")
 _COLUMNAR = "columnar"
 #: PostgreSQL cuts identifiers to this many bytes.
 _NAME_BYTES = 63
+_ALTERING, _TYPES = frozenset({"alter", "drop"}), frozenset({"type", "domain"})
 
 
 class Classifier:
@@ -36,8 +37,11 @@ class Classifier:
     def touches(self, sql: str) -> bool:
         """Whether `sql` may name an Orochi table, a view over one, or an Orochi function."""
         text = sql.casefold()
-        if not self._words.isdisjoint(_WORD.findall(text)):
+        words = _WORD.findall(text)
+        if not self._words.isdisjoint(words):
             return True
+        if not (_ALTERING.isdisjoint(words) or _TYPES.isdisjoint(words)):
+            return True  # types of columns
         if 'u&"' in text:  # escapes may spell any name
             return True
         if self._odd and any(name in text.replace('""', '"') for name in self._odd):

@@ -1,0 +1,106 @@
+"""ALTER and DROP of types and domains: nodes that have the type follow, in the same transaction.
+
+The coordinator decides; a node got the type when a table that needs it was placed there. Stripes keep
+values as they were written, so where rows are checked or an enum's label changes, they go back to
+the heap first.
+"""
+
+from __future__ import annotations
+
+from orochi.catalog import definition as definitions
+from orochi.executor import context
+from orochi.operations import ddl, shells, unstripe
+from orochi.planner import ddl as planner
+from orochi.planner import parse, type_ddl
+
+_FIND = """
+SELECT n.nspname, t.typname, t.oid::bigint FROM pg_catalog.pg_type t
+JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace WHERE t.oid = pg_catalog.to_regtype($1)
+"""
+#: Orochi tables with a column of the type, or of one made of it.
+_USERS = """
+WITH RECURSIVE made AS (
+    SELECT $1::oid AS oid
+    UNION
+    SELECT t.oid FROM made JOIN pg_catalog.pg_type t ON made.oid IN (t.typbasetype, t.typelem)
+        OR t.oid IN (SELECT c.reltype FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c
+                     ON c.oid = a.attrelid AND c.relkind = 'c' WHERE a.atttypid = made.oid)
+)
+SELECT DISTINCT a.attrelid::bigint FROM made JOIN pg_catalog.pg_attribute a ON a.atttypid = made.oid
+WHERE a.attnum > 0 AND NOT a.attisdropped
+"""
+
+
+def concerns(session: context.Session, statement: parse.Statement) -> bool:
+    """Whether the statement changes types while there are Orochi tables."""
+    return (
+        statement.kind is parse.Kind.DDL
+        and bool(session.snapshot().tables)
+        and type_ddl.read(statement.tree) is not None
+    )
+
+
+async def execute(session: context.Session, statement: parse.Statement, sink: context.Sink) -> None:
+    """Run such a statement to its command tag."""
+    change = type_ddl.read(statement.tree)
+    assert change is not None
+    found = [item for name in change.names if (item := await _find(session, name)) is not None]
+    async with shells.transactional(session):
+        if session.coordinator.status == "I":
+            await session.coordinator.query("BEGIN")
+        if change.sees_rows:
+            for _, _, oid in found:
+                await _into_heap(session, oid)
+        if change.drops:
+            tag = await ddl.run(session, statement, planner.read(statement))
+        else:
+            tag = (await session.coordinator.query(statement.sql))[-1].tag
+        for schema, name, _ in found:
+            await _on_nodes(session, statement, change, schema, name)
+        await session.catalog_changed()
+    await sink.complete(tag)
+
+
+async def _find(session: context.Session, name: tuple[str, ...]) -> tuple[str, str, int] | None:
+    quoted = ".".join(definitions.quote(part) for part in name)
+    result = await session.coordinator.fetch(_FIND, (quoted.encode(),), (0,))
+    if not result.rows:
+        return None
+    schema, found, oid = ((value or b"").decode() for value in result.rows[0])
+    return schema, found, int(oid)
+
+
+async def _into_heap(session: context.Session, type_oid: int) -> None:
+    result = await session.coordinator.fetch(_USERS, (str(type_oid).encode(),), (0,))
+    users = {int(row[0] or b"0") for row in result.rows}
+    for table in list(session.snapshot().tables.values()):
+        if table.oid in users and any(shard.has_stripes for shard in table.shards):
+            shell = await shells.definition(session, table.oid)
+            await unstripe.to_heap(session, table, shell)
+
+
+async def _on_nodes(
+    session: context.Session, statement: parse.Statement, change: type_ddl.Change, schema: str, name: str
+) -> None:
+    qualified = f"{definitions.quote(schema)}.{definitions.quote(name)}"
+    work: dict[int, list[str]] = {}
+    for node in session.snapshot().data_nodes:
+        if node.role == "coordinator":  # the same database: done
+            continue
+        connection = await session.transaction.node(node.node_id, write=False)
+        known = await connection.fetch(
+            "SELECT t.typtype::text FROM pg_catalog.pg_type t WHERE t.oid = pg_catalog.to_regtype($1)",
+            (qualified.encode(),),
+            (0,),
+        )
+        if not known.rows:
+            continue
+        statements = work.setdefault(node.node_id, [])
+        if change.new_schema is not None:
+            statements.append(f"CREATE SCHEMA IF NOT EXISTS {definitions.quote(change.new_schema)}")
+        if change.drops:
+            kind = "DOMAIN" if known.rows[0][0] == b"d" else "TYPE"
+            statements.append(f"DROP {kind} {qualified} CASCADE")
+        else:
+            statements.append(type_ddl.for_node(statement.tree, schema, name))
+    await shells.run_on_nodes(session, work)
