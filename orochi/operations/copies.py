@@ -98,7 +98,7 @@ class Changes:
 def output_columns(table: snapshots.Table) -> tuple[fragments.OutputColumn, ...]:
     """The stored columns of a table, as a stream has them."""
     return tuple(
-        fragments.OutputColumn(column.name, column.type_oid, column.typmod, column.type_name)
+        fragments.OutputColumn(column.name, column.base_oid, column.typmod, column.type_name)
         for column in routing.stored_columns(table)
     )
 

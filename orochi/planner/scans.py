@@ -13,8 +13,8 @@ from orochi.planner import fragment as fragments
 
 
 def output(column: snapshots.Column) -> fragments.OutputColumn:
-    """A table's column as a fragment's."""
-    return fragments.OutputColumn(column.name, column.type_oid, column.typmod, column.type_name)
+    """A table's column as a fragment's: a domain travels as its base type, and has its own name for SQL."""
+    return fragments.OutputColumn(column.name, column.base_oid, column.typmod, column.type_name)
 
 
 def relation(table: snapshots.Table, shard: snapshots.Shard) -> str:

@@ -47,6 +47,6 @@ def test_types(pair: oracle.Pair) -> None:
     )
     layouts.compress(pair, "felt", "both-compressed")
     for sql in _STATEMENTS:
-        pair.same(sql)
+        pair.same(sql, details=not sql.startswith("DROP"))
     pair.both("BEGIN", "ALTER TYPE feeling RENAME VALUE 'other' TO 'same'", "ROLLBACK")
     pair.check_tables("felt")
