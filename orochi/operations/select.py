@@ -21,7 +21,7 @@ from orochi.executor import context, reduce, results, transport
 from orochi.operations import local, own_types
 from orochi.operations import parameters as bound
 from orochi.pgwire import client, messages
-from orochi.planner import coalesce, literals, parse, pull, select
+from orochi.planner import coalesce, edit, literals, parse, pull, select
 from orochi.planner import context as planning
 from orochi.planner import fragment as plan_fragment
 from orochi.planner import plan as plans
@@ -332,6 +332,8 @@ async def _pull(
     plan = await with_folding(session, parameters, attempt)
     plan = await describe_intermediates(session, plan)
     assert plan.final_sql is not None
+    if statement.kind is parse.Kind.DECLARE:
+        plan = dataclasses.replace(plan, final_sql=edit.scrollable(statement, plan.final_sql))
     return plan, await gather(session, plan)
 
 

@@ -12,6 +12,7 @@ from pglast import parser
 from orochi.planner import parse, tree
 from orochi.planner.tree import ast
 
+_SCROLL, _NO_SCROLL = 2, 4  # CURSOR_OPT_*
 _OPEN, _CLOSE, _DOT = "ASCII_40", "ASCII_41", "ASCII_46"
 
 
@@ -190,3 +191,11 @@ class Editor:
         if node.alias.colnames:
             index = self.closing(index + 1)
         return int(self._tokens[index].end) + 1
+
+
+def scrollable(statement: parse.Statement, sql: str) -> str:
+    """The text of a rewritten DECLARE, with SCROLL where the user left it to the plan, which is not theirs."""
+    if statement.tree.options & (_SCROLL | _NO_SCROLL):
+        return sql
+    word = next(token for token in parser.scan(sql)[2:] if token.name == "CURSOR")
+    return f"{sql[: word.start]}SCROLL {sql[word.start :]}"
