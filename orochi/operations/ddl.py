@@ -60,6 +60,9 @@ async def run(session: context.Session, statement: parse.Statement, ddl: planner
                     await _follow(session, table, before[table.oid], after[table.oid], ddl)
                 ).items():
                     work.setdefault(node_id, []).extend(statements)
+        for table in tables:
+            if table.oid in before and table.oid not in left:
+                _unlink(table, before[table.oid], work)
         await shells.run_on_nodes(session, work)
         await _attached(session, [table for table in tables if table.oid in left])
         if type(statement.tree).__name__ == "AlterTableStmt":
@@ -71,6 +74,16 @@ async def run(session: context.Session, statement: parse.Statement, ddl: planner
                 await striped.store_as(session, table, ddl.options["storage_type"] or "row")
     await session.catalog_changed()
     return tag
+
+
+def _unlink(table: snapshots.Table, before: definitions.Definition, work: dict[int, list[str]]) -> None:
+    """Drop the foreign keys of a dropped table's shards: those are swept later, and must hold nothing till then."""
+    keys = [key for key in before.foreign_keys() if key.references != table.oid]
+    for shard in table.shards if keys else ():
+        relation = f"{definitions.quote(shard.schema)}.{definitions.quote(table.name)}"
+        drops = ", ".join(f"DROP CONSTRAINT IF EXISTS {definitions.quote(key.name)}" for key in keys)
+        for node_id in shard.node_ids:
+            work.setdefault(node_id, []).append(f"ALTER TABLE IF EXISTS {relation} {drops}")
 
 
 def affected(session: context.Session, statement: parse.Statement) -> list[snapshots.Table]:

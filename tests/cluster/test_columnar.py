@@ -122,6 +122,8 @@ def test_foreign_keys_between_columnar_tables(pair: oracle.Pair) -> None:
     pair.both("DELETE FROM parent WHERE id = 1")
     pair.check_tables("parent", "child")
     pair.same("SELECT * FROM parent JOIN child ON p = parent.id")
+    pair.both("DROP TABLE child", "DELETE FROM parent", "TRUNCATE parent")
+    pair.check_tables("parent")
 
 
 @pytest.fixture
