@@ -110,6 +110,9 @@ def _alter_table(statement: parse.Statement) -> Ddl:
     kept, options, using = [], {}, {}
     for command in node.cmds:
         name = command.subtype.name
+        if name.endswith("RowSecurity"):
+            message, hint = _REFUSED["CreatePolicyStmt"]
+            raise errors.FeatureNotSupported(message, hint=hint)
         if name not in _ALTERATIONS:
             raise errors.FeatureNotSupported(
                 "this form of ALTER TABLE is not supported for Orochi tables",
