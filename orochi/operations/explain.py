@@ -16,7 +16,7 @@ from orochi import errors, pgtypes
 from orochi.executor import context, reduce, transport
 from orochi.operations import insert, modify, rehearse, relay, select
 from orochi.pgwire import messages
-from orochi.planner import classify, explain, parse, rehearsal
+from orochi.planner import classify, explain, parse, rehearsal, spread, transfer
 from orochi.planner import modify as modify_plan
 from orochi.planner import plan as plans
 
@@ -57,7 +57,7 @@ async def execute(
         ):
             found = await _explain_rehearsal(session, inner, parameters, options)
         case parse.Kind.MERGE:
-            found = await _explain_rehearsal(session, inner, parameters, options)
+            found = await _explain_merge(session, inner, parameters, options)
         case parse.Kind.SELECT:
             found = await _explain_select(session, inner, parameters, options)
         case parse.Kind.UPDATE | parse.Kind.DELETE:
@@ -153,6 +153,26 @@ async def _explain_modify(
     return found
 
 
+async def _explain_merge(
+    session: context.Session,
+    inner: parse.Statement,
+    parameters: context.Parameters | None,
+    options: Options,
+) -> dict[str, Any]:
+    try:
+        plan = await select.with_folding(
+            session, parameters, lambda plan_context: transfer.plan_merge(inner, plan_context)
+        )
+    except (spread.Unfit, parse.CannotDeparse, errors.FeatureNotSupported):
+        return await _explain_rehearsal(session, inner, parameters, options)
+    found = explain.as_dict(plan, session.snapshot())
+    if options.analyze:
+        counter = _Counter()
+        await modify.execute_merge(session, inner, parameters, None, counter)
+        found["Result"] = counter.tag
+    return found
+
+
 async def _explain_rehearsal(
     session: context.Session,
     inner: parse.Statement,
@@ -184,6 +204,9 @@ async def _explain_insert(
         "Tables": [f"{table.schema}.{table.name}" for table in tables],
         "Source": f"{len(rows)} rows of VALUES" if rows else "DEFAULT VALUES" if source is None else "SELECT",
     }
+    pushed = await insert.pushed_plan(session, inner, parameters)
+    if pushed is not None:
+        found = explain.as_dict(pushed, session.snapshot())
     if options.analyze:
         counter = _Counter()
         await insert.execute(session, inner, parameters, None, counter)

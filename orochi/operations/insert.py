@@ -20,10 +20,12 @@ import pyarrow as pa
 from orochi import errors, pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import evaluate, recall, redistribute, rehearse, routing, select, stage, writes
+from orochi.operations import evaluate, modify, recall, redistribute, rehearse, routing, select, stage, writes
 from orochi.pgwire import client, messages
-from orochi.planner import classify, conflict, parse, quoting, safety
+from orochi.planner import classify, conflict, parse, quoting, safety, spread, transfer
+from orochi.planner import context as planning
 from orochi.planner import insert as plans
+from orochi.planner import plan as node_plans
 from orochi.sharding import hashing
 
 _PARAMETER = re.compile(r"\$(\d+)")
@@ -43,6 +45,11 @@ async def execute(
     sink: context.Sink,
 ) -> None:
     """Run an INSERT to its command tag; raises what PostgreSQL would."""
+    pushed = await pushed_plan(session, statement, parameters)
+    if pushed is not None:
+        count, _ = await modify.run(session, pushed, None, sink.formats)
+        await writes.answer(session, sink, f"INSERT 0 {count}", fields)
+        return None
     try:
         plan = _analyze(session, statement)
     except errors.FeatureNotSupported:
@@ -62,6 +69,23 @@ async def execute(
     rows = writes.merge(parts) if plan.returning and parts else ((b"", 0) if plan.returning else None)
     await writes.answer(session, sink, f"INSERT 0 {count}", fields, rows)
     return None
+
+
+async def pushed_plan(
+    session: context.Session, statement: parse.Statement, parameters: context.Parameters | None
+) -> node_plans.Modify | None:
+    """The plan of an INSERT ... SELECT whose rows every shard makes and keeps itself, or None."""
+    source = statement.tree.selectStmt
+    if source is None or source.valuesLists:
+        return None
+
+    def attempt(plan_context: planning.PlanContext) -> node_plans.Modify:
+        return transfer.plan_insert(statement, plan_context)
+
+    try:
+        return await select.with_folding(session, parameters, attempt)
+    except (spread.Unfit, parse.CannotDeparse, errors.FeatureNotSupported):
+        return None
 
 
 def _analyze(session: context.Session, statement: parse.Statement) -> plans.Values | plans.Staged:

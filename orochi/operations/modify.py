@@ -16,7 +16,7 @@ from orochi.executor import context
 from orochi.operations import recall, rehearse, select, subselect, writes
 from orochi.pgwire import messages
 from orochi.planner import context as planning
-from orochi.planner import modify, parse
+from orochi.planner import modify, parse, spread, transfer
 from orochi.planner import plan as plans
 
 _ROUNDS = 4
@@ -39,6 +39,28 @@ async def execute(
     verb = "DELETE" if statement.kind is parse.Kind.DELETE else "UPDATE"
     rows = writes.merge([(range(held.count), held) for held in parts]) if plan.returning else None
     await writes.answer(session, sink, f"{verb} {count}", fields, rows)
+    return None
+
+
+async def execute_merge(
+    session: context.Session,
+    statement: parse.Statement,
+    parameters: context.Parameters | None,
+    fields: Sequence[messages.FieldDescription] | None,
+    sink: context.Sink,
+) -> None:
+    """Run a MERGE to its command tag: on every shard for itself where that is right, else rehearsed."""
+
+    def attempt(plan_context: planning.PlanContext) -> plans.Modify:
+        return transfer.plan_merge(statement, plan_context)
+
+    try:
+        plan = await select.with_folding(session, parameters, attempt)
+    except (spread.Unfit, parse.CannotDeparse, errors.FeatureNotSupported):
+        return await rehearse.execute(session, statement, parameters, fields, sink)
+    count, parts = await run(session, plan, None, sink.formats)
+    rows = writes.merge([(range(held.count), held) for held in parts]) if plan.returning else None
+    await writes.answer(session, sink, f"MERGE {count}", fields, rows)
     return None
 
 

@@ -225,7 +225,8 @@ async def _dispatch(
         case parse.Kind.DDL:
             await ddl.execute(session, statement, sink)
         case parse.Kind.MERGE:
-            await rehearse.execute(session, statement, parameters, fields, sink)
+            sink = await own_types.converting(session, fields, sink)
+            await modify.execute_merge(session, statement, parameters, fields, sink)
         case _:
             await relay.execute(session, statement, parameters, fields, sink)
     return None

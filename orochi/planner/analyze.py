@@ -134,9 +134,18 @@ class Analysis:
     def _merge(self, stmt: tree.Node, level: names.Level) -> Item:
         """MERGE as the join that it is: rows of the target that match nothing matter only where it says so."""
         source, target = self._item(stmt.sourceRelation, level), level.relations[id(stmt.relation)]
-        kinds = {clause.matchKind.name for clause in stmt.mergeWhenClauses}
-        kind = "JOIN_FULL" if "MERGE_WHEN_NOT_MATCHED_BY_SOURCE" in kinds else "JOIN_LEFT"
-        return Join(kind, source, target, tree.conjuncts(stmt.joinCondition))
+        kinds = {
+            clause.matchKind.name
+            for clause in stmt.mergeWhenClauses
+            if clause.commandType.name != "CMD_NOTHING"
+        }
+        terms = tree.conjuncts(stmt.joinCondition)
+        if "MERGE_WHEN_NOT_MATCHED_BY_SOURCE" not in kinds:
+            inner = "MERGE_WHEN_NOT_MATCHED_BY_TARGET" not in kinds
+            return Join("JOIN_INNER" if inner else "JOIN_LEFT", source, target, terms)
+        if "MERGE_WHEN_NOT_MATCHED_BY_TARGET" not in kinds:
+            return Join("JOIN_LEFT", target, source, terms)
+        return Join("JOIN_FULL", source, target, terms)
 
     def _item(self, node: tree.Node, level: names.Level) -> Item:
         if isinstance(node, ast.JoinExpr):

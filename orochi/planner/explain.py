@@ -159,7 +159,8 @@ def _home(shards: Sequence[snapshots.Shard]) -> int:
 
 def _modify(plan: plans.Modify, snapshot: snapshots.Snapshot) -> dict[str, Any]:
     target = snapshot.tables[plan.target]
-    verb = "Update" if plan.sql.lstrip()[:6].lower() == "update" else "Delete"
+    words = {word: plan.sql.lower().find(word.lower()) for word in ("Insert", "Update", "Delete", "Merge")}
+    verb = min((word for word, at in words.items() if at >= 0), key=lambda word: words[word])
     found: dict[str, Any] = {
         "Node Type": f"Orochi {verb}",
         "Tables": _names([snapshot.tables[oid] for oid in plan.tables]),

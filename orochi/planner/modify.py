@@ -21,6 +21,9 @@ from orochi.planner import (
     tree,
 )
 from orochi.planner import (
+    fragment as fragments,
+)
+from orochi.planner import (
     plan as plans,
 )
 from orochi.planner.tree import ast
@@ -107,10 +110,16 @@ def _plan(
         tables=router.tables(prepared),
         target=item.table.oid,
         sql=sql,
-        predicates=prepared.pruned[id(item)].predicates,
+        predicates=recalled(item, prepared),
         returning=bool(_returning(prepared.statement.tree)),
         rekeys=_rekeys(prepared.statement.tree, item.table),
     )
+
+
+def recalled(item: names.Reference, prepared: prepare.Prepared) -> tuple[fragments.Predicate, ...]:
+    """What rows to recall of the target: all, if the statement reads the table under another name too."""
+    mentions = [other for other in prepared.references if other.table.oid == item.table.oid]
+    return prepared.pruned[id(item)].predicates if len(mentions) == 1 else ()
 
 
 def _rekeys(node: tree.Node, table: snapshots.Table) -> bool:
@@ -146,15 +155,9 @@ def _inner(item: names.Reference, prepared: prepare.Prepared) -> bool:
 
 
 def _check_assignments(node: tree.Node, table: snapshots.Table) -> None:
-    """Refuse what moves rows between shards or chunks, keys that compressed rows may have, the coordinator's defaults."""
+    """Refuse to move rows between shards or chunks, and defaults that only the coordinator can tell."""
     if not isinstance(node, ast.UpdateStmt):
         return
-    keys = {name for key in table.unique_keys for name in key}
-    if any(item.name in keys for item in node.targetList) and any(s.has_stripes for s in table.shards):
-        raise errors.FeatureNotSupported(
-            f'keys of table "{table.name}" must be compared with compressed rows',
-            hint="Delete the row and insert it again, in one transaction.",
-        )
     for item in node.targetList:
         if item.name == table.distribution_column:
             raise errors.FeatureNotSupported(

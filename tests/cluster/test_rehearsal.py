@@ -165,6 +165,16 @@ def test_statements_committed(pair: oracle.Pair, layout: str) -> None:
     pair.check_tables("events", "notes")
 
 
+def test_self_join_of_stripes(pair: oracle.Pair) -> None:
+    """Both mentions of the table must find their rows, though the conditions are on one."""
+    layouts.events(pair, "hypertable-compressed")
+    pair.same(
+        "DELETE FROM events e USING events f WHERE f.id = e.id + 4 AND e.tenant IN (7, 0) AND e.id > 47"
+    )
+    pair.same("UPDATE events e SET what = f.what FROM events f WHERE f.id = e.id + 100 AND e.id = 7")
+    pair.check_tables("events")
+
+
 def test_parameters(filled: oracle.Pair) -> None:
     """The same prepared statements with other values."""
     for number in (3, 60):
@@ -230,3 +240,47 @@ def test_generated_columns(pair: oracle.Pair) -> None:
     ):
         pair.same(sql)
         pair.check_tables("parts")
+
+
+#: What each shard does for itself, and what looks like it but is not.
+_COLOCATED = {
+    "INSERT INTO more SELECT * FROM events WHERE what = 'kind 1'": "Insert",
+    """INSERT INTO more (at, id, tenant)
+        SELECT timestamptz '2025-01-01', count(*), tenant FROM events GROUP BY tenant""": "Insert",
+    """INSERT INTO more (tenant, at, id) SELECT e.tenant, f.at, e.id FROM events e JOIN more f USING (tenant)
+        WHERE f.id < 20 AND e.id < 9""": "Insert",
+    "INSERT INTO more (tenant, at, id) SELECT tenant + 1, at, id + 900 FROM events": "staged",
+    "INSERT INTO more (tenant, at, id) SELECT 5, at, id + 3000 FROM events WHERE tenant = 5": "staged",
+    "INSERT INTO more (tenant, at, amount) SELECT tenant, at, 1e9 FROM events WHERE id = 7": "Insert",
+    "INSERT INTO more SELECT * FROM events ORDER BY id LIMIT 3": "staged",
+    """MERGE INTO more m USING events e ON m.tenant = e.tenant AND m.id = e.id AND m.at = e.at
+        WHEN MATCHED THEN UPDATE SET what = m.what || e.what WHEN NOT MATCHED AND e.id < 40
+        THEN INSERT VALUES (e.tenant, e.at, e.id + 100000, e.what)
+        RETURNING merge_action(), m.tenant, m.id, m.what""": "Merge",
+    """MERGE INTO more m USING events e ON m.tenant = e.tenant AND m.id = e.id WHEN MATCHED AND e.tenant = 2
+        THEN DELETE WHEN NOT MATCHED BY SOURCE AND m.id > 900 THEN UPDATE SET ratio = 1""": "Merge",
+    """MERGE INTO more m USING (SELECT tenant, max(id) AS id FROM events GROUP BY tenant) e
+        ON m.tenant = e.tenant WHEN MATCHED AND m.id < e.id AND m.id % 10 = 0
+        THEN UPDATE SET amount = e.id""": "Merge",
+    """MERGE INTO more m USING (VALUES (1, 'x'), (4, 'y')) v(t, w) ON m.tenant = v.t
+        WHEN MATCHED AND m.id < 90 THEN UPDATE SET what = v.w WHEN NOT MATCHED THEN DO NOTHING""": "Merge",
+    """MERGE INTO more m USING (VALUES (1), (100)) v(t) ON m.tenant = v.t WHEN NOT MATCHED
+        THEN INSERT (tenant, at) VALUES (v.t, '2024-01-01')""": "Rehearsal",
+    "MERGE INTO more m USING events e ON m.tenant = e.tenant WHEN MATCHED THEN UPDATE SET what = 'z'": "Merge",
+}
+
+
+def test_colocated(pair: oracle.Pair) -> None:
+    """INSERT ... SELECT and MERGE of co-located tables."""
+    layouts.events(pair, "distributed")
+    pair.both(layouts.EVENTS.replace("TABLE events", "TABLE more").replace("events_pkey", "more_pkey"))
+    layouts.place(pair, "more", "distributed", key="tenant", time="at")
+    for sql, way in _COLOCATED.items():
+        plan = "\n".join(line for (line,) in pair.orochi(f"EXPLAIN {sql}"))
+        if way == "staged":
+            assert "Shards" not in plan, plan
+        else:
+            assert plan.startswith(f"Orochi {way}"), plan
+            assert way == "Rehearsal" or "Shards" in plan, plan
+        pair.same(sql)
+        pair.check_tables("more")
