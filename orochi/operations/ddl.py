@@ -90,9 +90,13 @@ def affected(session: context.Session, statement: parse.Statement) -> list[snaps
     """The Orochi tables whose definition the statement may change."""
     snapshot, node = session.snapshot(), statement.tree
     kind = type(node).__name__
-    if kind == "DropStmt":
-        return list(snapshot.tables.values())  # CASCADE reaches others
     found = list(classify.tables_in(node, snapshot, session.search_path, session.temp_tables))
+    if kind == "DropStmt":
+        alone = node.behavior.name == "DROP_RESTRICT" and node.removeType.name in (
+            "OBJECT_TABLE",
+            "OBJECT_INDEX",
+        )
+        return found if alone else list(snapshot.tables.values())  # CASCADE reaches others
     if kind in ("RenameStmt", "AlterTableStmt") and not found:
         name = node.relation.relname if node.relation is not None else None
         found = [table for table in snapshot.tables.values() if name in table.indexes]

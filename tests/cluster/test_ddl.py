@@ -207,3 +207,13 @@ def test_drop_beside_a_drop(cluster: clusters.Cluster, pair: oracle.Pair) -> Non
             direct.execute(f"DROP TABLE {schema}.theirs")
             pair.orochi("DROP TABLE mine")
             assert pair.orochi("SELECT to_regclass('mine'), to_regclass('theirs')") == [(None, None)]
+
+
+def test_a_dropped_table_refers_to_nothing(pair: oracle.Pair) -> None:
+    pair.both("CREATE TABLE parent (k int PRIMARY KEY); CREATE TABLE child (k int REFERENCES parent)")
+    for table in ("parent", "child"):
+        pair.orochi("SELECT create_distributed_table(%s, 'k', 4)", (table,))
+    pair.both("INSERT INTO parent VALUES (1), (2)")
+    pair.both("INSERT INTO child VALUES (1)")
+    pair.same("DROP TABLE child")
+    pair.same("DELETE FROM parent WHERE k = 1")
