@@ -27,6 +27,7 @@ from orochi.operations import (
     relay,
     select,
     templates,
+    through_shells,
     truncate,
     type_ddl,
     writes,
@@ -190,6 +191,8 @@ async def _dispatch(
         return await columnar.execute(session, statement, parameters, fields, sink)
     if not tables:
         return await relay.execute(session, statement, parameters, fields, sink)
+    if through_shells.makes_materialized_view(statement):
+        return await through_shells.create_materialized_view(session, statement, tables, fields, sink)
     if kind in _CHECKED:
         await privileges.require(session, statement, parameters, tables)
     if kind in _MAY_TURN and rehearsal.writes_inside(

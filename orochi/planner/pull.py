@@ -48,11 +48,6 @@ def rewrite_any(
     Raises:
         FeatureNotSupported: no rewriting gives the statement's meaning.
     """
-    if isinstance(statement.tree, ast.CreateTableAsStmt) and statement.tree.objtype.name == "OBJECT_MATVIEW":
-        raise errors.FeatureNotSupported(
-            "materialized views over Orochi tables are not supported",
-            hint="Use CREATE TABLE AS, or a view.",
-        )
     return plan(prepare.prepare(statement, ctx), "the statement is not a plain SELECT", target=target)
 
 

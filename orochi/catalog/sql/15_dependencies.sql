@@ -30,3 +30,24 @@ $$;
 CREATE OR REPLACE FUNCTION orochi._is_internal_schema(schema text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = '' AS
 $$ SELECT schema ~ '^orochi_[sc]\d+_\d+$|^pg_orochi$' $$;
+
+-- Why PostgreSQL itself cannot read a view over Orochi tables as it is defined; NULL if it can. Behind a shell
+-- stands a child (loopback.sql), which ONLY leaves out, TABLESAMPLE ignores, and system columns tell of.
+CREATE OR REPLACE FUNCTION orochi._not_through_shells(view oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    WITH RECURSIVE below AS (
+        SELECT view AS relation
+        UNION
+        SELECT d.refobjid FROM below JOIN pg_rewrite r ON r.ev_class = below.relation
+        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+            AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> below.relation
+    )
+    SELECT CASE
+        WHEN EXISTS (SELECT FROM below JOIN orochi.orochi_tables t ON t.table_oid = relation
+            WHERE to_regclass('pg_orochi.shell_' || relation) IS NULL)
+        THEN 'the coordinator does not have postgres_fdw'
+        WHEN EXISTS (SELECT FROM below JOIN pg_class c ON c.oid = relation WHERE c.relkind IN ('v', 'm')
+            AND pg_get_viewdef(c.oid) ~ '\m(ONLY|TABLESAMPLE|tableoid|ctid|xmin|xmax|cmin|cmax)\M')
+        THEN 'it has ONLY, TABLESAMPLE or system columns'
+    END
+$$;

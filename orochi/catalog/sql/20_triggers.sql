@@ -131,8 +131,10 @@ BEGIN
         ELSE
             IF item.command_tag IN ('CREATE MATERIALIZED VIEW', 'REFRESH MATERIALIZED VIEW')
                AND item.objid IN (SELECT reader FROM orochi._readers())
+               AND orochi._not_through_shells(item.objid) IS NOT NULL
             THEN
-                RAISE EXCEPTION 'materialized views over Orochi tables are not supported'
+                RAISE EXCEPTION 'materialized view "%" over Orochi tables is not supported: %',
+                        item.relation, orochi._not_through_shells(item.objid)
                     USING ERRCODE = '0A000', HINT = 'Use CREATE TABLE AS through the gateway, or a view.';
             END IF;
             changed := changed

@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 
-from orochi import errors
 from orochi.planner import literals, parse, pull
 from orochi.planner import plan as plans
 from tests.support import planner_snapshots, planner_world
@@ -62,11 +61,6 @@ def test_the_target_of_an_insert_may_be_another_table(world: planner_world.World
             world.ask("SELECT id FROM staged").sorted_rows()
             == world.plain("SELECT id + 1000 FROM b WHERE id < 9").sorted_rows()
         )
-
-
-def test_materialized_views_are_refused(world: planner_world.World) -> None:
-    with pytest.raises(errors.FeatureNotSupported):
-        _rewritten(world, "create materialized view m as select * from b")
 
 
 def test_rows_are_filtered_and_projected_where_they_are() -> None:
