@@ -64,7 +64,8 @@ async def run(session: context.Session, statement: parse.Statement, ddl: planner
             if table.oid in before and table.oid not in left:
                 _unlink(table, before[table.oid], work)
         await shells.run_on_nodes(session, work)
-        await _attached(session, [table for table in tables if table.oid in left])
+        if not isinstance(statement.tree, trees.ast.DropStmt):
+            await _attached(session, [table for table in tables if table.oid in left])
         if type(statement.tree).__name__ == "AlterTableStmt":
             await ddl_checks.no_local_references(session, left)
     if ddl.options:

@@ -1,4 +1,4 @@
-"""ALTER and DROP of types and domains: nodes that have the type follow, in the same transaction.
+"""ALTER and DROP of types and domains, also with their schemas: nodes that have the type follow, in the same transaction.
 
 The coordinator decides; a node got the type when a table that needs it was placed there. Stripes keep
 values as they were written, so where rows are checked or an enum's label changes, they go back to
@@ -9,13 +9,21 @@ from __future__ import annotations
 
 from orochi.catalog import definition as definitions
 from orochi.executor import context
-from orochi.operations import ddl, shells, unstripe
+from orochi.operations import ddl, relay, shells, unstripe
 from orochi.planner import ddl as planner
-from orochi.planner import parse, type_ddl
+from orochi.planner import parse, quoting, type_ddl
 
 _FIND = """
 SELECT n.nspname, t.typname, t.oid::bigint FROM pg_catalog.pg_type t
 JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace WHERE t.oid = pg_catalog.to_regtype($1)
+"""
+# No row types of tables, nor the arrays and multiranges that come and go with their type.
+_IN_SCHEMAS = """
+SELECT n.nspname, t.typname, t.oid::bigint FROM pg_catalog.pg_type t
+JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
+WHERE n.nspname IN ({}) AND t.typtype IN ('e', 'd', 'r', 'c')
+    AND (c.relkind IS NULL OR c.relkind = 'c')
 """
 #: Orochi tables with a column of the type, or of one made of it.
 _USERS = """
@@ -45,6 +53,11 @@ async def execute(session: context.Session, statement: parse.Statement, sink: co
     change = type_ddl.read(statement.tree)
     assert change is not None
     found = [item for name in change.names if (item := await _find(session, name)) is not None]
+    if change.schemas:
+        found = await _types_in(session, change.schemas)
+        if not found:
+            await relay.execute(session, statement, None, None, sink)
+            return
     async with shells.transactional(session):
         if session.coordinator.status == "I":
             await session.coordinator.query("BEGIN")
@@ -68,6 +81,13 @@ async def _find(session: context.Session, name: tuple[str, ...]) -> tuple[str, s
         return None
     schema, found, oid = ((value or b"").decode() for value in result.rows[0])
     return schema, found, int(oid)
+
+
+async def _types_in(session: context.Session, schemas: tuple[str, ...]) -> list[tuple[str, str, int]]:
+    listed = ", ".join(quoting.text(name) for name in schemas)
+    result = await session.coordinator.fetch(_IN_SCHEMAS.format(listed))
+    rows = [[(value or b"").decode() for value in row] for row in result.rows]
+    return [(schema, name, int(oid)) for schema, name, oid in rows]
 
 
 async def _into_heap(session: context.Session, type_oid: int) -> None:
@@ -100,7 +120,8 @@ async def _on_nodes(
             statements.append(f"CREATE SCHEMA IF NOT EXISTS {definitions.quote(change.new_schema)}")
         if change.drops:
             kind = "DOMAIN" if known.rows[0][0] == b"d" else "TYPE"
-            statements.append(f"DROP {kind} {qualified} CASCADE")
+            # those made of a type that goes first have gone with it
+            statements.append(f"DROP {kind} IF EXISTS {qualified} CASCADE")
         else:
             statements.append(type_ddl.for_node(statement.tree, schema, name))
     await shells.run_on_nodes(session, work)

@@ -14,7 +14,7 @@ _WORD = re.compile(r"[^\W\d][\w$]*")
 _COLUMNAR = "columnar"
 #: PostgreSQL cuts identifiers to this many bytes.
 _NAME_BYTES = 63
-_ALTERING, _TYPES = frozenset({"alter", "drop"}), frozenset({"type", "domain"})
+_ALTERING, _TYPES = frozenset({"alter", "drop"}), frozenset({"type", "domain", "schema"})
 
 
 class Classifier:
@@ -41,7 +41,7 @@ class Classifier:
         if not self._words.isdisjoint(words):
             return True
         if not (_ALTERING.isdisjoint(words) or _TYPES.isdisjoint(words)):
-            return True  # types of columns
+            return True  # types of columns, alone or with their schema
         if 'u&"' in text:  # escapes may spell any name
             return True
         if self._odd and any(name in text.replace('""', '"') for name in self._odd):

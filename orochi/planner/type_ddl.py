@@ -20,12 +20,14 @@ class Change:
         drops: they go; else there is one, and it changes.
         sees_rows: rows are checked, or their stored form changes.
         new_schema: where it moves.
+        schemas: all types in these go.
     """
 
     names: tuple[tuple[str, ...], ...]
     drops: bool = False
     sees_rows: bool = False
     new_schema: str | None = None
+    schemas: tuple[str, ...] = ()
 
 
 def read(node: tree.Node) -> Change | None:
@@ -43,6 +45,8 @@ def read(node: tree.Node) -> Change | None:
             return Change((_named(node),))
         case "DropStmt" if node.removeType.name in _KINDS:
             return Change(tuple(tree.strings(item.names) for item in node.objects), drops=True)
+        case "DropStmt" if node.removeType.name == "OBJECT_SCHEMA":
+            return Change((), drops=True, schemas=tree.strings(node.objects))
     return None
 
 

@@ -50,3 +50,34 @@ def test_types(pair: oracle.Pair) -> None:
         pair.same(sql, details=not sql.startswith("DROP"))
     pair.both("BEGIN", "ALTER TYPE feeling RENAME VALUE 'other' TO 'same'", "ROLLBACK")
     pair.check_tables("felt")
+
+
+def test_types_go_with_their_schema(pair: oracle.Pair) -> None:
+    pair.both(
+        "CREATE TABLE stays (k int, v int)",
+        "CREATE FUNCTION kept() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM stays'",
+    )
+    layouts.place(pair, "stays", "distributed", key="k", time="")
+    for labels, label in (("'a', 'b'", "b"), ("'c', 'a'", "c")):
+        pair.both(
+            "CREATE SCHEMA with_types",
+            f"CREATE TYPE with_types.e AS ENUM ({labels})",
+            f"CREATE DOMAIN with_types.d AS with_types.e CHECK (VALUE <> '{label}')",
+            "CREATE TYPE with_types.c AS (x int, y with_types.e)",
+            "CREATE TABLE with_types.t (k int, e with_types.e, c with_types.c)",
+            "ALTER TABLE stays ADD COLUMN d with_types.d",
+        )
+        layouts.place(pair, "with_types.t", "distributed", key="k", time="")
+        pair.same(f"INSERT INTO with_types.t VALUES (1, '{label}', (1, '{label}')), (2, 'a', (2, 'a'))")
+        pair.same("SELECT * FROM with_types.t ORDER BY e")
+        pair.same("INSERT INTO stays VALUES (1, 1, 'a')")
+        pair.same(f"INSERT INTO stays VALUES (1, 1, '{label}')", details=False)
+        pair.same("DROP SCHEMA with_types", details=False)
+        pair.both("BEGIN", "DROP SCHEMA with_types CASCADE", "ROLLBACK")
+        pair.same("SELECT * FROM with_types.t ORDER BY e")
+        pair.same("SELECT * FROM stays")
+        pair.same("DROP SCHEMA with_types CASCADE")
+        pair.same("SELECT * FROM stays")
+        pair.same("SELECT kept()")
+    pair.same("DROP SCHEMA IF EXISTS with_types, nothing_there CASCADE")
+    pair.same("DROP SCHEMA with_types CASCADE")

@@ -137,6 +137,12 @@ BEGIN
                         item.relation, orochi._not_through_shells(item.objid)
                     USING ERRCODE = '0A000', HINT = 'Use CREATE TABLE AS through the gateway, or a view.';
             END IF;
+            IF item.command_tag = 'ALTER TABLE' AND EXISTS (SELECT FROM pg_class c
+                    JOIN orochi.orochi_tables t ON t.table_oid = c.oid WHERE c.oid = item.objid AND c.relrowsecurity)
+            THEN  -- through the gateway or not: nodes do not know the policies, and would give all rows
+                RAISE EXCEPTION 'row-level security on Orochi tables is not supported'
+                    USING ERRCODE = '0A000', HINT = 'Grant on views that filter the rows.';
+            END IF;
             changed := changed
                 OR item.command_tag ~ '^ALTER' OR item.object_type IN ('view', 'schema')
                 OR EXISTS (SELECT FROM orochi.orochi_tables t WHERE t.table_oid = item.objid)
