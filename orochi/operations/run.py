@@ -193,6 +193,8 @@ async def _dispatch(
         return await relay.execute(session, statement, parameters, fields, sink)
     if through_shells.makes_materialized_view(statement):
         return await through_shells.create_materialized_view(session, statement, tables, fields, sink)
+    if kind in _WRITING and through_shells.writes_view(session, statement):
+        return await through_shells.write_view(session, statement, tables, parameters, fields, sink)
     if kind in _CHECKED:
         await privileges.require(session, statement, parameters, tables)
     if kind in _MAY_TURN and rehearsal.writes_inside(

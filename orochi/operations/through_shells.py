@@ -5,6 +5,7 @@ See docs/adr/0006. Where a shell has no child, PostgreSQL would see it empty: th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 
 from orochi import errors
@@ -12,13 +13,19 @@ from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
 from orochi.operations import relay
 from orochi.pgwire import messages
-from orochi.planner import parse
+from orochi.planner import builtins, names, parse
+from orochi.planner import context as planning
 from orochi.planner import tree as trees
 
 _CHILDREN = """
 SELECT pg_catalog.count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = 'pg_orochi' AND c.relkind = 'f' AND c.relname = ANY ($1::pg_catalog.text[])
 """
+_REASON = """
+SELECT orochi._not_through_shells(c.oid) FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2
+"""
+_TELLS_OF_CHILDREN = re.compile(r"\bctid\b|\bshell_\d+\b")
 
 
 def makes_materialized_view(statement: parse.Statement) -> bool:
@@ -52,3 +59,88 @@ async def create_materialized_view(
             hint="Install PostgreSQL's contrib on the coordinator and migrate, or use CREATE TABLE AS.",
         )
     await relay.execute(session, statement, None, fields, sink)
+
+
+def writes_view(session: context.Session, statement: parse.Statement) -> bool:
+    """Whether an INSERT, UPDATE, DELETE or MERGE names a view over Orochi tables as its target."""
+    relation = statement.tree.relation
+    found = names.find_relation(
+        session.snapshot(),
+        session.search_path,
+        session.temp_tables,
+        relation.schemaname,
+        relation.relname,
+    )
+    return isinstance(found, snapshots.View)
+
+
+async def write_view(
+    session: context.Session,
+    statement: parse.Statement,
+    tables: Collection[snapshots.Table],
+    parameters: context.Parameters | None,
+    fields: Sequence[messages.FieldDescription] | None,
+    sink: context.Sink,
+) -> None:
+    """A write through a view: PostgreSQL rewrites it, asks for the rights of the view's owner, runs INSTEAD OF triggers.
+
+    Raises:
+        FeatureNotSupported: the shells have no children, or PostgreSQL would look past them or find rows again.
+    """
+    reason = await _past_children(session, statement, tables)
+    if reason is not None:
+        raise _not_through(statement, reason)
+    try:
+        await relay.execute(session, statement, parameters, fields, sink)
+    except errors.RemoteError as error:
+        if error.sqlstate == "0A000" and _TELLS_OF_CHILDREN.search(str(error)):
+            raise _not_through(statement, "its rows would have to be found again") from error
+        raise
+
+
+def _not_through(statement: parse.Statement, reason: str) -> errors.FeatureNotSupported:
+    name = statement.tree.relation.relname
+    return errors.FeatureNotSupported(
+        f'cannot modify view "{name}" over an Orochi table in this statement: {reason}',
+        hint="Modify the table itself.",
+    )
+
+
+async def _past_children(
+    session: context.Session, statement: parse.Statement, tables: Collection[snapshots.Table]
+) -> str | None:
+    """Why PostgreSQL would not find the rows that the statement means; None if it does."""
+    if statement.kind is parse.Kind.MERGE:
+        return "MERGE"
+    if not await have_children(session, tables):
+        return "the coordinator does not have postgres_fdw"
+    plan_context = planning.PlanContext(
+        session.snapshot(), session.search_path, builtins.EMPTY, temp_tables=session.temp_tables
+    )
+    seen = [relation for relation in trees.walk(statement.tree) if isinstance(relation, trees.ast.RangeVar)]
+    views = {
+        found
+        for relation in seen
+        if isinstance(
+            found := names.find_relation(
+                session.snapshot(),
+                session.search_path,
+                session.temp_tables,
+                relation.schemaname,
+                relation.relname,
+            ),
+            snapshots.View,
+        )
+    }
+    for view in views:
+        result = await session.coordinator.fetch(_REASON, (view.schema.encode(), view.name.encode()), (0, 0))
+        if result.rows and result.rows[0][0] is not None:
+            return result.rows[0][0].decode()
+    samples = any(isinstance(node, trees.ast.RangeTableSample) for node in trees.walk(statement.tree))
+    system = any(
+        trees.strings(column.fields)[-1] in names.SYSTEM_COLUMNS
+        for column, _ in names.resolve(statement.tree, plan_context).columns
+    )
+    if samples or system or not all(relation.inh for relation in seen):
+        return "it has ONLY, TABLESAMPLE or system columns"
+    return None

@@ -37,7 +37,7 @@ def prepare(tree: trees.Node, table: snapshots.Table, search_path: Sequence[str]
     """The clauses of `tree`, which inserts into `table`.
 
     Raises:
-        FeatureNotSupported: they hold a sub-select, or move a row to another shard.
+        FeatureNotSupported: they hold a sub-select or a system column, or move a row to another shard.
     """
     folded: list[str] = []
     types = relation_names.types_of([table], search_path)
@@ -68,6 +68,8 @@ def _fit(
                     "sub-selects in ON CONFLICT or RETURNING of an INSERT into an Orochi table are not supported",
                     hint="Select the value first and pass it as a parameter.",
                 )
+            case ast.ColumnRef() if trees.strings(item.fields)[-1] in relation_names.SYSTEM_COLUMNS:
+                raise errors.FeatureNotSupported("system columns are of one shard")
             case ast.ColumnRef():
                 return _unqualified(item, tree, table)
             case ast.TypeName() if item.names and len(item.names) == 1 and item.names[0].sval in types:

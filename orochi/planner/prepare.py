@@ -7,7 +7,19 @@ import dataclasses
 
 from orochi import errors
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import analyze, context, edit, names, parse, prune, safety, tree, views
+from orochi.planner import (
+    analyze,
+    context,
+    edit,
+    having,
+    names,
+    parse,
+    prune,
+    safety,
+    tableoids,
+    tree,
+    views,
+)
 from orochi.planner.tree import ast
 
 
@@ -44,10 +56,14 @@ def prepare(statement: parse.Statement, ctx: context.PlanContext, *, template: b
     """
     if not template:
         statement = bind(statement, ctx)
+    statement = having.gated(statement, ctx)
     scopes = names.resolve(statement.tree, ctx)
     if scopes.views:
-        statement = views.expand(statement, ctx)
+        statement = having.gated(views.expand(statement, ctx), ctx)
         scopes = names.resolve(statement.tree, ctx)
+    named = tableoids.replaced(statement, scopes, ctx)
+    if named is not statement:
+        statement, scopes = named, names.resolve(named.tree, ctx)
     analysis = analyze.Analysis(scopes, ctx, fold=not template)
     pruned = {id(item): prune.prune(item, analysis) for item in scopes.references}
     if analysis.wishes:

@@ -328,10 +328,15 @@ def _refuse_system_column(parts: tuple[str, ...], level: names.Level) -> None:
         and all(isinstance(item, names.Reference) for item in level.relations.values())
     )
     if found is not None or alone:
-        raise errors.FeatureNotSupported(
-            f'system column "{parts[-1]}" of an Orochi table has a meaning only within one shard',
-            hint="Compare the distribution column with a constant, or use the table's own key.",
-        )
+        raise system_column(parts[-1])
+
+
+def system_column(name: str) -> errors.FeatureNotSupported:
+    """The error for a system column whose values are of one shard."""
+    return errors.FeatureNotSupported(
+        f'system column "{name}" of an Orochi table has a meaning only within one shard',
+        hint="Compare the distribution column with a constant, or use the table's own key.",
+    )
 
 
 def _edit_folded(editor: edit.Editor, prepared: prepare.Prepared) -> None:

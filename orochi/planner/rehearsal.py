@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from pglast import enums
+
 from orochi import errors, ids
 from orochi.catalog import snapshot as snapshots
 from orochi.planner import context, names, parse, prepare, prune, pull, standins, tree
@@ -104,6 +106,7 @@ def plan(statement: parse.Statement, ctx: context.PlanContext) -> Rehearsal:
         FeatureNotSupported: it modifies a view, or the like.
     """
     _refuse_views(statement.tree, ctx)
+    statement = _without_overridden(statement, ctx)
     prepared = prepare.prepare(statement, ctx)
     _refuse(prepared)
     lock = _lock_clause(prepared)
@@ -152,6 +155,40 @@ def _refuse_views(node: tree.Node, ctx: context.PlanContext) -> None:
                 )
 
 
+def _without_overridden(statement: parse.Statement, ctx: context.PlanContext) -> parse.Statement:
+    """MERGE without the identity columns that OVERRIDING USER VALUE takes no notice of."""
+    if not isinstance(statement.tree, ast.MergeStmt):
+        return statement
+    table = _find(statement.tree.relation, ctx)
+
+    def leave_out(node: tree.Node) -> tree.Node | None:
+        if not isinstance(node, ast.MergeWhenClause) or node.override.name != "OVERRIDING_USER_VALUE":
+            return None
+        assert isinstance(table, snapshots.Table)
+        columns = node.targetList or tuple(ast.ResTarget(name=column.name) for column in table.columns)
+        identities = {column.name for column in table.columns if column.identity}
+        pairs = [
+            pair for pair in zip(columns, node.values or (), strict=False) if pair[0].name not in identities
+        ]
+        return tree.changed(
+            node,
+            override=enums.OverridingKind.OVERRIDING_NOT_SET,
+            targetList=tuple(column for column, _ in pairs) or None,
+            values=tuple(value for _, value in pairs) or None,
+        )
+
+    found = tree.transform(statement.tree, leave_out)
+    if found is statement.tree:
+        return statement
+    try:
+        return parse.parse_one(parse.deparse(found))
+    except parse.CannotDeparse as error:
+        raise errors.FeatureNotSupported(
+            "OVERRIDING USER VALUE is not supported in this statement",
+            hint="Leave the identity column out of the INSERT.",
+        ) from error
+
+
 def _refuse(prepared: prepare.Prepared) -> None:
     for part in tree.walk(prepared.statement.tree):
         if isinstance(part, ast.CurrentOfExpr):
@@ -159,6 +196,13 @@ def _refuse(prepared: prepare.Prepared) -> None:
                 "WHERE CURRENT OF a cursor over Orochi tables is not supported",
                 hint="Name the row by its key.",
             )
+        if isinstance(part, ast.InsertStmt):
+            for column in tree.walk((part.returningClause or (), part.onConflictClause or ())):
+                if (
+                    isinstance(column, ast.ColumnRef)
+                    and tree.strings(column.fields)[-1] in names.SYSTEM_COLUMNS
+                ):
+                    raise pull.system_column(tree.strings(column.fields)[-1])
         if isinstance(part, ast.InsertStmt) and part.override.name == "OVERRIDING_USER_VALUE":
             raise errors.FeatureNotSupported(
                 "OVERRIDING USER VALUE is not supported in this statement",

@@ -62,8 +62,18 @@ def of_sublink(node: tree.Node, prepared: prepare.Prepared, editor: edit.Editor)
     found = parse.parse(sql)
     if len(found) != 1 or found[0].tree != node.subselect:
         raise parse.CannotDeparse("the sub-SELECT is not where it should be")
-    kind = _KINDS[node.subLinkType.name]
+    kind = "row" if _is_assigned(node, prepared.statement.tree) else _KINDS[node.subLinkType.name]
     return Subquery((node.location if kind in ("exists", "array") else start, end), sql, kind)
+
+
+def _is_assigned(node: tree.Node, statement: tree.Node) -> bool:
+    """Whether `SET (a, b) = (SELECT ...)` takes its columns apart, be it only one."""
+    return any(
+        isinstance(item.val, ast.MultiAssignRef)
+        and isinstance(item.val.source, ast.SubLink)
+        and item.val.source.location == node.location
+        for item in getattr(statement, "targetList", None) or ()
+    )
 
 
 def of_from(item: tree.Node, prepared: prepare.Prepared, editor: edit.Editor) -> Subquery:

@@ -245,3 +245,26 @@ def test_set_operations(tables: oracle.Pair) -> None:
     _check(tables, statements)
     for sql in statements:
         assert _strategy(tables, sql) == "Orochi Set Operation", sql
+
+
+_GATED = (
+    "SELECT 1 FROM {t} WHERE 1 / (i4 - i4) > 0 HAVING false",
+    "SELECT 1 AS x FROM {t} WHERE 1 / (i4 - i4) > 0 HAVING 1 < 2",
+    "SELECT row_number() OVER () FROM {t} WHERE 1 / (i4 - i4) > 0 HAVING true",
+    "SELECT count(*) FROM {t} WHERE 1 / (i4 - i4) > 0 HAVING false",
+    "SELECT count(*), max(k) FROM {t} WHERE 1 / (i4 - i4) > 0 HAVING now() < '2000-01-01'",
+    "SELECT count(*) FROM {t} WHERE 1 / (i4 - i4) > 0 HAVING count(*) > 1000",
+    "SELECT count(*) FROM {t} WHERE k > 2 HAVING 2 < 3 AND count(*) > 5",
+    "SELECT k, (SELECT 1 FROM {t} AS x WHERE 1 / (x.k - x.k) > o.k HAVING o.k > 3) FROM {t} AS o WHERE i4 = 5",
+    "SELECT tableoid::regclass, count(*) FROM {t} GROUP BY 1",
+    "SELECT DISTINCT tableoid::regclass AS r FROM {t} WHERE tableoid = '{t}'::regclass",
+    "SELECT x.tableoid::regclass, y.k FROM {t} AS x JOIN {t} AS y USING (k, at) WHERE k = 4",
+    "SELECT tableoid::regclass FROM {t} WHERE k = 4 AND i4 = 5",
+)
+
+
+def test_known_before(tables: oracle.Pair) -> None:
+    """HAVING that is decided before a row is read, and the OID that is every row's."""
+    for layout in _LAYOUTS:
+        for sql in _GATED:
+            tables.same(sql.format(t=_name(layout)), ordered=False)

@@ -107,6 +107,18 @@ _STATEMENTS = {
     "lock-in-with": """WITH q AS (SELECT id FROM events ORDER BY id LIMIT 3 FOR UPDATE SKIP LOCKED)
         DELETE FROM events WHERE id IN (SELECT id FROM q) RETURNING id""",
     "lock-aggregate": "SELECT count(*) FROM events FOR UPDATE",
+    "assign-one": "UPDATE events SET (what) = (SELECT max(t) FROM notes) WHERE id = 9 RETURNING id, what",
+    "table-of-update": "UPDATE events SET what = 'x' WHERE id < 4 RETURNING tableoid::regclass, id",
+    "table-of-insert": f"{_NEW} RETURNING events.tableoid::regclass, id",
+    "view-update": "UPDATE shown SET w = w || '!' WHERE i < 20 RETURNING *",
+    "view-move": "UPDATE shown SET tenant = tenant + 1, w = (SELECT max(t) FROM notes) WHERE i = 10 RETURNING *",
+    "view-out-of-it": "UPDATE shown SET what = 5 WHERE i = 10",
+    "view-delete": "DELETE FROM shown WHERE i % 3 = 0 RETURNING i, tenant",
+    "view-insert": "INSERT INTO shown VALUES (7000, 'new', 4, '2024-03-12') RETURNING *",
+    "view-insert-select": "INSERT INTO shown SELECT i + 7000, w, tenant, at FROM shown WHERE i < 10",
+    "view-check": "INSERT INTO checked VALUES (3, 'no', 4, '2024-03-12')",
+    "view-checked": "INSERT INTO checked VALUES (7000, 'yes', 4, '2024-03-12')",
+    "view-of-counts": "UPDATE counted SET n = 1",
     "unknown-column": "WITH d AS (DELETE FROM events WHERE id = -1) UPDATE events SET nonsense = 1",
 }
 #: Statements that are committed one after another, each changing what the next one finds.
@@ -129,11 +141,14 @@ _COMMITTED = (
 
 def _fill(pair: oracle.Pair, layout: str) -> None:
     """The table in one layout, and a local one beside it."""
-    pair.both("DROP TABLE IF EXISTS events, notes")
+    pair.both("DROP TABLE IF EXISTS events, notes CASCADE")
     layouts.events(pair, layout)
     pair.both(
         "CREATE TABLE notes (a integer, t text)",
         "INSERT INTO notes VALUES (4, 'four'), (4, 'four'), (5, 'five')",
+        "CREATE VIEW shown AS SELECT id AS i, what AS w, tenant, at FROM events WHERE id <> 13 AND tenant > 0",
+        "CREATE VIEW checked AS SELECT * FROM shown WHERE i > 5 WITH CASCADED CHECK OPTION",
+        "CREATE VIEW counted AS SELECT tenant, count(*) AS n FROM events GROUP BY tenant",
     )
 
 
@@ -141,7 +156,7 @@ def _fill(pair: oracle.Pair, layout: str) -> None:
 def filled(request: pytest.FixtureRequest, module_pair: oracle.Pair) -> Iterator[oracle.Pair]:
     _fill(module_pair, request.param)
     yield module_pair
-    module_pair.both("DROP TABLE events, notes")
+    module_pair.both("DROP TABLE events, notes CASCADE")
 
 
 @pytest.mark.parametrize("name", _STATEMENTS)
@@ -237,6 +252,8 @@ def test_generated_columns(pair: oracle.Pair) -> None:
         WHEN MATCHED THEN UPDATE SET tag = t, id = 300 WHEN NOT MATCHED THEN INSERT (id, tag) VALUES (i, t)
         RETURNING merge_action(), parts.*""",
         "WITH n AS (INSERT INTO parts (id, tag) VALUES (901, 'z') RETURNING *) SELECT * FROM n",
+        """MERGE INTO parts USING (VALUES (950, 'u')) AS s(i, t) ON id = i WHEN NOT MATCHED
+        THEN INSERT (serial, id, tag) OVERRIDING USER VALUE VALUES (7, i, t) RETURNING parts.*""",
     ):
         pair.same(sql)
         pair.check_tables("parts")
