@@ -35,6 +35,7 @@ _NAME = re.compile(r"orochi loopback (\d+)")
 _LOCK_TIMEOUT = "3s"
 _SAVEPOINTS = frozenset({"TRANS_STMT_SAVEPOINT", "TRANS_STMT_RELEASE", "TRANS_STMT_ROLLBACK_TO"})
 _SERIALIZABLE = "SERIALIZABLE"
+_CTID_WRITE = re.compile(rb"[^\0]*\0(?:UPDATE|DELETE)\b.*\bctid\b", re.DOTALL)
 _INSERT = re.compile(rb'^([^\0]*\0INSERT INTO (?:"[^"]*"|[^"(])+\((?:"[^"]*"|[^")])*\)) VALUES')
 _CTID = re.compile(r"\bctid\b")
 
@@ -100,16 +101,22 @@ def running(session: sessions.Session, statement: parse.Statement) -> Iterator[N
 
 def _check(statement: parse.Statement) -> None:
     if statement.kind in (parse.Kind.UPDATE, parse.Kind.DELETE) and _CTID.search(statement.sql):
-        raise errors.FeatureNotSupported(
-            "UPDATE and DELETE of an Orochi table inside a function need conditions and values that the"
-            " table's nodes can compute",
-            detail="Joins, subqueries, and functions that are not immutable are among those they cannot.",
-            hint="Compute the values first, into variables, or send the statement through the gateway by itself.",
-        )
+        raise _by_place()
+
+
+def _by_place() -> errors.FeatureNotSupported:
+    return errors.FeatureNotSupported(
+        "UPDATE and DELETE of an Orochi table inside a function need conditions and values that the"
+        " table's nodes can compute",
+        detail="Joins, subqueries, and functions that are not immutable are among those they cannot.",
+        hint="Compute the values first, into variables, or send the statement through the gateway by itself.",
+    )
 
 
 def insertable(parse_message: bytes) -> bytes:
     """A Parse of `postgres_fdw`: its INSERT has values for all columns, those GENERATED ALWAYS AS IDENTITY too."""
+    if _CTID_WRITE.match(parse_message):
+        raise _by_place()  # before a plan of it can be kept
     return _INSERT.sub(rb"\1 OVERRIDING SYSTEM VALUE VALUES", parse_message, count=1)
 
 
