@@ -187,7 +187,7 @@ class _Run:
         self._tracker = tracking.Tracker(
             fragments, slots=settings.parallel_workers, attempts=settings.fragment_attempts
         )
-        self._parts: dict[tuple[str, int], list[pa.RecordBatch]] = {}
+        self._answers = exchange.Answers()
         self._sent: list[str] = []
         self._completed = False
 
@@ -271,15 +271,15 @@ class _Run:
             return None
         task_id, number = header["task"], header["fragment"]
         self._tracker.heard(task_id)
-        parts = self._parts.setdefault((task_id, number), [])
         try:
-            parts += exchange.read_part(header, payload)
+            parts = self._answers.take(header, payload)
         except FileNotFoundError:
             log.warning("fragment.file_lost", run=self.run_id, fragment=number)
             return None
-        if not header.get("last"):
+        if parts is None:
+            if header.get("last"):
+                log.warning("fragment.part_lost", run=self.run_id, fragment=number)
             return None
-        del self._parts[task_id, number]
         stats = transport.FragmentStats(**header["stats"])
         if not self._tracker.answered(task_id, number, stats.seconds):
             return None

@@ -3,6 +3,7 @@
 A fragment's answer is one or more parts, the last marked so and carrying the statistics. Small
 answers travel in the item. Larger ones go into a file where the gateway can map it, which it proves
 by a token it wrote there; where it cannot, parts follow one another through Redis, a few at a time.
+Parts are numbered: a broken connection may lose what was taken from the list, or put it there twice.
 """
 
 from __future__ import annotations
@@ -53,6 +54,28 @@ def read_part(header: dict[str, Any], payload: memoryview) -> list[pa.RecordBatc
             return list(reader)
     finally:
         pathlib.Path(path).unlink(missing_ok=True)
+
+
+class Answers:
+    """The parts of answers that have come so far; an answer counts if each of its parts came."""
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[str, int], tuple[int, list[pa.RecordBatch]]] = {}
+
+    def take(self, header: dict[str, Any], payload: memoryview) -> list[pa.RecordBatch] | None:
+        """All batches of an answer whose last part this is; None if it is not, or another part is missing.
+
+        Raises:
+            FileNotFoundError: the part's file is gone.
+        """
+        key = (header["task"], header["fragment"])
+        count, batches = self._parts.get(key, (0, []))
+        if header["part"] == count:
+            self._parts[key] = (count + 1, batches + read_part(header, payload))
+        if not header.get("last"):
+            return None
+        count, batches = self._parts.pop(key, (0, []))
+        return batches if count == header["part"] + 1 else None
 
 
 class SharedFolder:
@@ -138,6 +161,7 @@ class ResultWriter:
         self._writer: pa.RecordBatchWriter | None = None
         self._held: list[pa.RecordBatch] = []
         self._size = 0
+        self._sent = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Take a batch; may wait until the gateway has read earlier ones."""
@@ -166,7 +190,7 @@ class ResultWriter:
         if self._cancelled():
             self.abandon()
             raise errors.QueryCanceled("canceling statement due to user request")
-        self._send(pack({**self._header, **header, "file": str(self._path)}))
+        self._send(pack({**self._header, **header, "part": self._sent, "file": str(self._path)}))
 
     def abandon(self) -> None:
         """Leave nothing behind."""
@@ -199,7 +223,8 @@ class ResultWriter:
                     writer.write_batch(batch)
             payload = memory.getvalue()
         self._held, self._size = [], 0
-        length = self._send(pack({**self._header, **header}, payload))
+        length = self._send(pack({**self._header, **header, "part": self._sent}, payload))
+        self._sent += 1
         while length > _WAITING_PARTS and "last" not in header:
             if self._cancelled():
                 raise errors.QueryCanceled("canceling statement due to user request")

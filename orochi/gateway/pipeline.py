@@ -121,7 +121,9 @@ class Batch:
 
         try:
             if self._in_transaction:
-                connection = await session.transaction.node(item.target.node_id, write=False)
+                template = item.held.prepared.template
+                locks = isinstance(template, portal.ROUTER) and template.locks
+                connection = await session.transaction.node(item.target.node_id, write=locks)
                 tag = await _execute(connection, item, on_rows)
             else:
                 async with session.runtime.nodes.lease(item.target.node_id, session.settings) as connection:

@@ -60,7 +60,7 @@ async def execute(
     match plan:
         case plans.Router():
             sink = await own_types.converting(session, fields, sink)
-            tag = await run_router(session, plan, parameters, sink, locks=bool(statement.tree.lockingClause))
+            tag = await run_router(session, plan, parameters, sink)
         case plans.Distributed():
             tag = await _run_distributed(session, plan, sink)
     await sink.complete(tag)
@@ -175,13 +175,8 @@ async def run_router(
     plan: plans.Router,
     parameters: context.Parameters | None,
     sink: context.Sink,
-    *,
-    locks: bool = False,
 ) -> str:
-    """Run the whole SELECT on one node and hand its DataRows through; the command tag.
-
-    A node whose rows are locked counts as written: its locks last until all nodes have committed.
-    """
+    """Run the whole SELECT on one node and hand its DataRows through; the command tag."""
     snapshot = session.snapshot()
     shards = choose_shards(plan.key, plan.tables, snapshot, parameters, session.settings)
     sql = plans.fill(plan.sql, shards)
@@ -191,7 +186,7 @@ async def run_router(
     oids = parameters.type_oids if uses_parameters and parameters else ()
     node_id = shards[0].node_id
     if session.transaction.in_block or session.transaction.participants:
-        connection = await session.transaction.node(node_id, write=locks)
+        connection = await session.transaction.node(node_id, write=plan.locks)
         return await connection.stream(sql, values, formats, oids, sink.formats, sink.rows)
     async with session.runtime.nodes.lease(node_id, session.settings) as connection:
         return await connection.stream(sql, values, formats, oids, sink.formats, sink.rows)

@@ -46,11 +46,15 @@ class Router:
 
     Valid only while no chosen shard has stripes; otherwise the statement is planned again with
     its parameters known.
+
+    Attributes:
+        locks: it locks rows, so the node counts as written: its locks last until all nodes have committed.
     """
 
     key: Key
     tables: tuple[ids.TableId, ...]
     sql: str
+    locks: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ def plan(prepared: prepare.Prepared) -> plans.SelectPlan:
     if index is not None:
         first = next(item for item in prepared.references if scans.is_distributed(item))
         key = plans.HashKey(first.table.shards[index].hash_min)
-    return plans.Router(key, tables(prepared), rewrite(prepared))
+    return plans.Router(key, tables(prepared), rewrite(prepared), prepare.locking(prepared))
 
 
 def template(prepared: prepare.Prepared, type_oids: tuple[int, ...]) -> plans.Router:
@@ -62,9 +62,8 @@ def template(prepared: prepare.Prepared, type_oids: tuple[int, ...]) -> plans.Ro
     check(prepared, prepared.references)
     if any(safety.folded_calls(prepared.statement.tree, prepared.ctx)):
         raise spread.Unfit("a value must be evaluated once for each execution")
-    return plans.Router(
-        template_key(prepared, prepared.references, type_oids), tables(prepared), rewrite(prepared)
-    )
+    key = template_key(prepared, prepared.references, type_oids)
+    return plans.Router(key, tables(prepared), rewrite(prepared), prepare.locking(prepared))
 
 
 def check(prepared: prepare.Prepared, references: list[names.Reference]) -> None:

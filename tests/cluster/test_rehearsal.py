@@ -187,6 +187,8 @@ def test_self_join_of_stripes(pair: oracle.Pair) -> None:
         "DELETE FROM events e USING events f WHERE f.id = e.id + 4 AND e.tenant IN (7, 0) AND e.id > 47"
     )
     pair.same("UPDATE events e SET what = f.what FROM events f WHERE f.id = e.id + 100 AND e.id = 7")
+    later = "(SELECT avg(amount) FROM events x WHERE x.id > e.id)"
+    pair.same(f"DELETE FROM events e WHERE what IS NULL AND amount < {later}")
     pair.check_tables("events")
 
 

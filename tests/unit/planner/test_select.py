@@ -257,3 +257,22 @@ def test_template(world: planner_world.World, sql: str, oids: tuple[int, ...], k
         assert "$1" in found.sql
         distributed = [world.tables[oid].kind == "distributed" for oid in found.tables]
         assert distributed == sorted(distributed, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select * from b where id = $1 for no key update",
+        "select * from (select k from b where id = $1 for share) q",
+    ],
+)
+def test_a_router_plan_tells_of_locks(world: planner_world.World, sql: str) -> None:
+    found = select.template(parse.parse_one(sql), (23,), world.context())
+    assert found is not None
+    assert found.locks
+    planned = world.plan(sql.replace("$1", "4"))
+    assert isinstance(planned, plans.Router)
+    assert planned.locks
+    unlocked = world.plan("select * from b where id = 4")
+    assert isinstance(unlocked, plans.Router)
+    assert not unlocked.locks

@@ -1,0 +1,62 @@
+"""An answer of several parts is taken whole, whatever a broken connection did to its parts."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from orochi.executor import exchange
+
+_ROWS = 30
+
+
+def _items() -> list[bytes]:
+    """An answer in many parts, as a worker sends it that does not see the gateway's folder."""
+    sent: list[bytes] = []
+
+    def send(item: bytes) -> int:
+        sent.append(item)
+        return 0
+
+    writer = exchange.ResultWriter(
+        {"task": "t", "fragment": 3},
+        send,
+        inline_bytes=16,
+        folder=None,
+        file_name="",
+        cancelled=lambda: False,
+        waiting=lambda: 0,
+    )
+    for start in range(0, _ROWS, 5):
+        writer.write(pa.record_batch({"n": pa.array(range(start, start + 5))}))
+    writer.finish({"stats": {}})
+    return sent
+
+
+def _taken(answers: exchange.Answers, items: list[bytes]) -> list[list[int]]:
+    found = [answers.take(*exchange.unpack(item)) for item in items]
+    return [
+        [value for batch in part for value in batch.column(0).to_pylist()]
+        for part in found
+        if part is not None
+    ]
+
+
+def test_parts_come_together() -> None:
+    items = _items()
+    assert len(items) > 3
+    assert _taken(exchange.Answers(), items) == [list(range(_ROWS))]
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_part_that_comes_twice_counts_once(at: int) -> None:
+    items = _items()
+    assert _taken(exchange.Answers(), [*items[: at + 1], *items[at:]]) == [list(range(_ROWS))]
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_an_answer_that_lacks_a_part_is_none(at: int) -> None:
+    items = _items()
+    answers = exchange.Answers()
+    assert _taken(answers, items[:at] + items[at + 1 :]) == []
+    assert _taken(answers, items) == [list(range(_ROWS))]
