@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
@@ -22,9 +23,9 @@ from orochi import errors, pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.engine import copybinary
 from orochi.executor import context
-from orochi.operations import recall, routing, stage, writes
+from orochi.operations import recall, routing, stage, views_above, writes
 from orochi.pgwire import client
-from orochi.planner import cells, quoting, rehearsal
+from orochi.planner import cells, quoting, rehearsal, through
 from orochi.planner import fragment as fragments
 
 NUMBER = fragments.OutputColumn("orochi_row", pgtypes.INT8, -1, "bigint")
@@ -34,6 +35,8 @@ _ORIGIN = (
     fragments.OutputColumn("orochi_xid", pgtypes.TEXT, -1, "text"),
     fragments.OutputColumn("orochi_image", pgtypes.TEXT, -1, "text"),
 )
+#: How PostgreSQL ends the row of a copy that a view's check option is against.
+_NUMBERED = re.compile(r", (\d+|null)\)\.$")
 #: Types that rows can be sorted by here, so that keys are met in the order they were likely written in.
 _SORTABLE = frozenset({*pgtypes.INTEGERS, *pgtypes.TIMES})
 
@@ -51,6 +54,7 @@ class Copied:
     Attributes:
         shards, relations, tids, xids, images: by row number: where the row came from. An image is the
             row as text, for reference tables only, whose other placements have it under another ctid.
+        above: the views through which the statement writes, from the copy upwards.
         loaded: the command that filled it, by which later versions of rows are told.
     """
 
@@ -64,6 +68,7 @@ class Copied:
     xids: pa.Array
     images: pa.Array
     loaded: str = "0"
+    above: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def columns(self) -> tuple[fragments.OutputColumn, ...]:
@@ -254,6 +259,12 @@ async def _create(session: context.Session, copied: Copied) -> None:
         if (default := _default(table, column)) is not None
     ]
     await session.coordinator.query("; ".join(statements))
+    lower = copied.view
+    for at, view in enumerate(copied.plan.above):
+        upper = f"{copied.base}_t{at}"
+        await views_above.create(session, view, through.over(view, f"pg_temp.{lower}"), upper)
+        copied.above.append(upper)
+        lower = upper
 
 
 def _default(table: snapshots.Table, column: snapshots.Column) -> str | None:
@@ -385,8 +396,12 @@ async def locked(session: context.Session, copied: Copied) -> npt.NDArray[np.int
 def renamed(error: errors.RemoteError, all_copied: list[Copied]) -> errors.RemoteError:
     """The same error, told of the tables where it was of their copies."""
     fields = dict(error.fields)
+    if fields.get("C") == "44000" and "D" in fields:
+        fields["D"] = _NUMBERED.sub(").", fields["D"])
     for copied in all_copied:
         if any(copied.base in text for text in fields.values()):
+            for name, view in zip(copied.above, copied.plan.above, strict=True):
+                fields = {code: text.replace(name, view.name) for code, text in fields.items()}
             fields = {
                 code: text.replace(copied.view, copied.table.name).replace(copied.base, copied.table.name)
                 for code, text in fields.items()

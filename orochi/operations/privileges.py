@@ -167,10 +167,23 @@ async def _ask_for_tables(session: context.Session, wanted: Iterable[Need]) -> N
 async def _ask_for_statement(
     session: context.Session, statement: parse.Statement, parameters: context.Parameters | None
 ) -> None:
-    """EXPLAIN without the parameters' values: rights do not depend on them."""
+    await explained(session, statement, parameters)
+
+
+async def explained(
+    session: context.Session, statement: parse.Statement, parameters: context.Parameters | None
+) -> list[str]:
+    """EXPLAIN over the shells, without the parameters' values: rights do not depend on them.
+
+    Raises:
+        RemoteError: 42501 in PostgreSQL's words.
+    """
     oids = parameters.type_oids if parameters is not None else ()
     kept = tuple(oid or pgtypes.TEXT for oid in oids)
-    await session.coordinator.fetch(f"EXPLAIN {_explainable(statement)}", (None,) * len(kept), (), kept)
+    result = await session.coordinator.fetch(
+        f"EXPLAIN {_explainable(statement)}", (None,) * len(kept), (), kept
+    )
+    return [(row[0] or b"").decode() for row in result.rows]
 
 
 def _explainable(statement: parse.Statement) -> str:

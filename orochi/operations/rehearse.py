@@ -19,7 +19,7 @@ from orochi.executor import context, reduce
 from orochi.operations import changes, copies, select, writes
 from orochi.pgwire import messages
 from orochi.planner import context as planning
-from orochi.planner import parse, quoting, rehearsal
+from orochi.planner import parse, quoting, rehearsal, through
 
 _ROUNDS = 50
 _SAVEPOINT = "orochi_rehearsal"
@@ -87,7 +87,11 @@ async def _settled(
     coordinator = session.coordinator
 
     def attempt(plan_context: planning.PlanContext) -> rehearsal.Rehearsal:
-        return rehearsal.plan(statement, plan_context)
+        target = getattr(statement.tree, "relation", None)
+        if target is None or not isinstance(statement.tree, rehearsal.WRITES):
+            return rehearsal.plan(statement, plan_context)
+        named, views = through.replaced(statement, plan_context)
+        return rehearsal.plan(named, plan_context, views)
 
     skipped: set[copies.Version] = set()
     cursor = statement.tree.portalname if statement.kind is parse.Kind.DECLARE else None
@@ -112,7 +116,7 @@ async def _end(session: context.Session, done: _Round, statement: parse.Statemen
         await coordinator.query(f"CLOSE {quoting.identifier(statement.tree.portalname)}")
         await coordinator.query(done.sql)
         return
-    views = [f"pg_temp.{item.view}" for item in done.copied]
+    views = [f"pg_temp.{name}" for item in done.copied for name in (item.view, *item.above)]
     if views:
         await coordinator.query(f"DROP VIEW {', '.join(views)}")
     await reduce.drop_temp(coordinator, [*(f"pg_temp.{item.base}" for item in done.copied), *done.temporary])
@@ -131,7 +135,7 @@ async def _rehearse(
     copied = [await copies.make(session, item, skipped) for item in plan.copies]
     names = await reduce.load_temp(coordinator, loaded, keys=select.keys_of(reads), on_commit_drop=True)
     assert reads.final_sql is not None
-    known = {f"pg_temp.{item.plan.name}": f"pg_temp.{item.view}" for item in copied}
+    known = {f"pg_temp.{item.plan.name}": f"pg_temp.{(item.view, *item.above)[-1]}" for item in copied}
     for item in plan.constraints:
         known[item.placeholder] = await _columns_of(session, item)
     sql = placeholders.substitute(

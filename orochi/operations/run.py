@@ -115,6 +115,8 @@ def concerns(session: context.Session, statement: parse.Statement, *, ever: bool
         return True
     if columnar.concerns(session, statement) or type_ddl.concerns(session, statement):
         return True
+    if statement.kind in _WRITING and through_shells.writes_view(session, statement):
+        return True
     return ever and statement.kind in _MAY_TURN and classify.may_name(statement.tree, snapshot)
 
 
@@ -189,12 +191,12 @@ async def _dispatch(
     tables = classify.tables_in(statement.tree, session.snapshot(), session.search_path, session.temp_tables)
     if columnar.concerns(session, statement) and not (tables and columnar.is_alter(statement)):
         return await columnar.execute(session, statement, parameters, fields, sink)
+    if kind in _WRITING and through_shells.writes_view(session, statement):
+        return await through_shells.write_view(session, statement, tables, parameters, fields, sink)
     if not tables:
         return await relay.execute(session, statement, parameters, fields, sink)
     if through_shells.makes_materialized_view(statement):
         return await through_shells.create_materialized_view(session, statement, tables, fields, sink)
-    if kind in _WRITING and through_shells.writes_view(session, statement):
-        return await through_shells.write_view(session, statement, tables, parameters, fields, sink)
     if kind in _CHECKED:
         await privileges.require(session, statement, parameters, tables)
     if kind in _MAY_TURN and rehearsal.writes_inside(

@@ -11,9 +11,9 @@ from collections.abc import Collection, Sequence
 from orochi import errors
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import relay
+from orochi.operations import privileges, rehearse, relay, views_above
 from orochi.pgwire import messages
-from orochi.planner import builtins, names, parse
+from orochi.planner import builtins, names, parse, through
 from orochi.planner import context as planning
 from orochi.planner import tree as trees
 
@@ -21,10 +21,7 @@ _CHILDREN = """
 SELECT pg_catalog.count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = 'pg_orochi' AND c.relkind = 'f' AND c.relname = ANY ($1::pg_catalog.text[])
 """
-_REASON = """
-SELECT orochi._not_through_shells(c.oid) FROM pg_catalog.pg_class c
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2
-"""
+_HANDED_ON = re.compile(r"->  Foreign (Update|Delete) on ")
 _TELLS_OF_CHILDREN = re.compile(r"\bctid\b|\bshell_\d+\b")
 
 
@@ -90,12 +87,51 @@ async def write_view(
     reason = await _past_children(session, statement, tables)
     if reason is not None:
         raise _not_through(statement, reason)
+    if await _is_rehearsed(session, statement, parameters):
+        await privileges.require(session, statement, parameters, tables)
+        return await rehearse.execute(session, statement, parameters, fields, sink)
     try:
         await relay.execute(session, statement, parameters, fields, sink)
     except errors.RemoteError as error:
         if error.sqlstate == "0A000" and _TELLS_OF_CHILDREN.search(str(error)):
             raise _not_through(statement, "its rows would have to be found again") from error
         raise
+
+
+async def _is_rehearsed(
+    session: context.Session, statement: parse.Statement, parameters: context.Parameters | None
+) -> bool:
+    """Whether PostgreSQL could not hand the write on as one statement, nor the view's owner has said what it does."""
+    tree = statement.tree
+    if statement.kind is parse.Kind.INSERT and tree.onConflictClause is None:
+        return False
+    plan_context = _context(session)
+    view = names.find_relation(
+        session.snapshot(),
+        session.search_path,
+        session.temp_tables,
+        tree.relation.schemaname,
+        tree.relation.relname,
+    )
+    assert isinstance(view, snapshots.View)
+    try:
+        _, above = through.chain(view, plan_context)
+    except errors.FeatureNotSupported:
+        return False
+    for item in above:
+        if await views_above.has_its_own_ways(session, item):
+            return False
+    if statement.kind is parse.Kind.INSERT:
+        return True
+    return not any(
+        _HANDED_ON.search(line) for line in await privileges.explained(session, statement, parameters)
+    )
+
+
+def _context(session: context.Session) -> planning.PlanContext:
+    return planning.PlanContext(
+        session.snapshot(), session.search_path, builtins.EMPTY, temp_tables=session.temp_tables
+    )
 
 
 def _not_through(statement: parse.Statement, reason: str) -> errors.FeatureNotSupported:
@@ -114,33 +150,28 @@ async def _past_children(
         return "MERGE"
     if not await have_children(session, tables):
         return "the coordinator does not have postgres_fdw"
-    plan_context = planning.PlanContext(
-        session.snapshot(), session.search_path, builtins.EMPTY, temp_tables=session.temp_tables
-    )
-    seen = [relation for relation in trees.walk(statement.tree) if isinstance(relation, trees.ast.RangeVar)]
-    views = {
-        found
-        for relation in seen
-        if isinstance(
-            found := names.find_relation(
-                session.snapshot(),
-                session.search_path,
-                session.temp_tables,
-                relation.schemaname,
-                relation.relname,
-            ),
-            snapshots.View,
-        )
-    }
-    for view in views:
-        result = await session.coordinator.fetch(_REASON, (view.schema.encode(), view.name.encode()), (0, 0))
-        if result.rows and result.rows[0][0] is not None:
-            return result.rows[0][0].decode()
-    samples = any(isinstance(node, trees.ast.RangeTableSample) for node in trees.walk(statement.tree))
-    system = any(
-        trees.strings(column.fields)[-1] in names.SYSTEM_COLUMNS
-        for column, _ in names.resolve(statement.tree, plan_context).columns
-    )
-    if samples or system or not all(relation.inh for relation in seen):
+    if _looks_past(statement.tree, _context(session), frozenset()):
         return "it has ONLY, TABLESAMPLE or system columns"
     return None
+
+
+def _looks_past(
+    node: trees.Node, plan_context: planning.PlanContext, inside: frozenset[snapshots.View]
+) -> bool:
+    """Whether a statement, or a view that it names, tells a shell from its child."""
+    for part in trees.walk(node):
+        if isinstance(part, trees.ast.RangeTableSample):
+            return True
+        if isinstance(part, trees.ast.ColumnRef) and trees.strings(part.fields)[-1] in names.SYSTEM_COLUMNS:
+            return True
+        if not isinstance(part, trees.ast.RangeVar):
+            continue
+        if not part.inh:
+            return True
+        path, temp = plan_context.search_path, plan_context.temp_tables
+        found = names.find_relation(plan_context.snapshot, path, temp, part.schemaname, part.relname)
+        if isinstance(found, snapshots.View) and found not in inside:
+            (definition,) = parse.parse(found.definition)
+            if _looks_past(definition.tree, plan_context, inside | {found}):
+                return True
+    return False

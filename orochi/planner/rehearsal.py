@@ -9,7 +9,7 @@ PostgreSQL's own doing; what became of the copies is then done to the shards.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pglast import enums
 
@@ -35,6 +35,7 @@ class Copy:
         assigned: columns that may get another value.
         keyed: unique keys may be violated, or pick the row that an INSERT conflicts with.
         is_locked: rows are not changed but locked.
+        above: the views through which the statement writes, from the table upwards.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Copy:
     assigned: tuple[str, ...]
     keyed: bool
     is_locked: bool = False
+    above: tuple[snapshots.View, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,8 +100,13 @@ def writes_inside(
     )
 
 
-def plan(statement: parse.Statement, ctx: context.PlanContext) -> Rehearsal:
+def plan(statement: parse.Statement, ctx: context.PlanContext, views: Sequence[Copy] = ()) -> Rehearsal:
     """The plan of any statement that writes Orochi tables, or locks their rows.
+
+    Args:
+        statement: the statement.
+        ctx: the planning context.
+        views: copies that the statement names already, in place of views that it writes through.
 
     Raises:
         NeedsFolding: provide the values, then call again.
@@ -120,7 +127,7 @@ def plan(statement: parse.Statement, ctx: context.PlanContext) -> Rehearsal:
     locked = _locked_copies(prepared, len(copies)) if lock else {}
     placed |= {node_id: f"pg_temp.{found.name}" for node_id, found in locked.items()}
     reads = pull.plan(prepared, "rows are changed as PostgreSQL says", copies=placed)
-    return Rehearsal((*copies.values(), *locked.values()), reads, lock, tuple(_constraints(prepared)))
+    return Rehearsal((*views, *copies.values(), *locked.values()), reads, lock, tuple(_constraints(prepared)))
 
 
 def _constraints(prepared: prepare.Prepared) -> Iterator[Constraint]:

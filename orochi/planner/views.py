@@ -11,12 +11,12 @@ from orochi.catalog import snapshot as snapshots
 from orochi.planner import context, edit, names, parse, tree
 
 #: Views of views of views: more than this is a cycle in a stale catalog.
-_DEPTH = 40
+DEPTH = 40
 
 
 def expand(statement: parse.Statement, ctx: context.PlanContext) -> parse.Statement:
     """`statement` with every view over Orochi tables that it reads replaced by its definition."""
-    for _ in range(_DEPTH):
+    for _ in range(DEPTH):
         scopes = names.resolve(statement.tree, ctx)
         if not scopes.views:
             return statement

@@ -118,6 +118,13 @@ _STATEMENTS = {
     "view-insert-select": "INSERT INTO shown SELECT i + 7000, w, tenant, at FROM shown WHERE i < 10",
     "view-check": "INSERT INTO checked VALUES (3, 'no', 4, '2024-03-12')",
     "view-checked": "INSERT INTO checked VALUES (7000, 'yes', 4, '2024-03-12')",
+    "view-check-update": "UPDATE checked SET tenant = -1 WHERE i = 9",
+    "view-checked-update": "UPDATE checked AS c SET w = c.w || c.i, tenant = 6 WHERE i IN (9, 10) RETURNING *",
+    "view-join": "UPDATE shown SET w = t FROM notes JOIN events e ON e.id = a WHERE i = a + 1 RETURNING i, w, t",
+    "view-volatile": "DELETE FROM checked WHERE i < 20 AND random() < 2 RETURNING i",
+    "view-conflict": """INSERT INTO checked (i, tenant, at, w) SELECT i, tenant, at, 'new' FROM shown WHERE i < 20 AND i > 5
+        UNION ALL SELECT 7000, 4, '2024-03-12', 'x' ON CONFLICT (tenant, at, i) DO UPDATE SET w = excluded.w || checked.w
+        RETURNING i, w""",
     "view-of-counts": "UPDATE counted SET n = 1",
     "unknown-column": "WITH d AS (DELETE FROM events WHERE id = -1) UPDATE events SET nonsense = 1",
 }
