@@ -72,15 +72,23 @@ class Killer:
         """Kills so far."""
         return sum(self.kills.values())
 
-    def kill(self, role: str, when: str = "at random") -> None:
-        """kill -9 of one process of the role, the main one of a server."""
+    def kill(self, role: str, when: str = "at random") -> bool:
+        """kill -9 of one process of the role, the main one of a server; whether there was one."""
         found = state.load(self._folder)
         pids = state.pids_of(found.processes)[role] if found is not None else []
-        if pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._chance.choice(pids), signal.SIGKILL)
-                key = f"{role} {when}"
-                self.kills[key] = self.kills.get(key, 0) + 1
+        if not pids:
+            return False
+        try:
+            os.kill(self._chance.choice(pids), signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        key = f"{role} {when}"
+        self.kills[key] = self.kills.get(key, 0) + 1
+        return True
+
+    def _kill_at(self, role: str, point: int) -> None:
+        if not self.kill(role, f"at point {point}"):
+            raise Missed
 
     def healthy(self) -> bool:
         """Whether every process runs and the gateway answers for both nodes."""
@@ -125,7 +133,7 @@ class Killer:
         answer: list[str] = []
         committing = threading.Thread(target=lambda: answer.append(self._bank.commit(client, token)))
         if point == 1:
-            self.kill(role, "at point 1")
+            self._kill_at(role, point)
         elif point == 2:
             stopped(backends[1])
         else:
@@ -135,7 +143,7 @@ class Killer:
             if point > 1:
                 branch = wait(lambda: _prepared(nodes[0], backends[0]))
                 self._go_on(point, client, admin, nodes, backends, stopped, twophase.gid_of(branch))
-                self.kill(role, f"at point {point}")
+                self._kill_at(role, point)
                 if point > 3:
                     self.decided.append(token)
         finally:

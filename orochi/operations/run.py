@@ -14,6 +14,7 @@ from typing import Protocol
 from orochi import errors
 from orochi.executor import context
 from orochi.operations import (
+    awake,
     calls,
     columnar,
     copy,
@@ -83,7 +84,8 @@ async def execute(
     kept = session.transaction.steady and bool(session.transaction.participants)
     while True:
         try:
-            return await _dispatch(session, statement, parameters, fields, guard)
+            async with awake.kept(session.coordinator):
+                return await _dispatch(session, statement, parameters, fields, guard)
         except errors.OrochiError as error:
             if not writes.is_stale(error):
                 raise

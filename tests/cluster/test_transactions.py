@@ -203,7 +203,8 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
         "CLOSE h",
         "DECLARE h CURSOR WITH HOLD FOR SELECT count(*), sum(n) FROM t",
         "FETCH ALL FROM h",
-        "SELECT name, is_holdable, is_binary, is_scrollable FROM pg_cursors",
+        # whether a cursor scrolls that was not told to is up to its plan, which is not theirs
+        "SELECT name, is_holdable, is_binary FROM pg_cursors",
         "CLOSE ALL",
         "FETCH ALL FROM h",
         "BEGIN",
@@ -526,7 +527,7 @@ def test_two_phase_commit_by_the_client(pair: oracle.Pair) -> None:
 def test_idle_in_transaction(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
     """An idle block ends, and its locks on nodes with it."""
     with contextlib.closing(cluster.connect()) as connection:
-        connection.execute("SET idle_in_transaction_session_timeout = 300")
+        connection.execute("SET idle_in_transaction_session_timeout = 2000")
         connection.execute("BEGIN")
         connection.execute("UPDATE tx.t SET n = n WHERE id = 1")
         pair.orochi("SET lock_timeout = '60s'")
