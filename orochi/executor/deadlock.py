@@ -53,6 +53,11 @@ def label(owner: int) -> str:
     return f"orochi s{owner}"
 
 
+def transactions_sql(owner: int) -> str:
+    """A row for each transaction that the session `owner` has on a node, through whichever gateway."""
+    return f"SELECT FROM pg_catalog.pg_stat_activity WHERE application_name = '{label(owner)}'"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wait:
     """One backend waiting for another on a server; None is the coordinator."""

@@ -19,6 +19,7 @@ import re
 from typing import TYPE_CHECKING
 
 from orochi import errors
+from orochi.executor import deadlock
 from orochi.planner import parse
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ async def run(session: sessions.Session, link: Link, statement: parse.Statement)
 async def _begin(session: sessions.Session, link: Link, statement: parse.Statement) -> str | None:
     caller = link.gateway.serving(link.pid)
     if caller is None:
+        await _check_alone(link)
         if _SERIALIZABLE in statement.sql.upper():
             return None
         # not REPEATABLE READ, which postgres_fdw always asks for: the local transaction is not
@@ -158,6 +160,24 @@ async def _begin(session: sessions.Session, link: Link, statement: parse.Stateme
     shared.in_block = True
     caller.relay.exclusive = True  # its COMMIT has nodes to think of
     return "START TRANSACTION"
+
+
+async def _check_alone(link: Link) -> None:
+    """The backend may serve a client of another gateway, whose transaction's rows on the nodes we could not see.
+
+    Raises:
+        FeatureNotSupported: it does, and its transaction uses nodes.
+    """
+    pool = link.gateway.runtime.nodes
+    for node_id in pool.data_nodes():
+        async with pool.lease(node_id) as connection:
+            found = await connection.fetch(deadlock.transactions_sql(link.pid))
+        if found.rows:
+            raise errors.FeatureNotSupported(
+                "functions that use Orochi tables cannot join a transaction of another gateway",
+                detail="The transaction has used Orochi tables before, and the function would not see its changes.",
+                hint="Connect to the gateway that functions use, the first one started, or commit before.",
+            )
 
 
 async def _commit(session: sessions.Session, link: Link, caller: sessions.Session) -> str:

@@ -6,9 +6,16 @@ transaction. What they cannot is refused; nobody ever sees an empty table.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+import subprocess
+import time
 from collections.abc import Iterator
 
+import psycopg
 import pytest
+from psycopg import conninfo
 
 from tests.support import cluster as clusters
 from tests.support import layouts, oracle, pairs
@@ -251,3 +258,97 @@ def test_what_bodies_may_not(pair: oracle.Pair) -> None:
     pair.orochi(f"REVOKE ALL ON SCHEMA {SCHEMA} FROM shells_reader")
     pair.orochi("DROP ROLE shells_reader")
     assert pair.orochi("SELECT count(*) FROM held") == [(9,)]
+
+
+@contextlib.contextmanager
+def _second_gateway(cluster: clusters.Cluster) -> Iterator[str]:
+    """Another gateway of the cluster, not the one that functions use: its DSN."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "OROCHI_COORDINATOR_DSN": cluster.coordinator_dsn,
+        "OROCHI_REDIS_URL": cluster.redis_url,
+        "OROCHI_DATA_DIR": str(cluster.data_dir),
+        "OROCHI_GATEWAY_PORT": str(port),
+    }
+    process = subprocess.Popen(
+        [clusters.OROCHI, "gateway"], env=environment, cwd="/", stdout=subprocess.DEVNULL
+    )
+    try:
+        dsn = conninfo.make_conninfo(cluster.dsn, port=port)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                psycopg.connect(dsn, connect_timeout=10).close()
+                break
+            except psycopg.OperationalError:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        yield dsn
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def test_bodies_do_not_join_a_transaction_of_another_gateway(
+    cluster: clusters.Cluster, pair: oracle.Pair
+) -> None:
+    pair.orochi("CREATE TABLE told (id integer PRIMARY KEY)")
+    pair.orochi("SELECT create_distributed_table('told', 'id', 4)")
+    pair.orochi("CREATE FUNCTION told_of() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM told'")
+    pair.orochi("INSERT INTO told SELECT generate_series(1, 5)")
+    with _second_gateway(cluster) as dsn, psycopg.connect(dsn, autocommit=True) as client:
+        client.execute(f"SET search_path TO {SCHEMA}")
+        assert client.execute("SELECT told_of()").fetchone() == (5,)
+        with client.transaction():
+            assert client.execute("SELECT told_of()").fetchone() == (5,)
+        client.execute("BEGIN")
+        client.execute("INSERT INTO told VALUES (6)")
+        answer = oracle.ask(client, "SELECT told_of()")
+        assert answer.sqlstate == "0A000"
+        assert "or commit before" in str(answer.hint)
+        client.execute("ROLLBACK")
+        client.execute("INSERT INTO told VALUES (7)")
+        assert client.execute("SELECT told_of(), count(*) FROM told").fetchone() == (6, 6)
+
+
+def test_updates_by_place_are_refused_whenever_they_are_planned(pair: oracle.Pair) -> None:
+    pair.orochi("CREATE TABLE placed (id integer PRIMARY KEY, n double precision)")
+    pair.orochi("SELECT create_reference_table('placed')")
+    pair.orochi("INSERT INTO placed SELECT g, 0 FROM generate_series(1, 9) AS g")
+    for _ in range(3):
+        assert (
+            oracle.ask(pair.gateway, "DO $$ BEGIN UPDATE placed SET n = random() + 1; END $$").sqlstate
+            == "0A000"
+        )
+    assert pair.orochi("SELECT count(*) FROM placed WHERE n = 0") == [(9,)]
+
+
+def test_functions_read_rows_wherever_a_statement_calls_them(pair: oracle.Pair) -> None:
+    pair.both(
+        "CREATE TABLE valued (id integer PRIMARY KEY, n integer)",
+        "INSERT INTO valued SELECT g, g * 10 FROM generate_series(1, 5) AS g",
+        "CREATE FUNCTION top() RETURNS integer LANGUAGE sql STABLE AS 'SELECT max(n) FROM valued'",
+        "CREATE FUNCTION above(low integer) RETURNS SETOF valued LANGUAGE sql STABLE AS"
+        " 'SELECT * FROM valued WHERE id >= low ORDER BY id'",
+        "CREATE TABLE filled (id integer PRIMARY KEY, n integer DEFAULT top())",
+    )
+    pair.orochi(
+        "SELECT create_distributed_table('valued', 'id', 4), create_distributed_table('filled', 'id', 4)"
+    )
+    for sql in (
+        "SELECT * FROM above(4) WITH ORDINALITY",
+        "SELECT v.id, a.* FROM valued AS v JOIN above(4) WITH ORDINALITY AS a ON true WHERE v.id = 1",
+        "INSERT INTO filled (id) VALUES (1), (2) RETURNING *, top()",
+        "INSERT INTO filled VALUES (1, 0) ON CONFLICT (id) DO UPDATE SET n = top() + 1 RETURNING n",
+        "INSERT INTO filled SELECT id + 10, top() FROM valued",
+        "UPDATE valued SET n = top() + 10 WHERE n > 0",
+        "UPDATE filled SET n = DEFAULT WHERE id = 2 RETURNING n",
+        "DELETE FROM filled WHERE n < top() AND id > 12 RETURNING id, top()",
+        "SELECT id, n, top() FROM filled WHERE n < top()",
+    ):
+        pair.same(sql)
+    pair.check_tables("valued", "filled")
