@@ -22,6 +22,9 @@ from orochi.pgwire import reply as replies
 
 NOT_SERIALIZABLE_HINT = "Use REPEATABLE READ, with orochi.snapshot_reads = on if it reads from several nodes."
 _COMMIT_ATTEMPTS = 2
+#: How often, and how long, to wait for a recovery that is just finishing the same transaction.
+_BUSY_ATTEMPTS, _BUSY_PAUSE_SECONDS = 200, 0.02
+_BUSY = "55000"
 
 
 @dataclasses.dataclass(slots=True)
@@ -127,7 +130,9 @@ class TwoPhase:
             connection = participant.connection
             for _ in range(_COMMIT_ATTEMPTS):
                 try:
-                    await connection.query(f"{command} '{twophase.branch(gid, participant.node_id)}'")
+                    await _finish_branch(
+                        connection, f"{command} '{twophase.branch(gid, participant.node_id)}'"
+                    )
                     break
                 except errors.RemoteError:
                     break  # 42704: recovery was faster
@@ -140,6 +145,18 @@ class TwoPhase:
             self._let_go(dataclasses.replace(participant, connection=connection))
 
         await asyncio.gather(*(one(participant) for participant in list(writers)))
+
+
+async def _finish_branch(connection: client.PgConnection, sql: str) -> None:
+    """End a prepared transaction; one that recovery has in hand is waited for, as it is not visible before."""
+    for _ in range(_BUSY_ATTEMPTS):
+        try:
+            await connection.query(sql)
+            return
+        except errors.RemoteError as error:
+            if error.sqlstate != _BUSY:
+                raise
+        await asyncio.sleep(_BUSY_PAUSE_SECONDS)
 
 
 def is_lost(error: errors.OrochiError) -> bool:

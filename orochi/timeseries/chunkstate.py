@@ -47,6 +47,7 @@ ORDER BY c.chunk_id
 _LOCK_TIMEOUTS = (*["700ms"] * 8, *["2s"] * 4, *["5s"] * 4)
 _TRIES_BESIDE_WRITERS = 10
 _PAUSE_SECONDS, _SHORT_PAUSE_SECONDS = 0.1, 0.02
+_BUSY_ATTEMPTS = 200
 _BUSY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 
 
@@ -265,10 +266,14 @@ def commit(catalog: Connection, node: Connection, state: State) -> None:
             catalog.execute("ROLLBACK")
             node.execute(f"ROLLBACK PREPARED '{branch}'".encode())
         raise
-    try:
-        node.execute(f"COMMIT PREPARED '{branch}'".encode())
-    except psycopg.Error:
-        return
+    for _ in range(_BUSY_ATTEMPTS):
+        try:
+            node.execute(f"COMMIT PREPARED '{branch}'".encode())
+            return
+        except psycopg.errors.ObjectNotInPrerequisiteState:
+            time.sleep(_SHORT_PAUSE_SECONDS)  # recovery has it in hand: not visible before it is done
+        except psycopg.Error:
+            return
 
 
 def sort_columns(state: State) -> Sequence[str]:
