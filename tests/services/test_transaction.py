@@ -301,7 +301,7 @@ def test_deadlock_between_nodes_ends(cluster: Cluster, gateways: int) -> None:
         await lock(first, 1)
         await lock(second, 2)
         results = await asyncio.wait_for(
-            asyncio.gather(lock(first, 2), _ending(lock(second, 1), second), return_exceptions=True), 20
+            asyncio.gather(lock(first, 2), _ending(lock(second, 1), second), return_exceptions=True), 60
         )
         assert results[0] is None
         assert isinstance(results[1], errors.RemoteError)
