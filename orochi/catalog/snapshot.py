@@ -133,6 +133,8 @@ class Shard:
     node_ids: tuple[ids.NodeId, ...]  # placements; the first is the primary
     layout: int
     chunks: tuple[Chunk, ...] = ()  # sorted by range_start; empty for tables without time
+    row_count: int = 0  # as statistics last counted them, stripes included; 0 before that
+    size_bytes: int = 0
 
     @property
     def node_id(self) -> ids.NodeId:

@@ -93,7 +93,7 @@ def _shards(parts: dict[str, Any]) -> dict[int, list[snapshots.Shard]]:
             )
         )
     found: dict[int, list[snapshots.Shard]] = collections.defaultdict(list)
-    for shard_id, table_oid, index, hash_min, hash_max, layout, node_ids in parts["shards"]:
+    for shard_id, table_oid, index, hash_min, hash_max, layout, node_ids, rows, size in parts["shards"]:
         found[table_oid].append(
             snapshots.Shard(
                 shard_id=ids.ShardId(shard_id),
@@ -103,6 +103,8 @@ def _shards(parts: dict[str, Any]) -> dict[int, list[snapshots.Shard]]:
                 node_ids=tuple(node_ids),
                 layout=layout,
                 chunks=tuple(chunks.get(shard_id, ())),
+                row_count=rows,
+                size_bytes=size,
             )
         )
     return found

@@ -39,6 +39,22 @@ class StripeRef(Protocol):
         """Its file, relative to the stripe directory."""
 
 
+class Input(Protocol):
+    """Rows of an earlier stage."""
+
+    @property
+    def stage(self) -> str:
+        """The stage's name."""
+
+    @property
+    def part(self) -> int | None:
+        """Which part of its rows; None for all."""
+
+    @property
+    def indexes(self) -> Sequence[Sequence[str]]:
+        """What they are looked up by."""
+
+
 class Scan(Protocol):
     """One relation a fragment reads."""
 
@@ -61,6 +77,10 @@ class Scan(Protocol):
     @property
     def predicates(self) -> Sequence[predicates.Predicate]:
         """What the query implies of every row it uses."""
+
+    @property
+    def input(self) -> Input | None:
+        """Set where the rows are a stage's: then there is no heap relation."""
 
 
 class Fragment(Protocol):

@@ -20,7 +20,7 @@ import structlog
 from psycopg import sql as pgsql
 
 from orochi import errors
-from orochi.engine import contract, copybinary, duck, heapfilter, native, placeholders, stripes
+from orochi.engine import contract, copybinary, duck, heapfilter, native, placeholders, staging, stripes
 
 log = structlog.get_logger()
 
@@ -36,6 +36,7 @@ def run_fragment(
     stripe_dir: pathlib.Path,
     cancelled: contract.Cancelled,
     emit: contract.Emit,
+    staged: staging.Staging | None = None,
 ) -> contract.FragmentStats:
     """Run `fragment` and hand its batches to `emit`, in carrier form.
 
@@ -45,12 +46,14 @@ def run_fragment(
         stripe_dir: where the node keeps its stripe files.
         cancelled: asked between batches.
         emit: takes each batch.
+        staged: gives the rows of earlier stages to scans with an input.
 
     Raises:
         psycopg.Error: PostgreSQL refused the statement or a row.
         OrochiError: a stripe is gone or damaged, or the query was cancelled.
     """
     run = _Run(fragment, connection, stripe_dir, cancelled, emit)
+    run.stage(staged or staging.Staging(staging.none))
     with _transaction(connection, fragment.settings, fragment.snapshot, with_stripes=run.has_stripes):
         engine = run.execute()
     return run.stats(engine)
@@ -77,11 +80,18 @@ class _Run:
         self._bytes = 0
         self._counters = stripes.Counters()
         self.has_stripes = any(scan.stripes for scan in fragment.scans)
+        self._inputs: dict[str, str] = {}
+
+    def stage(self, staged: staging.Staging) -> None:
+        """Have the rows of earlier stages on the node."""
+        for scan in self._fragment.scans:
+            if scan.input is not None:
+                self._inputs[scan.name] = staged.relation(self._connection, scan)
 
     def execute(self) -> str:
         """Run it; the name of the engine that answered."""
         if not self.has_stripes:
-            relations = {scan.name: scan.relation for scan in self._fragment.scans}
+            relations = {scan.name: self._relation(scan) for scan in self._fragment.scans}
             self._copy_out(placeholders.fill(self._fragment.sql, relations))
             return "postgres"
         deleted = stripes.deleted_rows(self._connection, iter(self._fragment.scans))
@@ -93,11 +103,16 @@ class _Run:
                 return "duckdb"
             self._counters = stripes.Counters()
         relations = {
-            scan.name: self._staged(scan, f"orochi_stage_{index}", deleted) if scan.stripes else scan.relation
+            scan.name: self._staged(scan, f"orochi_stage_{index}", deleted)
+            if scan.stripes
+            else self._relation(scan)
             for index, scan in enumerate(self._fragment.scans)
         }
         self._copy_out(placeholders.fill(self._fragment.sql, relations))
         return "postgres+stripes"
+
+    def _relation(self, scan: contract.Scan) -> str:
+        return self._inputs.get(scan.name, scan.relation)
 
     def stats(self, engine: str) -> contract.FragmentStats:
         """What it cost so far."""

@@ -23,7 +23,17 @@ import structlog
 from orochi import errors
 from orochi import settings as process_settings
 from orochi.catalog import snapshot as snapshots
-from orochi.executor import envelope, exchange, failures, names, redis_link, single_task, tracking, transport
+from orochi.executor import (
+    envelope,
+    exchange,
+    failures,
+    names,
+    redis_link,
+    shipping,
+    single_task,
+    tracking,
+    transport,
+)
 from orochi.planner import fragment as plan_fragment
 
 log = structlog.get_logger()
@@ -50,13 +60,18 @@ class CeleryTransport:
         self._keeper: asyncio.Task[None] | None = None
 
     async def run(
-        self, query_id: str, fragments: Sequence[plan_fragment.Fragment], *, deadline: float | None = None
+        self,
+        query_id: str,
+        fragments: Sequence[plan_fragment.Fragment],
+        *,
+        deadline: float | None = None,
+        inputs: transport.Inputs = transport.NO_INPUTS,
     ) -> AsyncIterator[transport.FragmentResult]:
         """Each fragment's result once, in the order they finish."""
         if not fragments:
             return
         async with contextlib.aclosing(
-            self._run(query_id, names.RUN_FRAGMENTS, fragments, deadline)
+            self._run(query_id, names.RUN_FRAGMENTS, fragments, deadline, inputs)
         ) as results:
             async for result in results:
                 yield result
@@ -118,10 +133,10 @@ class CeleryTransport:
         task_name: str,
         fragments: Sequence[plan_fragment.Fragment],
         deadline: float | None,
+        inputs: transport.Inputs = transport.NO_INPUTS,
     ) -> AsyncGenerator[transport.FragmentResult]:
-        run = _Run(
-            self._link, self._settings, self._shared_folder(), query_id, task_name, fragments, deadline
-        )
+        folder = self._shared_folder()
+        run = _Run(self._link, self._settings, folder, query_id, task_name, fragments, deadline, inputs)
         self._runs[query_id].add(run)
         if self._keeper is None or self._keeper.done():
             self._keeper = asyncio.get_running_loop().create_task(self._keep())
@@ -175,6 +190,7 @@ class _Run:
         task_name: str,
         fragments: Sequence[plan_fragment.Fragment],
         deadline: float | None,
+        inputs: transport.Inputs,
     ) -> None:
         self.run_id = f"{query_id}.{secrets.token_hex(4)}"
         self.cancelled = False
@@ -188,11 +204,13 @@ class _Run:
             fragments, slots=settings.parallel_workers, attempts=settings.fragment_attempts
         )
         self._answers = exchange.Answers()
+        self._inputs = shipping.Shipment(link, folder, self.run_id, inputs)
         self._sent: list[str] = []
         self._completed = False
 
     async def results(self) -> AsyncIterator[transport.FragmentResult]:
         """Send, collect, and send again what was lost, until every fragment is answered."""
+        await self._inputs.publish()
         await self._send_next(redis_link.FIRST_SECONDS)
         looked_at = time.monotonic()
         failures_before = self._link.failures
@@ -205,6 +223,7 @@ class _Run:
                 failures_before = self._link.failures
                 await self._after_outage()
             found = [result for item in items if (result := self._receive(item)) is not None]
+            await self._inputs.upload_if_missed()
             if items and not self._tracker.is_done:
                 await self._send_next(redis_link.RUNNING_SECONDS)
             for result in found:
@@ -217,6 +236,7 @@ class _Run:
     async def forget(self) -> None:
         """Delete what the run left in Redis and in files."""
         await _forget(self._link, self.run_id, self._sent, cancelled=not self._completed)
+        await self._inputs.forget()
         self._folder.remove(self.run_id)
 
     def _check(self) -> None:
@@ -267,6 +287,7 @@ class _Run:
             if "error" in header:
                 raise failures.from_json(header["error"])
             if "deferred" in header:
+                self._inputs.missed |= bool(header.get("missing"))
                 self._tracker.deferred(header["task"], header["deferred"])
             return None
         task_id, number = header["task"], header["fragment"]

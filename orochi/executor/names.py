@@ -39,6 +39,16 @@ def result_key(run: str) -> str:
     return f"orochi:result:{run}"
 
 
+def input_key(run: str, stage: str, part: int | None) -> str:
+    """List of Arrow streams: rows that fragments of the run read, for workers that see no file of them."""
+    return f"orochi:input:{run}:{input_name(stage, part)}"
+
+
+def input_name(stage: str, part: int | None) -> str:
+    """What a stage's rows, or one part of them, are called in keys and file names."""
+    return f"in-{stage}" if part is None else f"in-{stage}-{part}"
+
+
 def query_key(run: str) -> str:
     """Exists while a gateway waits for the run."""
     return f"orochi:query:{run}"
@@ -78,6 +88,7 @@ COMPRESSION_LOCK, TIERING_LOCK, REBALANCING_LOCK, RECOVERY_LOCK = (
 )
 
 RESULT_TTL_SECONDS = 120
+INPUT_TTL_SECONDS = 600
 QUERY_TTL_SECONDS = 60
 CANCEL_TTL_SECONDS = 600
 DONE_TTL_SECONDS = 60

@@ -24,14 +24,17 @@ from redis import backoff, retry
 from orochi import errors
 from orochi import settings as process_settings
 from orochi.catalog import nodes
-from orochi.engine import contract, copybinary, duck, fragments, stripes
-from orochi.executor import envelope, exchange, failures, heartbeat, names
+from orochi.engine import contract, copybinary, duck, fragments, staging, stripes
+from orochi.executor import envelope, exchange, failures, heartbeat, names, shipping
 from orochi.planner import fragment as plan_fragment
 
 log = structlog.get_logger()
 
 Connection = psycopg.Connection[Any]
 Answer = dict[str, Any]
+Runner = Callable[
+    [plan_fragment.Fragment, heartbeat.Work, contract.Emit, staging.Staging], contract.FragmentStats
+]
 
 _CONNECT_SECONDS = 5
 #: A task begins no further fragment after so long, so that other queries get their turn.
@@ -141,7 +144,7 @@ class Seat:
     def _serve(
         self,
         request: Answer,
-        runner: Callable[[plan_fragment.Fragment, heartbeat.Work, contract.Emit], contract.FragmentStats],
+        runner: Runner,
     ) -> None:
         work = heartbeat.Work(request["run"], request["task"])
         if not self._heartbeat.begin(work):
@@ -149,6 +152,7 @@ class Seat:
             return
         folder = _visible_folder(request)
         outbox = _Outbox(self._redis, work)
+        staged = staging.Staging(functools.partial(shipping.read, self._redis, folder, work.run))
         began = time.monotonic()
         try:
             waiting = plan_fragment.from_json(request["fragments"])
@@ -159,7 +163,12 @@ class Seat:
                     deferred = [later.number for later in waiting[position:]]
                     outbox.add(exchange.pack({"task": work.task, "deferred": deferred}))
                     break
-                self._answer_fragment(request, work, outbox, fragment, folder, runner)
+                try:
+                    self._answer_fragment(request, work, outbox, fragment, folder, runner, staged)
+                except shipping.Missing:
+                    deferred = [later.number for later in waiting[position:]]
+                    outbox.add(exchange.pack({"task": work.task, "deferred": deferred, "missing": True}))
+                    break
         except Exception as error:  # the gateway is to hear of it
             if not work.cancelled():
                 _log_failure(error, run=work.run, task=work.task)
@@ -167,6 +176,7 @@ class Seat:
         finally:
             outbox.flush()
             work.settle()
+            staged.close()
             self._heartbeat.end(work)
 
     def _answer_fragment(
@@ -176,7 +186,8 @@ class Seat:
         outbox: _Outbox,
         fragment: plan_fragment.Fragment,
         folder: exchange.SharedFolder | None,
-        runner: Callable[[plan_fragment.Fragment, heartbeat.Work, contract.Emit], contract.FragmentStats],
+        runner: Runner,
+        staged: staging.Staging,
     ) -> None:
         writer = exchange.ResultWriter(
             {"task": work.task, "fragment": fragment.number, "attempt": request["attempt"]},
@@ -188,14 +199,18 @@ class Seat:
             waiting=outbox.waiting,
         )
         try:
-            stats = runner(fragment, work, writer.write)
+            stats = runner(fragment, work, writer.write, staged)
             writer.finish({"stats": _as_json(stats)})
         except BaseException:
             writer.abandon()
             raise
 
     def _run_fragment(
-        self, fragment: plan_fragment.Fragment, work: heartbeat.Work, emit: contract.Emit
+        self,
+        fragment: plan_fragment.Fragment,
+        work: heartbeat.Work,
+        emit: contract.Emit,
+        staged: staging.Staging,
     ) -> contract.FragmentStats:
         emitted = False
 
@@ -210,7 +225,7 @@ class Seat:
             work.interruptible(functools.partial(_interrupt, connection))
             try:
                 return fragments.run_fragment(
-                    fragment, connection, self.settings.stripe_dir, work.cancelled, count
+                    fragment, connection, self.settings.stripe_dir, work.cancelled, count, staged
                 )
             except psycopg.OperationalError:
                 # a connection kept from an earlier task may have died with its server
@@ -218,7 +233,11 @@ class Seat:
                     raise
 
     def _scan(
-        self, fragment: plan_fragment.Fragment, work: heartbeat.Work, emit: contract.Emit
+        self,
+        fragment: plan_fragment.Fragment,
+        work: heartbeat.Work,
+        emit: contract.Emit,
+        _staged: staging.Staging,
     ) -> contract.FragmentStats:
         counters = stripes.Counters()
         rows = size = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -12,6 +13,9 @@ from orochi.engine import contract
 from orochi.planner import fragment as plan_fragment
 
 FragmentStats: TypeAlias = contract.FragmentStats
+#: Rows of earlier stages, by stage and part (None where they are not dealt out).
+Inputs: TypeAlias = Mapping[tuple[str, int | None], Sequence[pa.RecordBatch]]
+NO_INPUTS: Inputs = types.MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,7 +31,12 @@ class Transport(Protocol):
     """Runs work on nodes. Every error it raises is an `OrochiError` with its SQLSTATE."""
 
     def run(
-        self, query_id: str, fragments: Sequence[plan_fragment.Fragment], *, deadline: float | None
+        self,
+        query_id: str,
+        fragments: Sequence[plan_fragment.Fragment],
+        *,
+        deadline: float | None,
+        inputs: Inputs = NO_INPUTS,
     ) -> AsyncIterator[FragmentResult]:
         """Each fragment's result once, in the order they finish.
 
@@ -35,6 +44,8 @@ class Transport(Protocol):
             query_id: what `cancel` takes.
             fragments: of one query, each with its own number.
             deadline: when to give up, as `time.monotonic` counts; None is never.
+            inputs: what scans with an `input` read; kept until the run ends, so a fragment that was
+                lost with its worker finds it again.
         """
 
     async def run_scan(self, query_id: str, node_id: int, scan: plan_fragment.Scan) -> list[pa.RecordBatch]:

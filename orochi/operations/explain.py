@@ -120,9 +120,13 @@ async def _run_with_stats(
     stats: dict[int, transport.FragmentStats],
     counter: _Counter,
 ) -> None:
+    inputs = await select.run_stages(session, plan)
     owner = {part.number: item.name for item in plan.intermediates for part in item.fragments}
-    loaded: select.Loaded = {item.name: (item.columns, []) for item in plan.intermediates}
-    async for result in select.run_fragments(session, plan, coalesced=False):
+    loaded: select.Loaded = {
+        item.name: (item.columns, [] if item.stage is None else select.rows_of_stage(inputs, item.stage))
+        for item in plan.intermediates
+    }
+    async for result in select.run_fragments(session, plan, inputs, coalesced=False):
         stats[result.fragment] = result.stats
         loaded[owner[result.fragment]][1].extend(result.batches)
     if plan.final_sql is not None:

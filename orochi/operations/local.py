@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 import pyarrow as pa
 
 from orochi import errors, pgtypes
-from orochi.engine import copybinary, placeholders
+from orochi.engine import copybinary, placeholders, staging
 from orochi.executor import context, transport, two_phase
 from orochi.pgwire import client
 from orochi.planner import fragment as plan_fragment
@@ -72,15 +72,37 @@ async def with_snapshot(
 
 
 async def run(
-    session: context.Session, fragments: Sequence[plan_fragment.Fragment]
+    session: context.Session,
+    fragments: Sequence[plan_fragment.Fragment],
+    inputs: transport.Inputs = transport.NO_INPUTS,
 ) -> AsyncIterator[transport.FragmentResult]:
     """Run the fragments one after another; yields each one's result."""
+    tables: dict[tuple[int, str, int | None], str] = {}
+    async for result in _run(session, fragments, inputs, tables):
+        yield result
+    for (node_id, _, _), table in tables.items():
+        connection = await session.transaction.node(node_id, write=False)
+        await connection.query(f"DROP TABLE {table}")
+
+
+async def _run(
+    session: context.Session,
+    fragments: Sequence[plan_fragment.Fragment],
+    inputs: transport.Inputs,
+    tables: dict[tuple[int, str, int | None], str],
+) -> AsyncIterator[transport.FragmentResult]:
     for fragment in fragments:
         started = time.perf_counter()
         connection = await session.transaction.node(fragment.node_id, write=False)
         relations, stages = {}, []
         for scan in fragment.scans:
             relation = scan.relation
+            if scan.input is not None:
+                key = (fragment.node_id, scan.input.stage, scan.input.part)
+                if key not in tables:
+                    rows = inputs.get((scan.input.stage, scan.input.part), ())
+                    tables[key] = await _bring(connection, scan, scan.input, rows)
+                relation = tables[key]
             if scan.stripes:
                 stage = await _stage(session, connection, fragment.node_id, scan)
                 stages.append(stage)
@@ -97,6 +119,25 @@ async def run(
             engine="session",
         )
         yield transport.FragmentResult(fragment.number, batches, stats)
+
+
+async def _bring(
+    connection: client.PgConnection,
+    scan: plan_fragment.Scan,
+    source: plan_fragment.Input,
+    batches: Sequence[pa.RecordBatch],
+) -> str:
+    """A stage's rows in a table of the node, made inside the transaction."""
+    table = f"orochi_data.stage_{secrets.token_hex(8)}"
+    await connection.query(f"CREATE UNLOGGED TABLE {table} ({staging.definition(scan)})")
+    payload = [copybinary.encode(batch, scan.columns, header=False, trailer=False) for batch in batches]
+    await connection.copy_in(
+        f"COPY {table} FROM STDIN (FORMAT binary)", [copybinary.HEADER, *payload, copybinary.TRAILER]
+    )
+    for columns in source.indexes:
+        listed = ", ".join(placeholders.quote(name) for name in columns)
+        await connection.query(f"CREATE INDEX ON {table} ({listed})")
+    return table
 
 
 async def _copy_out(

@@ -16,7 +16,7 @@ import numpy as np
 from orochi import errors
 from orochi.engine import placeholders
 from orochi.executor import context, reduce
-from orochi.operations import changes, copies, select, writes
+from orochi.operations import changes, copies, describe, select, writes
 from orochi.pgwire import messages
 from orochi.planner import context as planning
 from orochi.planner import parse, quoting, rehearsal, through
@@ -130,7 +130,7 @@ async def _rehearse(
     cursor: str | None,
 ) -> _Round:
     coordinator = session.coordinator
-    reads = await select.describe_intermediates(session, plan.reads)
+    reads = await describe.intermediates(session, plan.reads)
     loaded = await select.gather(session, reads)
     copied = [await copies.make(session, item, skipped) for item in plan.copies]
     names = await reduce.load_temp(coordinator, loaded, keys=select.keys_of(reads), on_commit_drop=True)

@@ -14,14 +14,14 @@ from typing import TypeAlias, TypeVar
 
 import pyarrow as pa
 
-from orochi import errors, pgtypes
+from orochi import errors
 from orochi import settings as process_settings
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context, reduce, results, transport
-from orochi.operations import local, own_types
+from orochi.operations import describe, local, own_types, stages
 from orochi.operations import parameters as bound
 from orochi.pgwire import client, messages
-from orochi.planner import coalesce, edit, literals, parse, pull, select
+from orochi.planner import coalesce, edit, literals, parse, pull, select, staged
 from orochi.planner import context as planning
 from orochi.planner import fragment as plan_fragment
 from orochi.planner import plan as plans
@@ -30,6 +30,8 @@ from orochi.sharding import hashing
 Plan = TypeVar("Plan")
 #: record, record[], cstring, anyarray
 _PSEUDO = frozenset({2249, 2287, 2275, 2277})
+#: Times that planning may ask the session: once for each stage, and a few more.
+_QUESTIONS = 60
 Loaded: TypeAlias = dict[str, tuple[tuple[plan_fragment.OutputColumn, ...], list[pa.RecordBatch]]]
 
 
@@ -62,8 +64,22 @@ async def execute(
             sink = await own_types.converting(session, fields, sink)
             tag = await run_router(session, plan, parameters, sink)
         case plans.Distributed():
-            tag = await _run_distributed(session, plan, sink)
+            tag = await _run_distributed(session, plan, sink, await run_stages(session, plan))
     await sink.complete(tag)
+
+
+async def run_stages(session: context.Session, plan: plans.Distributed) -> transport.Inputs:
+    """The rows of the plan's stages."""
+
+    async def run_plan(part: plans.SelectPlan, sink: context.Sink, inputs: transport.Inputs) -> str:
+        if isinstance(part, plans.Router):
+            return await run_router(session, part, None, sink)
+        return await _run_distributed(session, part, sink, inputs)
+
+    async def rows_of(part: plans.Distributed, inputs: transport.Inputs) -> list[pa.RecordBatch]:
+        return [batch async for result in run_fragments(session, part, inputs) for batch in result.batches]
+
+    return await stages.run(plan.stages, run_plan, rows_of) if plan.stages else transport.NO_INPUTS
 
 
 async def plan_select(
@@ -79,16 +95,26 @@ async def plan_select(
     plan = await with_folding(session, parameters, attempt)
     if not isinstance(plan, plans.Distributed):
         return plan
-    described = await describe_intermediates(session, plan)
-    if any(column.type_oid in _PSEUDO for item in described.intermediates for column in item.columns):
+    described = await describe.intermediates(session, plan)
+    if any(
+        column.type_oid in _PSEUDO
+        for part in _distributed(described)
+        for item in part.intermediates
+        for column in item.columns
+    ):
         # No relation can have such a column; the rows themselves can always be pulled.
         def pulled(plan_context: planning.PlanContext) -> plans.SelectPlan:
             return select.plan(statement, plan_context.forcing("pull"))
 
         plan = await with_folding(session, parameters, pulled)
         assert isinstance(plan, plans.Distributed)
-        described = await describe_intermediates(session, plan)
+        described = await describe.intermediates(session, plan)
     return described
+
+
+def _distributed(plan: plans.Distributed) -> list[plans.Distributed]:
+    """A plan and those of its stages that are like it."""
+    return [plan, *(stage.plan for stage in plan.stages if isinstance(stage.plan, plans.Distributed))]
 
 
 async def with_folding(
@@ -98,12 +124,17 @@ async def with_folding(
 ) -> Plan:
     """Call `attempt`, evaluating on the client's session what it says must be evaluated once."""
     plan_context = await plan_context_of(session, parameters)
-    for _ in range(3):
+    for _ in range(_QUESTIONS):
         try:
             return attempt(plan_context)
         except literals.NeedsFolding as needed:
             folded = await fold(session, needed.expressions)
             plan_context = dataclasses.replace(plan_context, folded={**plan_context.folded, **folded})
+        except staged.NeedsColumns as wanted:
+            described = {sql: await describe.columns_of(session, sql) for sql in wanted.queries}
+            plan_context = dataclasses.replace(
+                plan_context, described={**plan_context.described, **described}
+            )
     raise errors.OrochiError("planning did not settle")
 
 
@@ -131,43 +162,6 @@ async def fold(session: context.Session, expressions: Sequence[str]) -> Mapping[
         sql: literals.Literal(type_oid=0, type_name=row[2 * i + 1] or "text", text=row[2 * i])
         for i, sql in enumerate(expressions)
     }
-
-
-async def describe_intermediates(session: context.Session, plan: plans.Distributed) -> plans.Distributed:
-    """Fill in the column types that only PostgreSQL's parse analysis knows."""
-    intermediates = []
-    for intermediate in plan.intermediates:
-        if intermediate.describe_sql is not None:
-            columns = await _described_columns(session, intermediate)
-            intermediate = dataclasses.replace(
-                intermediate,
-                columns=columns,
-                describe_sql=None,
-                fragments=tuple(
-                    dataclasses.replace(fragment, columns=columns) for fragment in intermediate.fragments
-                ),
-            )
-        intermediates.append(intermediate)
-    return dataclasses.replace(plan, intermediates=tuple(intermediates))
-
-
-async def _described_columns(
-    session: context.Session, intermediate: plans.Intermediate
-) -> tuple[plan_fragment.OutputColumn, ...]:
-    assert intermediate.describe_sql is not None
-    _, fields = await session.coordinator.describe(intermediate.describe_sql)
-    described = fields or ()
-    values = ", ".join(f"format_type({field.type_oid}, {field.typmod})" for field in described)
-    names = (await session.coordinator.fetch(f"SELECT {values}")).rows[0]
-    return tuple(
-        plan_fragment.OutputColumn(
-            name=column.name,
-            type_oid=pgtypes.TEXT if field.type_oid == pgtypes.UNKNOWN else field.type_oid,
-            typmod=field.typmod,
-            type_name="text" if field.type_oid == pgtypes.UNKNOWN else (name or b"").decode(),
-        )
-        for column, field, name in zip(intermediate.columns, described, names, strict=True)
-    )
 
 
 async def run_router(
@@ -223,14 +217,16 @@ def choose_shards(
     )
 
 
-async def _run_distributed(session: context.Session, plan: plans.Distributed, sink: context.Sink) -> str:
+async def _run_distributed(
+    session: context.Session, plan: plans.Distributed, sink: context.Sink, inputs: transport.Inputs
+) -> str:
     if plan.final_sql is None and not await own_types.affected(
         session, [column.type_oid for column in plan.intermediates[0].columns], sink.formats
     ):
         settings = await results.ready(session, plan.intermediates[0].columns, sink.formats)
         if settings is not None:
-            return await _concatenate(session, plan, settings, sink)
-    loaded = await gather(session, plan)
+            return await _concatenate(session, plan, settings, sink, inputs)
+    loaded = await gather(session, plan, inputs)
     final_sql = plan.final_sql
     if final_sql is None:
         name = plan.intermediates[0].name
@@ -241,13 +237,17 @@ async def _run_distributed(session: context.Session, plan: plans.Distributed, si
 
 
 async def _concatenate(
-    session: context.Session, plan: plans.Distributed, settings: Mapping[str, str], sink: context.Sink
+    session: context.Session,
+    plan: plans.Distributed,
+    settings: Mapping[str, str],
+    sink: context.Sink,
+    inputs: transport.Inputs,
 ) -> str:
     """Send fragment rows as they come, until the limit."""
     columns = plan.intermediates[0].columns
     left: int | None = plan.limit
     sent = 0
-    async for result in run_fragments(session, plan):
+    async for result in run_fragments(session, plan, inputs):
         for batch in result.batches:
             if left is not None:
                 batch = batch.slice(0, left)
@@ -266,21 +266,35 @@ def keys_of(plan: plans.Distributed) -> reduce.Keys:
     return {item.name: item.primary_key for item in plan.intermediates if item.needs_table}
 
 
-async def gather(session: context.Session, plan: plans.Distributed) -> Loaded:
-    """Run all fragments and collect each intermediate's batches."""
+async def gather(
+    session: context.Session, plan: plans.Distributed, inputs: transport.Inputs = transport.NO_INPUTS
+) -> Loaded:
+    """Run all fragments and collect each intermediate's batches; those of stages are there already."""
     owner = {
         fragment.number: intermediate.name
         for intermediate in plan.intermediates
         for fragment in intermediate.fragments
     }
-    loaded: Loaded = {item.name: (item.columns, []) for item in plan.intermediates}
-    async for result in run_fragments(session, plan):
+    loaded: Loaded = {
+        item.name: (item.columns, [] if item.stage is None else rows_of_stage(inputs, item.stage))
+        for item in plan.intermediates
+    }
+    async for result in run_fragments(session, plan, inputs):
         loaded[owner[result.fragment]][1].extend(result.batches)
     return loaded
 
 
+def rows_of_stage(inputs: transport.Inputs, stage: str) -> list[pa.RecordBatch]:
+    """All rows of a stage, whether they were dealt out or not."""
+    return [batch for (name, _), part in inputs.items() if name == stage for batch in part]
+
+
 async def run_fragments(
-    session: context.Session, plan: plans.Distributed, *, coalesced: bool = True
+    session: context.Session,
+    plan: plans.Distributed,
+    inputs: transport.Inputs = transport.NO_INPUTS,
+    *,
+    coalesced: bool = True,
 ) -> AsyncIterator[transport.FragmentResult]:
     """Every fragment's result, in the order they finish; several may be answered as one, `coalesced`."""
     fragments = [fragment for item in plan.intermediates for fragment in item.fragments]
@@ -288,7 +302,7 @@ async def run_fragments(
         return
     if local.required(session):
         local.require_one_snapshot(session, fragments)
-        results_of = local.run(session, fragments)
+        results_of = local.run(session, fragments, inputs)
     else:
         if coalesced:
             slots = process_settings.get().parallel_workers
@@ -296,7 +310,8 @@ async def run_fragments(
                 part for item in plan.intermediates for part in coalesce.together(item.fragments, slots)
             ]
         fragments = await local.with_snapshot(session, fragments)
-        results_of = session.runtime.transport.run(session.query_id, fragments, deadline=None)
+        needed = {key: inputs.get(key, ()) for key in plan_fragment.inputs_of(fragments)}
+        results_of = session.runtime.transport.run(session.query_id, fragments, deadline=None, inputs=needed)
     async for result in results_of:
         yield result
 
@@ -325,7 +340,7 @@ async def _pull(
         return pull.rewrite_any(statement, plan_context)
 
     plan = await with_folding(session, parameters, attempt)
-    plan = await describe_intermediates(session, plan)
+    plan = await describe.intermediates(session, plan)
     assert plan.final_sql is not None
     if statement.kind is parse.Kind.DECLARE:
         plan = dataclasses.replace(plan, final_sql=edit.scrollable(statement, plan.final_sql))
@@ -383,7 +398,7 @@ async def copy_binary(session: context.Session, table: snapshots.Table) -> Async
     from orochi.engine import copybinary
 
     plan = pull.whole_table(table, session.snapshot())
-    plan = await describe_intermediates(session, plan)
+    plan = await describe.intermediates(session, plan)
     columns = plan.intermediates[0].columns
     yield copybinary.HEADER
     async for result in run_fragments(session, plan):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from orochi.catalog import snapshot as snapshots
 from orochi.planner import builtins as functions
+from orochi.planner import fragment as fragments
 from orochi.planner import literals
 from orochi.sharding import values
 
@@ -61,6 +62,7 @@ class PlanContext:
         temp_tables: names of the session's temporary tables and views: they come before all else.
         folded: values of the expressions that `NeedsFolding` asked for.
         subqueries: rows of the sub-SELECTs that `NeedsSubqueries` asked for.
+        described: the columns of the SELECTs that `stages.NeedsColumns` asked for.
     """
 
     snapshot: snapshots.Snapshot
@@ -72,6 +74,7 @@ class PlanContext:
     temp_tables: frozenset[str] = frozenset()
     folded: Mapping[str, literals.Literal | None] = dataclasses.field(default_factory=dict)
     subqueries: Mapping[str, SubqueryResult] = dataclasses.field(default_factory=dict)
+    described: Mapping[str, tuple[fragments.OutputColumn, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def bytewise(self) -> bool:
@@ -91,6 +94,10 @@ class PlanContext:
     def forcing(self, strategy: str) -> PlanContext:
         """The same, with the strategy given."""
         return dataclasses.replace(self, settings={**self.settings, "orochi.force_strategy": strategy})
+
+    def reading(self, snapshot: snapshots.Snapshot) -> PlanContext:
+        """The same over another catalog: one in which stages are tables."""
+        return dataclasses.replace(self, snapshot=snapshot)
 
     @property
     def vectorized(self) -> bool:

@@ -19,6 +19,7 @@ _TITLES = {
     "pushdown": "Orochi Pushdown",
     "two-phase aggregate": "Orochi Two-Phase Aggregate",
     "set operation": "Orochi Set Operation",
+    "recursive": "Orochi Recursive",
     "pull": "Orochi Pull",
 }
 _STEP = "  "
@@ -192,6 +193,9 @@ def _distributed(
     found: dict[str, Any] = {"Node Type": _TITLES.get(plan.strategy, f"Orochi {plan.strategy.title()}")}
     if plan.reason:
         found["Reason"] = plan.reason
+    if plan.stages:
+        found["Exchange"] = exchange_of(plan)
+        found["Stages"] = [_stage(stage, snapshot, timing) for stage in plan.stages]
     found["Plans"] = [_intermediate(item, snapshot, stats, timing) for item in plan.intermediates]
     if plan.final_sql is not None:
         found["Combine"] = plan.final_sql
@@ -200,12 +204,38 @@ def _distributed(
     return found
 
 
+def exchange_of(plan: plans.Distributed) -> str:
+    """In a word or two, how the rows of its stages reach those who read them."""
+    dealt = any(stage.partition is not None for stage in plan.stages)
+    whole = any(stage.partition is None for stage in plan.stages)
+    if plan.strategy in ("recursive", "pull"):
+        return "to the coordinator"
+    return ", ".join([*(["broadcast"] if whole else []), *(["repartition"] if dealt else [])])
+
+
+def _stage(stage: plans.Stage, snapshot: snapshots.Snapshot, timing: bool) -> dict[str, Any]:
+    how = "all rows"
+    if stage.partition is not None:
+        column = stage.columns[stage.partition.column].name
+        how = f"dealt out in {len(stage.partition.ranges)} parts by {column}"
+    found: dict[str, Any] = {"Node Type": f"Stage {stage.name}, {how}", "Statement": stage.sql}
+    if stage.rows is not None:
+        found["Estimated Rows"] = stage.rows
+    if stage.indexes:
+        found["Looked up by"] = [", ".join(columns) for columns in stage.indexes]
+    return found | {"Plan": [as_dict(stage.plan, snapshot, timing=timing)]}
+
+
 def _intermediate(
     item: plans.Intermediate, snapshot: snapshots.Snapshot, stats: Mapping[int, Stats] | None, timing: bool
 ) -> dict[str, Any]:
     scans = [scan for part in item.fragments for scan in part.scans]
     found: dict[str, Any] = {
         "Node Type": f"{item.name} of {item.table}",
+    }
+    if item.stage is not None:
+        return found | {"Stage": item.stage}
+    found |= {
         "Shards": f"{len(item.fragments)} of {item.shards_total}",
     }
     if any(scan.chunks_total for scan in scans):
@@ -228,7 +258,8 @@ def _fragment(
     part: fragments.Fragment, snapshot: snapshots.Snapshot, stats: Mapping[int, Stats] | None, timing: bool
 ) -> dict[str, Any]:
     shards = ", ".join(str(shard) for shard in part.shard_ids)
-    found: dict[str, Any] = {"Node Type": f"Fragment {part.number} on n{part.node_id}, shard {shards}"}
+    where = f", shard {shards}" if shards else ""
+    found: dict[str, Any] = {"Node Type": f"Fragment {part.number} on n{part.node_id}{where}"}
     for scan in part.scans:
         found[f"Scan {scan.name}"] = _scan(scan)
     found["Engine"] = _engine(part)
@@ -239,6 +270,10 @@ def _fragment(
 
 
 def _scan(scan: fragments.Scan) -> str:
+    if scan.input is not None:
+        return f"stage {scan.input.stage}" + (
+            f", part {scan.input.part}" if scan.input.part is not None else ""
+        )
     text = f"{scan.table} heap {scan.relation}"
     if scan.stripes:
         rows = sum(stripe.row_count for stripe in scan.stripes)

@@ -5,18 +5,20 @@ JSON (`to_json`, `from_json`), never pickle; a worker refuses a version it does 
 
 In `sql`, each relation to be read is the placeholder name of a `Scan` (`orochi_scan_0`, ...). The
 worker replaces it by the heap relation when there are no stripes, and otherwise by a subquery
-over heap rows and stripe rows less those in the delete vector.
+over heap rows and stripe rows less those in the delete vector. A scan with an `input` reads the
+rows of an earlier stage, which are brought to the node for it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from orochi import errors
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,6 +54,21 @@ class StripeRef:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Input:
+    """Rows of an earlier stage that a fragment reads.
+
+    Attributes:
+        stage: the stage's name.
+        part: which hash range of its rows; None for all of them.
+        indexes: columns by which rows are looked up one at a time, each a tuple for one index.
+    """
+
+    stage: str
+    part: int | None = None
+    indexes: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Scan:
     """One relation a fragment reads.
 
@@ -61,6 +78,8 @@ class Scan:
         relation: quoted heap relation on the node, e.g. `"orochi_s7_1"."flights"`.
         columns: the columns the query needs (at least one).
         chunks_total, chunks_kept: for EXPLAIN; 0 and 0 without a time dimension.
+        input: set if the rows are those of an earlier stage: then there is no heap relation, and
+            `columns` are all of the stage's.
     """
 
     name: str
@@ -71,6 +90,7 @@ class Scan:
     predicates: tuple[Predicate, ...] = ()
     chunks_total: int = 0
     chunks_kept: int = 0
+    input: Input | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,6 +115,16 @@ class Fragment:
     vector_sql: str | None = None
     settings: tuple[tuple[str, str], ...] = ()
     snapshot: str = ""
+
+
+def inputs_of(fragments: Iterable[Fragment]) -> set[tuple[str, int | None]]:
+    """The stages that fragments read, each with the part."""
+    return {
+        (scan.input.stage, scan.input.part)
+        for fragment in fragments
+        for scan in fragment.scans
+        if scan.input is not None
+    }
 
 
 def to_json(fragments: tuple[Fragment, ...]) -> str:
@@ -143,4 +173,11 @@ def _scan(item: dict[str, Any]) -> Scan:
         ),
         chunks_total=item["chunks_total"],
         chunks_kept=item["chunks_kept"],
+        input=_input(item["input"]),
     )
+
+
+def _input(item: dict[str, Any] | None) -> Input | None:
+    if item is None:
+        return None
+    return Input(item["stage"], item["part"], tuple(tuple(index) for index in item["indexes"]))

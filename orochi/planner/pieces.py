@@ -7,7 +7,19 @@ import dataclasses
 from orochi import pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.planner import fragment as fragments
-from orochi.planner import labels, literals, lookup, names, parse, prepare, safety, scans, spread, tree
+from orochi.planner import (
+    labels,
+    literals,
+    lookup,
+    names,
+    parse,
+    prepare,
+    safety,
+    scans,
+    spread,
+    staged,
+    tree,
+)
 from orochi.planner.tree import ast
 
 #: The name under which final SQL reads the only intermediate.
@@ -126,6 +138,8 @@ def _over(node: tree.Node, prepared: prepare.Prepared, relations: dict[int, tupl
         if isinstance(part, ast.RangeVar) and id(part) in by_node:
             reference = by_node[id(part)]
             schema, name = relations[id(reference)]
+            if schema and staged.is_stage(reference.table):
+                return staged.empty(reference.table, part.alias or ast.Alias(aliasname=reference.alias))
             alias = part.alias or ast.Alias(aliasname=reference.alias)
             return tree.changed(
                 part, schemaname=schema or None, relname=name, alias=alias, inh=True, catalogname=None

@@ -93,6 +93,7 @@ class Intermediate:
             GROUP BY names no more than the key.
         needs_table: the final SQL reads it in a way that only a real table allows (a primary key,
             TABLESAMPLE).
+        stage: the stage whose rows it holds, when no fragments give them.
     """
 
     name: str
@@ -103,15 +104,56 @@ class Intermediate:
     describe_sql: str | None = None
     primary_key: tuple[str, ...] = ()
     needs_table: bool = False
+    stage: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Partition:
+    """How a stage's rows are dealt out: by the hash of a column, as the shards they will meet are.
+
+    Attributes:
+        column: its position among the stage's columns.
+        type_oid: the type it is hashed as.
+        ranges: the inclusive hash range of each part.
+    """
+
+    column: int
+    type_oid: int
+    ranges: tuple[tuple[int, int], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stage:
+    """A SELECT that runs before others, which read its rows as a relation.
+
+    Attributes:
+        name: `x0`, ...; unique within the whole plan.
+        plan: how its rows are got; it has no stages of its own, they come before this one.
+        columns: the rows' shape.
+        sql: the SELECT, for EXPLAIN.
+        partition: None if every reader needs all rows (broadcast).
+        rows, bytes: how many were expected, None where nothing is known.
+        indexes: as `fragment.Input` has them.
+    """
+
+    name: str
+    plan: SelectPlan
+    columns: tuple[fragments.OutputColumn, ...]
+    sql: str
+    partition: Partition | None = None
+    rows: int | None = None
+    bytes: int | None = None
+    indexes: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Distributed:
-    """Fragments on workers, then `final_sql` on the coordinator, or no more than concatenation.
+    """Stages, then fragments on workers, then `final_sql` on the coordinator, or mere concatenation.
 
     Attributes:
-        strategy: 'router' | 'pushdown' | 'two-phase aggregate' | 'pull', as EXPLAIN prints it; a
-            router with stripes to read is one fragment.
+        strategy: 'router' | 'pushdown' | 'two-phase aggregate' | 'recursive' | 'pull', as EXPLAIN
+            prints it; a router with stripes to read is one fragment, and 'recursive' reads nothing
+            but stages.
         final_sql: None when the one intermediate's rows are the answer, in any order if there are
             several fragments, in the fragment's own if there is one.
         limit: with no final SQL, stop after this many rows; None is no limit.
@@ -122,6 +164,7 @@ class Distributed:
     final_sql: str | None
     limit: int | None = None
     reason: str = ""
+    stages: tuple[Stage, ...] = ()
 
 
 SelectPlan: TypeAlias = Router | Distributed

@@ -23,6 +23,7 @@ from orochi.planner import (
     safety,
     scans,
     spread,
+    staged,
     standins,
     tree,
 )
@@ -76,7 +77,8 @@ def plan(
     for index, reference in enumerate(prepared.references):
         if copies and id(reference.node) in copies:
             continue
-        columns = used[id(reference)]
+        stage = reference.table.name if staged.is_stage(reference.table) else None
+        columns = used[id(reference)] if stage is None else reference.table.columns
         name = f"orochi_i{index}"
         key = primary_key(reference, columns, prepared)
         groupable = all(is_groupable(column) for column in columns)
@@ -84,9 +86,10 @@ def plan(
             plans.Intermediate(
                 name=name,
                 columns=tuple(scans.output(column) for column in columns),
-                fragments=_fragments(reference, columns, prepared, number),
+                fragments=() if stage else _fragments(reference, columns, prepared, number),
                 shards_total=len(reference.table.shards),
-                table=f"{reference.table.schema}.{reference.table.name}",
+                table=stage or f"{reference.table.schema}.{reference.table.name}",
+                stage=stage,
                 primary_key=() if groupable else key,
                 needs_table=reference.sampled or (bool(key) and not groupable),
             )

@@ -20,6 +20,7 @@ from orochi.planner import (
     safety,
     scans,
     spread,
+    staged,
     tree,
 )
 from orochi.planner import (
@@ -38,10 +39,12 @@ def plan(prepared: prepare.Prepared) -> plans.SelectPlan:
         CannotDeparse: the statement's text could not be changed.
     """
     check(prepared, prepared.references)
+    if all(staged.is_stage(item.table) for item in prepared.references):
+        raise spread.Unfit("it reads nothing but stages")
     index = shard_index(prepared, prepared.references)
     units = scans.units(prepared.references, prepared.pruned, [index or 0])
     stripes = any(
-        prepared.pruned[id(item)].stripes(shard)
+        staged.is_stage(item.table) or prepared.pruned[id(item)].stripes(shard)
         for item, shard in zip(prepared.references, units[0].shards, strict=True)
     )
     if stripes:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from orochi import ids
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import context, names, prune
+from orochi.planner import context, names, prune, staged
 from orochi.planner import fragment as fragments
 
 
@@ -31,6 +31,15 @@ def scan(
 ) -> fragments.Scan:
     """The reading of one shard for one mention of its table."""
     table = reference.table
+    if staged.is_stage(table):
+        part = shard.index if is_distributed(reference) else None
+        return fragments.Scan(
+            name=name,
+            table=table.name,
+            relation="",
+            columns=tuple(output(column) for column in table.columns),
+            input=fragments.Input(table.name, part, staged.indexes(table)),
+        )
     return fragments.Scan(
         name=name,
         table=f"{table.schema}.{table.name}",
@@ -115,7 +124,13 @@ def build(
         fragments.Fragment(
             number=number(),
             node_id=unit.node_id,
-            shard_ids=tuple(dict.fromkeys(shard.shard_id for shard in unit.shards)),
+            shard_ids=tuple(
+                dict.fromkeys(
+                    shard.shard_id
+                    for shard, item in zip(unit.shards, references, strict=True)
+                    if not staged.is_stage(item.table)
+                )
+            ),
             scans=tuple(
                 scan(name, item, shard, pruned[id(item)], wanted)
                 for name, item, shard, wanted in zip(

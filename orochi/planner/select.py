@@ -6,10 +6,13 @@ Each way checks whether it gives PostgreSQL's own answer and steps aside otherwi
 
 from __future__ import annotations
 
+import dataclasses
+
 from orochi import errors
 from orochi.planner import (
     context,
     decompose,
+    exchange,
     gathered,
     names,
     parse,
@@ -19,6 +22,7 @@ from orochi.planner import (
     router,
     setops,
     spread,
+    staged,
 )
 from orochi.planner import (
     plan as plans,
@@ -26,6 +30,10 @@ from orochi.planner import (
 from orochi.planner.tree import ast
 
 PlanContext = context.PlanContext
+
+#: Values of `orochi.force_strategy`; `auto` and nothing leave the planner free.
+_BY_SHARDS = ("pushdown", "two_phase", "two-phase", "two-phase aggregate", "aggregate")
+_EXCHANGES = ("broadcast", "repartition")
 
 
 def plan(statement: parse.Statement, ctx: context.PlanContext) -> plans.SelectPlan:
@@ -39,23 +47,38 @@ def plan(statement: parse.Statement, ctx: context.PlanContext) -> plans.SelectPl
     prepare.refuse_writes_inside(prepared)
     forced = ctx.force_strategy
     reason = f"orochi.force_strategy is {forced}" if forced else ""
-    if forced in ("", "auto", "router"):
+    if forced in ("", "auto", "router", *_EXCHANGES):
         try:
             found = router.plan(prepared)
-            return found if isinstance(found, plans.Router) or forced else _vectorised(prepared) or found
+            return (
+                found
+                if isinstance(found, plans.Router) or forced == "router"
+                else _vectorised(prepared) or found
+            )
         except (spread.Unfit, parse.CannotDeparse) as unfit:
             reason = str(unfit)
     if prepare.locking(prepared):
         return pull.plan(prepared, reason)  # which refuses it
-    if forced in ("", "auto", "pushdown", "two-phase aggregate", "two-phase", "aggregate"):
+    fallback: plans.SelectPlan | None = None
+    if forced in ("", "auto", *_BY_SHARDS, *_EXCHANGES):
         try:
-            if getattr(statement.tree, "larg", None) is not None:
-                return setops.plan(prepared, _branch)
-            return _by_shards(prepared)
+            if getattr(statement.tree, "larg", None) is None:
+                return _by_shards(prepared)
+            fallback = setops.plan(prepared, _branch)
+            if not fallback.reason or forced in _BY_SHARDS:
+                return fallback
         except spread.Unfit as unfit:
             reason = str(unfit)
         except parse.CannotDeparse:
             reason = "its SQL cannot be composed anew"
+    if forced in ("", "auto", *_EXCHANGES):
+        staged_plan = _exchanged(prepared)
+        if staged_plan is not None:
+            return staged_plan
+    if fallback is not None:
+        return fallback
+    if prepared.references and all(staged.is_stage(item.table) for item in prepared.references):
+        return dataclasses.replace(pull.plan(prepared, ""), strategy="recursive")
     return pull.plan(prepared, reason)
 
 
@@ -67,6 +90,19 @@ def _branch(prepared: prepare.Prepared, constants: bool) -> plans.Distributed:
         return pull.plan(prepared, str(unfit))
     except parse.CannotDeparse:
         return pull.plan(prepared, "its SQL cannot be composed anew")
+
+
+def _exchanged(prepared: prepare.Prepared) -> plans.SelectPlan | None:
+    """A plan of several stages; None if there is none, or it would pull everything all the same."""
+    try:
+        found = exchange.plan(prepared, plan, _by_shards)
+    except (spread.Unfit, parse.CannotDeparse):
+        return None
+    if isinstance(found, plans.Distributed) and found.strategy == "pull":
+        inner = (stage.plan for stage in found.stages)
+        if any(isinstance(item, plans.Distributed) and item.strategy == "pull" for item in inner):
+            return None
+    return found
 
 
 def template(

@@ -41,3 +41,4 @@ class Scan:
     columns: tuple[Column, ...]
     stripes: tuple[StripeFile, ...]
     predicates: tuple[predicates.Predicate, ...] = ()
+    input: None = None

@@ -21,7 +21,8 @@ _QUERIES = {
     "aggregate": "SELECT carrier, count(*), avg(dep_delay) FROM flights GROUP BY carrier",
     "co-located": "SELECT count(*) FROM flights f JOIN airports a ON a.faa = f.dest",
     "reference": "SELECT l.name, count(*) FROM flights f JOIN airlines l USING (carrier) GROUP BY 1",
-    "pull": "SELECT count(*) FROM flights f JOIN weather w ON w.origin = f.origin AND w.time_hour = f.time_hour",
+    "exchange": "SELECT count(*) FROM flights f JOIN weather w ON w.origin = f.origin AND w.time_hour = f.time_hour",
+    "pull": "SELECT count(*) FROM flights WHERE random() < 2",
     "time": "SELECT count(*) FROM flights WHERE time_hour < '2013-02-01'",
 }
 
@@ -38,6 +39,8 @@ def test_strategies_differ(pair: oracle.Pair) -> None:
     assert "router" in texts["router"]
     assert "aggregate" in texts["aggregate"]
     assert "pull" in texts["pull"]
+    assert "exchange: broadcast" in texts["exchange"]
+    assert "pull" not in texts["exchange"]
     assert "pull" not in texts["co-located"]
     assert "pull" not in texts["reference"]
 

@@ -9,11 +9,12 @@ from collections.abc import Callable
 import pytest
 
 from orochi.executor import transport
-from orochi.planner import explain, literals, modify, parse, select
+from orochi.planner import explain, fragment, literals, modify, parse, select, staged
 from orochi.planner import plan as plans
 from tests.support import planner_snapshots
 
 FOLDED = {"now()": literals.Literal(0, "timestamp with time zone", "2024-01-03 12:00:00+00")}
+_INTEGER = fragment.OutputColumn("level", 23, -1, "integer")
 QUERIES = {
     "router": [
         "SELECT * FROM orders WHERE id = 42",
@@ -67,8 +68,12 @@ def _plan(sql: str) -> plans.SelectPlan | plans.Modify:
         found = select.template(statement, (20,), ctx)
         assert found is not None
         return found
-    if statement.kind is parse.Kind.SELECT:
-        return select.plan(statement, ctx)
+    while statement.kind is parse.Kind.SELECT:
+        try:
+            return select.plan(statement, ctx)
+        except staged.NeedsColumns as wanted:
+            described = dict.fromkeys(wanted.queries, (_INTEGER,))
+            ctx = dataclasses.replace(ctx, described={**ctx.described, **described})
     return modify.plan(statement, ctx)
 
 

@@ -18,7 +18,7 @@ from psycopg.types import string
 from orochi import ids, pgtypes
 from orochi.catalog import bootstrap
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import builtins, context, fragment, literals, names, parse, select
+from orochi.planner import builtins, context, fragment, literals, names, parse, select, staged
 from orochi.planner import plan as plans
 from orochi.sharding import hashing
 
@@ -226,12 +226,26 @@ class World:
         """The plan, asking the server for what it needs."""
         statement = parse.parse_one(sql)
         ctx = self.context(**changes)
-        for _ in range(3):
+        for _ in range(60):
             try:
                 return select.plan(statement, ctx)
             except literals.NeedsFolding as needed:
                 ctx = dataclasses.replace(ctx, folded={**ctx.folded, **self.fold(needed.expressions)})
+            except staged.NeedsColumns as wanted:
+                described = {query: self.describe(query) for query in wanted.queries}
+                ctx = dataclasses.replace(ctx, described={**ctx.described, **described})
         raise AssertionError("planning did not settle")
+
+    def describe(self, sql: str) -> tuple[fragment.OutputColumn, ...]:
+        """The columns of a SELECT."""
+        result = self.connection.execute(f"SELECT * FROM ({sql}) q LIMIT 0").pgresult
+        assert result is not None
+        found = []
+        for at in range(result.nfields):
+            oid, typmod = result.ftype(at), result.fmod(at)
+            (shown,) = self.connection.execute("SELECT format_type(%s, %s)", (oid, typmod)).fetchone()
+            found.append(fragment.OutputColumn((result.fname(at) or b"").decode(), oid, typmod, shown))
+        return tuple(found)
 
     def fold(self, expressions: Sequence[str]) -> dict[str, literals.Literal]:
         """What the client's session says."""
@@ -251,12 +265,41 @@ class World:
         return answer
 
     def execute(self, plan: Any) -> Answer:
-        """Carry out a plan."""
+        """Carry out a plan, its stages before it."""
+        stages = getattr(plan, "stages", ())
+        try:
+            for stage in stages:
+                self._stage(stage)
+            return self._carry_out(plan)
+        finally:
+            if stages:
+                self.connection.execute("DROP SCHEMA IF EXISTS stages CASCADE")
+
+    def _stage(self, stage: plans.Stage) -> None:
+        listed = ", ".join(f"{names.quoted(c.name)} {c.type_name}" for c in stage.columns)
+        self.connection.execute("CREATE SCHEMA IF NOT EXISTS stages")
+        self.connection.execute(f"CREATE TABLE stages.{stage.name} ({listed})")
+        self._carry_out(stage.plan, f"INSERT INTO stages.{stage.name} ")
+        if stage.partition is None:
+            return
+        key = names.quoted(stage.columns[stage.partition.column].name)
+        rows = self.connection.execute(f"SELECT ctid::text, {key} FROM stages.{stage.name}").fetchall()
+        oid = stage.partition.type_oid
+        hashes = {place: hashing.hash_value(oid, raw(oid, value)) for place, value in rows}
+        for number, (low, high) in enumerate(stage.partition.ranges):
+            places = [place for place, hashed in hashes.items() if low <= hashed <= high]
+            self.connection.execute(
+                f"CREATE TABLE stages.{stage.name}_{number} AS SELECT * FROM stages.{stage.name}"
+                " WHERE ctid = ANY (%s::tid[])",
+                (places,),
+            )
+
+    def _carry_out(self, plan: Any, prefix: str = "") -> Answer:
         if isinstance(plan, plans.Router):
             hashed = plan.key.value if isinstance(plan.key, plans.HashKey) else 0
             shards = tuple(self.tables[oid].shard_for_hash(hashed) for oid in plan.tables)
             assert set.intersection(*(set(shard.node_ids) for shard in shards))
-            return self.ask(plans.fill(plan.sql, shards))
+            return self.ask(prefix + plans.fill(plan.sql, shards))
         try:
             for item in plan.intermediates:
                 self._load(item)
@@ -265,7 +308,7 @@ class World:
                 final = "SELECT * FROM pg_temp.orochi_i0"
                 if plan.limit is not None:
                     final += f" LIMIT {plan.limit}"
-            return self.ask(final)
+            return self.ask(prefix + final)
         finally:
             for item in plan.intermediates:
                 self.connection.execute(f"DROP TABLE IF EXISTS pg_temp.{item.name}")
@@ -284,6 +327,13 @@ class World:
         key = f", PRIMARY KEY ({', '.join(item.primary_key)})" if item.primary_key else ""
         listed = ", ".join(f"{names.quoted(c.name)} {t}" for c, t in zip(columns, types, strict=True))
         self.connection.execute(f"CREATE TEMP TABLE {item.name} ({listed}{key})")
+        if item.stage is not None:
+            parts = self.connection.execute(
+                "SELECT relname FROM pg_class WHERE relnamespace = 'stages'::regnamespace AND relname = %s",
+                (item.stage,),
+            ).fetchall()
+            for (name,) in parts:
+                self.connection.execute(f"INSERT INTO pg_temp.{item.name} SELECT * FROM stages.{name}")
         for part in item.fragments:
             assert fragment.from_json(fragment.to_json((part,))) == (part,)
             sql = part.sql
@@ -292,6 +342,8 @@ class World:
             self.connection.execute(f"INSERT INTO pg_temp.{item.name} {sql}")
 
     def _source(self, scan: fragment.Scan) -> str:
+        if scan.input is not None:
+            return f"stages.{scan.input.stage}" + ("" if scan.input.part is None else f"_{scan.input.part}")
         listed = ", ".join(names.quoted(column.name) for column in scan.columns)
         where = "".join(f" AND {_predicate(scan, item)}" for item in scan.predicates)
         pieces = [f"SELECT {listed} FROM {scan.relation} WHERE true{where}"]

@@ -45,7 +45,7 @@ BEGIN
         JOIN pg_namespace n ON n.oid = c.relnamespace
     UNION ALL
     SELECT 'shards', json_agg(json_build_array(s.shard_id, s.table_oid::bigint, s.shard_index, s.hash_min,
-            s.hash_max, s.layout, p.node_ids) ORDER BY s.table_oid, s.shard_index)
+            s.hash_max, s.layout, p.node_ids, s.row_count, s.size_bytes) ORDER BY s.table_oid, s.shard_index)
         FROM orochi.orochi_shards s
         JOIN (SELECT shard_id, json_agg(node_id ORDER BY ordinal, node_id) AS node_ids
               FROM orochi.orochi_shard_placements WHERE state = 'active' GROUP BY shard_id) p USING (shard_id)

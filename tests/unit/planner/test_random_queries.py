@@ -17,7 +17,7 @@ def test_random_queries(world: planner_world.World, first: int) -> None:
     for seed in range(first, first + _PER_TEST):
         sql = planner_queries.query(seed)
         expected = world.plain(sql)
-        for strategy in ("", "pull"):
+        for strategy in ("", "repartition", "pull"):
             world.settings["orochi.force_strategy"] = strategy
             answer = world.run(sql)
             assert answer.types == expected.types, (seed, strategy, sql)

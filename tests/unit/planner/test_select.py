@@ -95,6 +95,11 @@ AGGREGATE = [
     "select k, stddev(y), var_pop(y), corr(y, id), count(distinct n), max(n) from b group by rollup (k)",
     "select distinct on (k) k, count(*), n from b group by k, n order by k, 2 desc, n",
 ]
+STAGED_BRANCHES = [
+    "select array_agg(id order by id) from b union select array[1, 2] union all select array_agg(k) from l join r on true where false",
+    "select a.id from a join b on a.k = b.y union select id from a where k = 1",
+    "select ts::date from a union select d from b where id in (select id from a)",
+]
 SET_OPERATION = [
     "select id, n from b where k > 2 union select id, s from a order by 1, 2",
     "select id from a union all select id from b order by id limit 5 offset 2",
@@ -103,9 +108,6 @@ SET_OPERATION = [
     "select 'x', null, id from a where ts > now() - interval '100 years' union select n, y, k from b where y > 1",
     "select id, 'all' from b union all (select k, n from b except all select id, note from l) order by 1, 2",
     "select avg(y), 'b' as which from b union all select stddev(x), 'a' from a union all values (1.5, 'v')",
-    "select array_agg(id order by id) from b union select array[1, 2] union all select array_agg(k) from l join r on true where false",
-    "select a.id from a join b on a.k = b.y union select id from a where k = 1",
-    "select ts::date from a union select d from b where id in (select id from a)",
     "select id from b where id = 4 union all select label_id from (select id as label_id from va) q where label_id < 9",
     "select key from c except (select key from c where v > 3 intersect select 'k3')",
 ]
@@ -118,19 +120,54 @@ PULL = [
     "select id from b where random() >= 0 and id > 30",
     """with recursive w(i) as (select min(id) from b union all select i + 1 from w where i < 5)
         select w.i, (select count(*) from a where a.id = w.i) from w""",
-    "with w as materialized (select * from b where k > 2) select (select count(*) from w), id from w where y > 0",
     "select * from a natural join b",
     "select q.* from (a join b on a.id = b.id) as q(a1, a2, a3) where a1 = 4",
     "select public.b.id, c.key from public.b left join c on c.id = b.id and c.v > 3 where b.y < 2",
     "select count(*) from a where d < 'tomorrow'",
-    "select id from a where (id, k) in (select id, k from b)",
     "select r.k, count(a.id) from r left join a on a.k = r.k group by r.k",
     "select t.id from b t tablesample bernoulli (100)",
     "select count(*) from pg_class c join b on b.id = c.relnatts where c.relname = 'pg_class'",
-    "select label, n from vv",
-    "select array(select k from b order by id)",
-    "select key from c where id not in (select id from a where x > 5) or id is null",
 ]
+#: Statements of several stages, with the strategy of the last.
+STAGED = {
+    "select id from a where (id, k) in (select id, k from b)": "pushdown",
+    "select label, n from vv": "recursive",
+    "select array(select k from b order by id)": "recursive",
+    "select key from c where id not in (select id from a where x > 5) or id is null": "pushdown",
+    "with w as materialized (select * from b where k > 2) select (select count(*) from w), id from w where y > 0": "recursive",
+    "with w(i, j) as (select id, k from b) select w.i, c.key from w left join c on c.id = i": "pushdown",
+    "with w as (select id from b), v as (select id from w where id > 8) select count(*) from v, w": "recursive",
+    "select a.id, c.key from a join c on c.id = a.id where c.v < 6": "pushdown",
+    "select a.id, c.key, c.v from a left join c on c.id = a.id and c.v > 3": "pushdown",
+    "select a.id, c.key, c.v from c left join a on c.id = a.id and a.x > 3": "pushdown",
+    "select c.key, a.id from c full join a using (id)": "pushdown",
+    "select key from c where exists (select from a where a.id = c.id and x > 2)": "pushdown",
+    "select key from c where not exists (select from a where a.id = c.id and x > 2)": "pushdown",
+    "select id, k from b where y > (select avg(v) from c where c.id = b.id)": "pushdown",
+    "select id, (select count(*) from c where c.id = b.id and v > 2) from b": "pushdown",
+    "select id, (select coalesce(sum(v), 0) from c where c.id = b.id and v > 2) from b": "pushdown",
+    "select id, (select sum(v) / 2 from c where b.k = c.v and c.id = b.id) from b": "pushdown",
+    "select s, count(*) from (select k, count(*) as s from c join b on b.id = c.id group by k) q group by s": "recursive",
+    "select c.v, sum(a.x) from c, a, b where c.id = a.id and b.k = c.v group by 1": "two-phase aggregate",
+    "select x1.id, x2.key from c x1 join c x2 on x1.id = x2.v": "pushdown",
+    "select c.id from c join b on b.k = c.v union select id from a order by 1": "recursive",
+    "select c.id from c join b on b.k = c.v except all select c.v from c, a where a.id = c.id": "recursive",
+    "select key from c where v > all (select y from b where y is not null and y < 2)": "pushdown",
+    "select key, v in (select y from b) from c": "pushdown",
+    "select r.name, q.n from r join (select k, count(*) n from a group by k) q on q.k = r.k": "router",
+}
+
+
+@pytest.mark.parametrize("sql", STAGED)
+@pytest.mark.parametrize("forced", ["", "broadcast", "repartition"])
+def test_stages(world: planner_world.World, sql: str, forced: str) -> None:
+    world.settings["orochi.force_strategy"] = forced
+    answer = world.run(sql)
+    assert answer.plan.stages
+    assert answer.strategy == STAGED[sql], answer.plan
+    expected = world.plain(sql)
+    assert (answer.names, answer.types) == (expected.names, expected.types)
+    assert answer.sorted_rows() == expected.sorted_rows()
 
 
 @pytest.mark.parametrize(
@@ -143,6 +180,7 @@ PULL = [
             ("pushdown", PUSHDOWN),
             ("two-phase aggregate", AGGREGATE),
             ("set operation", SET_OPERATION),
+            ("recursive", STAGED_BRANCHES),
             ("pull", PULL),
         )
         for sql in queries
@@ -160,7 +198,7 @@ def test_answer(world: planner_world.World, sql: str, strategy: str) -> None:
     "sql",
     [
         sql
-        for sql in ROUTER + FRAGMENT + PUSHDOWN + AGGREGATE + SET_OPERATION
+        for sql in ROUTER + FRAGMENT + PUSHDOWN + AGGREGATE + SET_OPERATION + STAGED_BRANCHES
         if "update" not in sql and "xmin" not in sql
     ],
 )

@@ -1,0 +1,63 @@
+"""Column types that only PostgreSQL's parse analysis knows, asked of it over the shell tables."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from orochi import pgtypes
+from orochi.executor import context
+from orochi.planner import fragment as plan_fragment
+from orochi.planner import plan as plans
+
+
+async def intermediates(session: context.Session, plan: plans.Distributed) -> plans.Distributed:
+    """Fill in the column types that only PostgreSQL's parse analysis knows, those of stages too."""
+    stages = []
+    for stage in plan.stages:
+        if isinstance(stage.plan, plans.Distributed):
+            stage = dataclasses.replace(stage, plan=await intermediates(session, stage.plan))
+        stages.append(stage)
+    found = []
+    for intermediate in plan.intermediates:
+        if intermediate.describe_sql is not None:
+            columns = await _intermediate_columns(session, intermediate)
+            intermediate = dataclasses.replace(
+                intermediate,
+                columns=columns,
+                describe_sql=None,
+                fragments=tuple(
+                    dataclasses.replace(fragment, columns=columns) for fragment in intermediate.fragments
+                ),
+            )
+        found.append(intermediate)
+    return dataclasses.replace(plan, intermediates=tuple(found), stages=tuple(stages))
+
+
+async def _intermediate_columns(
+    session: context.Session, intermediate: plans.Intermediate
+) -> tuple[plan_fragment.OutputColumn, ...]:
+    assert intermediate.describe_sql is not None
+    found = await columns_of(session, intermediate.describe_sql)
+    return tuple(
+        dataclasses.replace(known, name=column.name)
+        for column, known in zip(intermediate.columns, found, strict=True)
+    )
+
+
+async def columns_of(session: context.Session, sql: str) -> tuple[plan_fragment.OutputColumn, ...]:
+    """The columns of a SELECT over the shells, as parse analysis tells them."""
+    _, fields = await session.coordinator.describe(sql)
+    described = fields or ()
+    if not described:
+        return ()
+    values = ", ".join(f"format_type({field.type_oid}, {field.typmod})" for field in described)
+    names = (await session.coordinator.fetch(f"SELECT {values}")).rows[0]
+    return tuple(
+        plan_fragment.OutputColumn(
+            name=field.name,
+            type_oid=pgtypes.TEXT if field.type_oid == pgtypes.UNKNOWN else field.type_oid,
+            typmod=field.typmod,
+            type_name="text" if field.type_oid == pgtypes.UNKNOWN else (name or b"").decode(),
+        )
+        for field, name in zip(described, names, strict=True)
+    )

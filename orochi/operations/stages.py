@@ -1,0 +1,127 @@
+"""Stages of a SELECT: each is run by its own plan, and its rows are kept as Arrow until the answer is sent.
+
+A stage whose plan ends on the coordinator or on one node gives rows in binary wire form, which is
+what binary COPY is made of; so all rows end up as carrier batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from orochi import errors
+from orochi.engine import copybinary
+from orochi.executor import context, transport
+from orochi.pgwire import messages
+from orochi.planner import plan as plans
+from orochi.sharding import hashing
+
+#: Runs a plan into a sink, reading the rows of earlier stages; the command tag.
+Run: TypeAlias = Callable[[plans.SelectPlan, context.Sink, transport.Inputs], Awaitable[str]]
+#: Gives the batches of a plan that ends in fragments.
+Gather: TypeAlias = Callable[[plans.Distributed, transport.Inputs], Awaitable[list[pa.RecordBatch]]]
+
+
+async def run(stages: Sequence[plans.Stage], run_plan: Run, gather: Gather) -> transport.Inputs:
+    """Run the stages in order; the rows of all of them, those dealt out in their parts."""
+    found: dict[tuple[str, int | None], list[pa.RecordBatch]] = {}
+    for stage in stages:
+        batches = await _rows(stage, run_plan, gather, found)
+        if stage.partition is None:
+            found[stage.name, None] = batches
+            continue
+        parts = await asyncio.to_thread(split, batches, stage.partition)
+        found.update({(stage.name, number): part for number, part in enumerate(parts)})
+    return found
+
+
+async def _rows(
+    stage: plans.Stage, run_plan: Run, gather: Gather, inputs: transport.Inputs
+) -> list[pa.RecordBatch]:
+    plan = stage.plan
+    if isinstance(plan, plans.Distributed) and plan.final_sql is None:
+        kinds = [column.type_oid for column in plan.intermediates[0].columns]
+        if kinds == [column.type_oid for column in stage.columns]:
+            return _cut(await gather(plan, inputs), plan.limit)
+    sink = _Kept(stage.columns)
+    await run_plan(plan, sink, inputs)
+    return sink.finish()
+
+
+def _cut(batches: list[pa.RecordBatch], limit: int | None) -> list[pa.RecordBatch]:
+    if limit is None:
+        return batches
+    kept, left = [], limit
+    for batch in batches:
+        kept.append(batch.slice(0, left))
+        left -= kept[-1].num_rows
+    return kept
+
+
+def split(batches: Sequence[pa.RecordBatch], partition: plans.Partition) -> list[list[pa.RecordBatch]]:
+    """The batches' rows by the hash range that their key falls into; NULL keys go where NULLs are stored."""
+    starts = np.array([low for low, _ in partition.ranges], np.int64)
+    parts: list[list[pa.RecordBatch]] = [[] for _ in partition.ranges]
+    for batch in batches:
+        hashes = hashing.hash_column(partition.type_oid, batch.column(partition.column))
+        where = np.searchsorted(starts, hashes.astype(np.int64), side="right") - 1
+        order = np.argsort(where, kind="stable")
+        ends = np.searchsorted(where[order], np.arange(len(parts) + 1))
+        for number in np.unique(where):
+            rows = order[ends[number] : ends[number + 1]]
+            parts[number].append(batch.take(pa.array(rows)))
+    return parts
+
+
+class _Kept:
+    """A sink that keeps rows as carrier batches."""
+
+    def __init__(self, columns: Sequence[copybinary.Column]) -> None:
+        self.formats: tuple[int, ...] = (1,)
+        self._decoder = copybinary.Decoder(columns)
+        self._batches: list[pa.RecordBatch] = self._decoder.feed(copybinary.HEADER)
+
+    def finish(self) -> list[pa.RecordBatch]:
+        """All rows."""
+        self._batches += self._decoder.feed(copybinary.TRAILER)
+        return self._batches + self._decoder.finish()
+
+    async def columns(self, columns: Sequence[messages.FieldDescription]) -> None:
+        """They are known."""
+
+    async def rows(self, data: bytes | memoryview, count: int) -> None:
+        """Keep whole DataRow messages: less their headers they are rows of binary COPY."""
+        view, at, pieces = memoryview(data), 0, []
+        for _ in range(count):
+            (length,) = struct.unpack_from("!i", view, at + 1)
+            pieces.append(view[at + 5 : at + 1 + length])
+            at += 1 + length
+        self._batches += self._decoder.feed(b"".join(pieces))
+
+    async def complete(self, tag: str) -> None:
+        """Nothing more comes."""
+
+    async def notice(self, message: str, *, severity: str = "NOTICE", hint: str | None = None) -> None:
+        """Dropped: a part of a statement has nobody to tell."""
+
+    def copy_in(self, overall_format: int, column_formats: Sequence[int]):  # type: ignore[no-untyped-def]
+        """A SELECT reads no data.
+
+        Raises:
+            ProtocolViolation: always.
+        """
+        raise errors.ProtocolViolation("COPY inside a sub-SELECT")
+
+    async def copy_out(self, overall_format: int, column_formats: Sequence[int]) -> None:
+        """Never called for a SELECT."""
+
+    async def copy_data(self, payload: bytes) -> None:
+        """Never called for a SELECT."""
+
+    async def copy_done(self) -> None:
+        """Never called for a SELECT."""

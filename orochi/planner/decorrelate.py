@@ -1,0 +1,178 @@
+"""Aggregates computed for each row of an outer query, computed for all of its keys at once instead.
+
+`(SELECT agg(x) FROM t WHERE t.k = o.k AND ...)` becomes a stage `SELECT t.k, agg(x) FROM t WHERE ...
+GROUP BY t.k` and, in the place of the sub-SELECT, a look-up of the one row of the key. Where no row
+has the key the look-up gives what the aggregate gives of no rows: NULL, or 0 for a count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from orochi.planner import labels, names, parse, prepare, recursive, spread, tree
+from orochi.planner.tree import ast
+
+#: Aggregates that are NULL over no rows.
+_NULL_WHEN_EMPTY = frozenset(
+    {
+        "sum", "avg", "min", "max", "any_value", "bool_and", "bool_or", "every", "bit_and", "bit_or",
+        "bit_xor", "stddev", "stddev_pop", "stddev_samp", "variance", "var_pop", "var_samp", "array_agg",
+        "string_agg", "json_agg", "jsonb_agg",
+    }
+)  # fmt: skip
+#: Operators that are NULL where an argument is.
+_STRICT = frozenset({"+", "-", "*", "/", "%", "||", "=", "<>", "<", ">", "<=", ">="})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Split:
+    """The conditions of a sub-SELECT: pairs of equal expressions, inner and outer, and the rest."""
+
+    pairs: tuple[tuple[tree.Node, tree.Node], ...]
+    rest: tuple[tree.Node, ...]
+
+
+def aggregate(level: names.Level, prepared: prepare.Prepared, builder: recursive.Builder) -> tree.Node | None:
+    """What stands in the place of a correlated sub-SELECT of one aggregate; None for any other one.
+
+    Raises:
+        NeedsColumns: the columns of its stage must be asked for.
+        Unfit: its rows cannot be carried to a node.
+    """
+    stmt = level.stmt
+    if not _is_plain(stmt, prepared) or not _is_scalar(stmt, prepared):
+        return None
+    value, empty = _when_empty(stmt.targetList[0].val, prepared)
+    if value is None:
+        return None
+    inside = {id(level)} | {id(i) for i in prepared.scopes.levels if recursive.is_below(i, level)}
+    if not _is_known(inside, prepared):
+        return None
+    split = _split(level, prepared, inside)
+    if split is None:
+        return None
+    keys = [f"orochi_k{number}" for number in range(len(split.pairs))]
+    targets = [
+        *(ast.ResTarget(name=name, val=inner) for name, (inner, _) in zip(keys, split.pairs, strict=True)),
+        ast.ResTarget(name="orochi_v", val=value),
+    ]
+    grouped = tree.changed(
+        stmt,
+        targetList=tuple(targets),
+        whereClause=tree.conjunction(split.rest),
+        groupClause=tuple(inner for inner, _ in split.pairs),
+        sortClause=None,
+    )
+    made = builder.add(grouped, indexes=(tuple(keys),))
+    alias = f"orochi_{made.name}"
+    found = parse.parse_one(f"SELECT {empty.format(f'{alias}.orochi_v')}").tree
+    terms = tuple(
+        ast.A_Expr(kind=_equals().kind, name=tree.names("="), lexpr=tree.column(alias, name), rexpr=outer)
+        for name, (_, outer) in zip(keys, split.pairs, strict=True)
+    )
+    return tree.changed(
+        found,
+        fromClause=(recursive.stage_relation(made, alias),),
+        whereClause=tree.conjunction(terms),
+    )
+
+
+def _equals() -> tree.Node:
+    return parse.parse_one("SELECT 1 = 1").tree.targetList[0].val
+
+
+def _is_plain(stmt: tree.Node, prepared: prepare.Prepared) -> bool:
+    if stmt.larg is not None or stmt.withClause is not None or stmt.groupClause or stmt.havingClause:
+        return False
+    if stmt.distinctClause or stmt.windowClause or stmt.limitCount or stmt.limitOffset or stmt.lockingClause:
+        return False
+    if len(stmt.targetList or ()) != 1 or labels.is_star(stmt.targetList[0]) or not stmt.fromClause:
+        return False
+    return bool(spread.aggregates(stmt, prepared)) and not spread.window_calls(stmt)
+
+
+def _is_scalar(stmt: tree.Node, prepared: prepare.Prepared) -> bool:
+    return any(
+        isinstance(node, ast.SubLink) and node.subselect is stmt and node.subLinkType.name == "EXPR_SUBLINK"
+        for node in tree.walk(prepared.statement.tree)
+    )
+
+
+def _when_empty(node: tree.Node, prepared: prepare.Prepared) -> tuple[tree.Node | None, str]:
+    """What the stage computes, and how the look-up makes the value of it (`{}` is the stage's column)."""
+    if _is_count(node, prepared):
+        return node, "coalesce(pg_catalog.sum({}), 0)::bigint"
+    if _is_null_when_empty(node, prepared):
+        return node, "{}"
+    if isinstance(node, ast.CoalesceExpr) and len(node.args) == 2:
+        first, second = node.args
+        if _is_null_when_empty(first, prepared) and isinstance(second, ast.A_Const):
+            return first, "coalesce((pg_catalog.array_agg({}))[1], " + parse.deparse_expression(second) + ")"
+    return None, ""
+
+
+def _is_count(node: tree.Node, prepared: prepare.Prepared) -> bool:
+    return (
+        isinstance(node, ast.FuncCall)
+        and tree.strings(node.funcname)[-1] == "count"
+        and prepared.ctx.builtins.is_aggregate(tree.strings(node.funcname))
+    )
+
+
+def _is_null_when_empty(node: tree.Node, prepared: prepare.Prepared) -> bool:
+    """Whether an expression over aggregates is NULL when they are of no rows."""
+    if isinstance(node, ast.FuncCall):
+        parts = tree.strings(node.funcname)
+        return parts[-1] in _NULL_WHEN_EMPTY and prepared.ctx.builtins.is_aggregate(parts)
+    if isinstance(node, ast.TypeCast):
+        return _is_null_when_empty(node.arg, prepared)
+    if tree.operator(node) in _STRICT:
+        sides = (node.lexpr, node.rexpr)
+        good = [_is_null_when_empty(side, prepared) for side in sides]
+        return all(ok or isinstance(side, ast.A_Const) for ok, side in zip(good, sides, strict=True)) and any(
+            good
+        )
+    return False
+
+
+def _is_known(inside: set[int], prepared: prepare.Prepared) -> bool:
+    """Whether the column names of every relation in these levels are known."""
+    return all(
+        recursive.visible(item) is not None
+        for level in prepared.scopes.levels
+        if id(level) in inside
+        for item in level.relations.values()
+    )
+
+
+def _split(level: names.Level, prepared: prepare.Prepared, inside: set[int]) -> _Split | None:
+    """The conditions, if the only way out of the sub-SELECT is by equalities in its WHERE."""
+    where = {id(node): at for node, at in prepared.scopes.columns if id(at) in inside}
+
+    def ways(node: tree.Node) -> set[bool]:
+        """Whether columns of an expression are inside (True) or outside (False)."""
+        return {
+            recursive.resolves_inside(part, where[id(part)], inside)
+            for part in tree.walk(node)
+            if isinstance(part, ast.ColumnRef) and id(part) in where
+        }
+
+    pairs, rest = [], []
+    for term in tree.conjuncts(level.stmt.whereClause):
+        if False not in ways(term):
+            rest.append(term)
+            continue
+        if tree.operator(term) != "=":
+            return None
+        sides = (term.lexpr, term.rexpr)
+        if any(isinstance(part, ast.SubLink) for side in sides for part in tree.walk(side)):
+            return None
+        inner = next((side for side in sides if ways(side) == {True}), None)
+        outer = next((side for side in sides if ways(side) == {False}), None)
+        if inner is None or outer is None:
+            return None
+        pairs.append((inner, outer))
+    others = (level.stmt.fromClause, level.stmt.targetList)
+    if not pairs or False in ways(others):
+        return None
+    return _Split(tuple(pairs), tuple(rest))
