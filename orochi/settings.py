@@ -40,7 +40,7 @@ class Settings(pydantic_settings.BaseSettings):
     cache_size_mb: int = 256
     node_pool_size: int = 20
     prepared_per_connection: int = 500
-    recovery_interval: float = 5.0
+    recovery_interval: float = 2.0
     retired_grace: float = 60.0
     s3_endpoint: str | None = None
     s3_bucket: str | None = None

@@ -30,6 +30,8 @@ from orochi.sharding import hashing
 Plan = TypeVar("Plan")
 #: record, record[], cstring, anyarray
 _PSEUDO = frozenset({2249, 2287, 2275, 2277})
+#: Classes of SQLSTATE that depend on rows: cardinality violation, data exception.
+_DATA_ERRORS = frozenset({"21", "22"})
 #: Times that planning may ask the session: once for each stage, and a few more.
 _QUESTIONS = 60
 Loaded: TypeAlias = dict[str, tuple[tuple[plan_fragment.OutputColumn, ...], list[pa.RecordBatch]]]
@@ -64,8 +66,30 @@ async def execute(
             sink = await own_types.converting(session, fields, sink)
             tag = await run_router(session, plan, parameters, sink)
         case plans.Distributed():
-            tag = await _run_distributed(session, plan, sink, await run_stages(session, plan))
+            tag = await _answer(session, statement, parameters, plan, sink)
     await sink.complete(tag)
+
+
+async def _answer(
+    session: context.Session,
+    statement: parse.Statement,
+    parameters: context.Parameters | None,
+    plan: plans.Distributed,
+    sink: context.Sink,
+) -> str:
+    """Run a plan, its stages first.
+
+    A stage computes for rows that PostgreSQL might never look at. So an error of data in one is the
+    statement's only if the statement itself, run over pulled rows, has it too.
+    """
+    try:
+        inputs = await run_stages(session, plan)
+    except errors.OrochiError as error:
+        aborted = session.coordinator.status == "E" or session.transaction.participants
+        if aborted or error.sqlstate[:2] not in _DATA_ERRORS:
+            raise
+        plan, inputs = await _plan_pulled(session, statement, parameters), transport.NO_INPUTS
+    return await _run_distributed(session, plan, sink, inputs)
 
 
 async def run_stages(session: context.Session, plan: plans.Distributed) -> transport.Inputs:
@@ -103,13 +127,19 @@ async def plan_select(
         for column in item.columns
     ):
         # No relation can have such a column; the rows themselves can always be pulled.
-        def pulled(plan_context: planning.PlanContext) -> plans.SelectPlan:
-            return select.plan(statement, plan_context.forcing("pull"))
-
-        plan = await with_folding(session, parameters, pulled)
-        assert isinstance(plan, plans.Distributed)
-        described = await describe.intermediates(session, plan)
+        return await _plan_pulled(session, statement, parameters)
     return described
+
+
+async def _plan_pulled(
+    session: context.Session, statement: parse.Statement, parameters: context.Parameters | None
+) -> plans.Distributed:
+    def attempt(plan_context: planning.PlanContext) -> plans.SelectPlan:
+        return select.plan(statement, plan_context.forcing("pull"))
+
+    plan = await with_folding(session, parameters, attempt)
+    assert isinstance(plan, plans.Distributed)
+    return await describe.intermediates(session, plan)
 
 
 def _distributed(plan: plans.Distributed) -> list[plans.Distributed]:
