@@ -6,11 +6,11 @@ new table becomes a shell whose rows live on a node, in the same transaction.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from orochi import errors, ids
 from orochi.executor import context
-from orochi.operations import ddl, privileges, relay, select, shells, striped
+from orochi.operations import ddl, privileges, relay, select, shells, sinks, striped
 from orochi.pgwire import messages
 from orochi.planner import classify, columnar, parse, quoting, tree
 from orochi.planner import ddl as planner
@@ -138,34 +138,12 @@ async def _named(session: context.Session, relation: tree.Node) -> int:
     return int(result.rows[0][0] or b"0")
 
 
-class _Held:
+class _Held(sinks.Forwarding):
     """A sink that keeps the command tag until the table is all that was asked for."""
 
     def __init__(self, sink: context.Sink) -> None:
-        self._sink = sink
-        self.formats = sink.formats
+        super().__init__(sink)
         self.tag = ""
-
-    async def columns(self, columns: Sequence[messages.FieldDescription]) -> None:
-        await self._sink.columns(columns)
-
-    async def rows(self, data: bytes | memoryview, count: int) -> None:
-        await self._sink.rows(data, count)
 
     async def complete(self, tag: str) -> None:
         self.tag = tag
-
-    async def notice(self, message: str, *, severity: str = "NOTICE", hint: str | None = None) -> None:
-        await self._sink.notice(message, severity=severity, hint=hint)
-
-    def copy_in(self, overall_format: int, column_formats: Sequence[int]) -> AsyncIterator[bytes]:
-        return self._sink.copy_in(overall_format, column_formats)
-
-    async def copy_out(self, overall_format: int, column_formats: Sequence[int]) -> None:
-        await self._sink.copy_out(overall_format, column_formats)
-
-    async def copy_data(self, payload: bytes) -> None:
-        await self._sink.copy_data(payload)
-
-    async def copy_done(self) -> None:
-        await self._sink.copy_done()

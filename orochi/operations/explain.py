@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from orochi import errors, pgtypes
 from orochi.executor import context, reduce, transport
-from orochi.operations import insert, modify, rehearse, relay, select
+from orochi.operations import insert, modify, rehearse, relay, select, sinks
 from orochi.pgwire import messages
 from orochi.planner import classify, explain, parse, rehearsal, spread, transfer
 from orochi.planner import modify as modify_plan
@@ -234,33 +234,14 @@ async def _send(
 
 
 @dataclasses.dataclass
-class _Counter:
+class _Counter(sinks.Silent):
     """A sink that counts rows and forgets them."""
 
-    formats: tuple[int, ...] = ()
     count: int = 0
     tag: str = ""
-
-    async def columns(self, columns: Sequence[messages.FieldDescription]) -> None:
-        """Nothing to announce."""
 
     async def rows(self, data: bytes | memoryview, count: int) -> None:
         self.count += count
 
     async def complete(self, tag: str) -> None:
         self.tag = tag
-
-    async def notice(self, message: str, *, severity: str = "NOTICE", hint: str | None = None) -> None:
-        """Nobody to tell."""
-
-    def copy_in(self, overall_format: int, column_formats: Sequence[int]) -> AsyncIterator[bytes]:
-        raise errors.ProtocolViolation("EXPLAIN takes no COPY data")
-
-    async def copy_out(self, overall_format: int, column_formats: Sequence[int]) -> None:
-        """EXPLAIN sends no COPY data."""
-
-    async def copy_data(self, payload: bytes) -> None:
-        """EXPLAIN sends no COPY data."""
-
-    async def copy_done(self) -> None:
-        """EXPLAIN sends no COPY data."""

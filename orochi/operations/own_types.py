@@ -8,10 +8,11 @@ so that the client sees the OIDs it knows.
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from orochi import pgtypes
 from orochi.executor import context
+from orochi.operations import sinks
 from orochi.pgwire import messages
 
 #: record, record[], anyarray: what is in them is told by the value alone.
@@ -75,20 +76,17 @@ async def affected(
     return {index: type_oids[index] for index in candidates if _known[type_oids[index]]}
 
 
-class _Converting:
+class _Converting(sinks.Forwarding):
     """A sink that makes some columns binary on their way to another."""
 
     def __init__(
         self, session: context.Session, sink: context.Sink, columns: dict[int, int], width: int
     ) -> None:
+        super().__init__(sink)
         formats = sink.formats if len(sink.formats) == width else sink.formats * width
         self.formats = tuple(0 if index in columns else form for index, form in enumerate(formats))
         self._session = session
-        self._sink = sink
         self._columns = columns
-
-    async def columns(self, columns: Sequence[messages.FieldDescription]) -> None:
-        await self._sink.columns(columns)
 
     async def rows(self, data: bytes | memoryview, count: int) -> None:
         """Convert each column's values in one statement."""
@@ -122,24 +120,6 @@ class _Converting:
             (1,),
         )
         return [row[0] for row in result.rows]
-
-    async def complete(self, tag: str) -> None:
-        await self._sink.complete(tag)
-
-    async def notice(self, message: str, *, severity: str = "NOTICE", hint: str | None = None) -> None:
-        await self._sink.notice(message, severity=severity, hint=hint)
-
-    def copy_in(self, overall_format: int, column_formats: Sequence[int]) -> AsyncIterator[bytes]:
-        return self._sink.copy_in(overall_format, column_formats)
-
-    async def copy_out(self, overall_format: int, column_formats: Sequence[int]) -> None:
-        await self._sink.copy_out(overall_format, column_formats)
-
-    async def copy_data(self, payload: bytes) -> None:
-        await self._sink.copy_data(payload)
-
-    async def copy_done(self) -> None:
-        await self._sink.copy_done()
 
 
 def _cells(data: bytes) -> Iterable[list[bytes | None]]:

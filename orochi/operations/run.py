@@ -27,6 +27,7 @@ from orochi.operations import (
     rehearse,
     relay,
     select,
+    sinks,
     templates,
     through_shells,
     truncate,
@@ -254,19 +255,15 @@ def _writes_elsewhere(session: context.Session, statement: parse.Statement) -> b
     return found is None
 
 
-class _Guard:
+class _Guard(sinks.Forwarding):
     """A sink that remembers whether the client has seen anything yet.
 
     Columns do not count: a sink keeps them until there is a row or the tag to send.
     """
 
     def __init__(self, sink: context.Sink) -> None:
-        self._sink = sink
+        super().__init__(sink)
         self.sent = False
-        self.formats = sink.formats
-
-    async def columns(self, columns: Sequence[messages.FieldDescription]) -> None:
-        await self._sink.columns(columns)
 
     async def rows(self, data: bytes | memoryview, count: int) -> None:
         self.sent = True
@@ -276,9 +273,6 @@ class _Guard:
         self.sent = True
         await self._sink.complete(tag)
 
-    async def notice(self, message: str, *, severity: str = "NOTICE", hint: str | None = None) -> None:
-        await self._sink.notice(message, severity=severity, hint=hint)
-
     def copy_in(self, overall_format: int, column_formats: Sequence[int]) -> AsyncIterator[bytes]:
         self.sent = True
         return self._sink.copy_in(overall_format, column_formats)
@@ -286,9 +280,3 @@ class _Guard:
     async def copy_out(self, overall_format: int, column_formats: Sequence[int]) -> None:
         self.sent = True
         await self._sink.copy_out(overall_format, column_formats)
-
-    async def copy_data(self, payload: bytes) -> None:
-        await self._sink.copy_data(payload)
-
-    async def copy_done(self) -> None:
-        await self._sink.copy_done()

@@ -14,10 +14,9 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from orochi import errors
 from orochi.engine import copybinary
 from orochi.executor import context, transport
-from orochi.pgwire import messages
+from orochi.operations import sinks
 from orochi.planner import plan as plans
 from orochi.sharding import hashing
 
@@ -78,7 +77,7 @@ def split(batches: Sequence[pa.RecordBatch], partition: plans.Partition) -> list
     return parts
 
 
-class _Kept:
+class _Kept(sinks.Silent):
     """A sink that keeps rows as carrier batches."""
 
     def __init__(self, columns: Sequence[copybinary.Column]) -> None:
@@ -91,9 +90,6 @@ class _Kept:
         self._batches += self._decoder.feed(copybinary.TRAILER)
         return self._batches + self._decoder.finish()
 
-    async def columns(self, columns: Sequence[messages.FieldDescription]) -> None:
-        """They are known."""
-
     async def rows(self, data: bytes | memoryview, count: int) -> None:
         """Keep whole DataRow messages: less their headers they are rows of binary COPY."""
         view, at, pieces = memoryview(data), 0, []
@@ -102,26 +98,3 @@ class _Kept:
             pieces.append(view[at + 5 : at + 1 + length])
             at += 1 + length
         self._batches += self._decoder.feed(b"".join(pieces))
-
-    async def complete(self, tag: str) -> None:
-        """Nothing more comes."""
-
-    async def notice(self, message: str, *, severity: str = "NOTICE", hint: str | None = None) -> None:
-        """Dropped: a part of a statement has nobody to tell."""
-
-    def copy_in(self, overall_format: int, column_formats: Sequence[int]):  # type: ignore[no-untyped-def]
-        """A SELECT reads no data.
-
-        Raises:
-            ProtocolViolation: always.
-        """
-        raise errors.ProtocolViolation("COPY inside a sub-SELECT")
-
-    async def copy_out(self, overall_format: int, column_formats: Sequence[int]) -> None:
-        """Never called for a SELECT."""
-
-    async def copy_data(self, payload: bytes) -> None:
-        """Never called for a SELECT."""
-
-    async def copy_done(self) -> None:
-        """Never called for a SELECT."""

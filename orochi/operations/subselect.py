@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
-from orochi import errors
 from orochi.executor import context
-from orochi.operations import relay, select, writes
+from orochi.operations import relay, select, sinks, writes
 from orochi.pgwire import messages
 from orochi.planner import classify, parse
 from orochi.planner import context as planning
@@ -44,15 +43,11 @@ async def _type_names(
     return tuple((value or b"text").decode() for value in result.rows[0])
 
 
-class Kept:
+class Kept(sinks.Silent):
     """A sink that keeps rows, in text form."""
 
     def __init__(self) -> None:
-        self.formats: tuple[int, ...] = ()
         self.values: list[tuple[str | None, ...]] = []
-
-    async def columns(self, columns: Sequence[messages.FieldDescription]) -> None:
-        """Nobody asks."""
 
     async def rows(self, data: bytes | memoryview, count: int) -> None:
         """Keep the rows."""
@@ -61,26 +56,3 @@ class Kept:
             row = messages.parse_data_row(raw, at + 5)
             self.values.append(tuple(None if value is None else value.decode() for value in row))
             at += 1 + int.from_bytes(raw[at + 1 : at + 5], "big")
-
-    async def complete(self, tag: str) -> None:
-        """Nothing more comes."""
-
-    async def notice(self, message: str, *, severity: str = "NOTICE", hint: str | None = None) -> None:
-        """Dropped."""
-
-    def copy_in(self, overall_format: int, column_formats: Sequence[int]) -> AsyncIterator[bytes]:
-        """A SELECT reads no data.
-
-        Raises:
-            ProtocolViolation: always.
-        """
-        raise errors.ProtocolViolation("COPY inside a sub-SELECT")
-
-    async def copy_out(self, overall_format: int, column_formats: Sequence[int]) -> None:
-        """Never called for a SELECT."""
-
-    async def copy_data(self, payload: bytes) -> None:
-        """Never called for a SELECT."""
-
-    async def copy_done(self) -> None:
-        """Never called for a SELECT."""
