@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import struct
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orochi.engine import native
 from orochi.storage.columnar import chunks
 from orochi.storage.columnar import format as layout
 from orochi.storage.compression import buffers, chooser, integers, registry
@@ -26,11 +28,25 @@ TYPES = [
     pa.binary(),
 ]
 CODECS = sorted(registry.CODEC_IDS)
+#: NaN, both infinities, 10^40, 1 with 20 decimals, -0, untrimmed groups, a group of 10,000, cut short.
+ODD_NUMERICS = (
+    "00000000c0000000",
+    "00000000d0000000",
+    "00000000f0000000",
+    "0001000a000000000001",
+    "00010000000000140001",
+    "0000000040000000",
+    "000200000000000000010000",
+    "00010000000000002710",
+    "0001000000000000",
+    "00",
+)
 TAKES = {
     **dict.fromkeys(("plain", "dictionary", "rle"), TYPES[1:]),
-    **dict.fromkeys(("frame_of_reference", "delta"), TYPES[1:5]),
+    **dict.fromkeys(("frame_of_reference", "delta", "delta_of_delta"), TYPES[1:5]),
     **dict.fromkeys(("alp", "gorilla", "xor"), TYPES[5:7]),
     "boolean": TYPES[:1],
+    "numeric": TYPES[8:],
 }
 
 
@@ -117,7 +133,9 @@ def float_values(draw: st.DrawFn, arrow_type: pa.DataType, total: int, rng: np.r
 @st.composite
 def byte_values(draw: st.DrawFn, arrow_type: pa.DataType, total: int, rng: np.random.Generator) -> pa.Array:
     pool = [*draw(st.lists(st.text(max_size=12), min_size=1, max_size=8)), "", "ñandú 火", "x" * 300]
-    shape = draw(st.sampled_from(["few", "distinct", "sorted", "empty"]))
+    shape = draw(st.sampled_from(["few", "distinct", "sorted", "empty", "numerics"]))
+    if shape == "numerics" and pa.types.is_binary(arrow_type):
+        return pa.array(numerics(total, draw(st.integers(-3, 18)), rng), arrow_type)
     if shape == "distinct":
         texts = [f"{pool[0]}{number}" for number in rng.permutation(total)]
     elif shape == "empty":
@@ -128,6 +146,20 @@ def byte_values(draw: st.DrawFn, arrow_type: pa.DataType, total: int, rng: np.ra
     if pa.types.is_string(arrow_type):
         return pa.array(texts, arrow_type)
     return pa.array([text.encode("utf-16", "surrogatepass") for text in texts], arrow_type)
+
+
+def numerics(total: int, scale: int, rng: np.random.Generator) -> list[bytes]:
+    """Binary numerics of one scale (several if it is negative), a few of them special or malformed."""
+    odd = [bytes.fromhex(text) for text in ODD_NUMERICS]
+    found = []
+    for magnitude in rng.integers(0, 18, total).tolist():
+        if rng.random() < 0.02:
+            found.append(odd[int(rng.integers(len(odd)))])
+            continue
+        value = int(rng.integers(-(10**magnitude), 10**magnitude, endpoint=True))
+        decimals = int(rng.integers(0, 19)) if scale < 0 else scale
+        found.append(native.numeric_binary(decimal.Decimal(value).scaleb(-decimals)))
+    return found
 
 
 @pytest.mark.parametrize("name", CODECS)

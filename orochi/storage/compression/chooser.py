@@ -18,10 +18,12 @@ from orochi.storage.compression import (
     boolean,
     buffers,
     delta,
+    delta_of_delta,
     dictionary,
     frame_of_reference,
     gorilla,
     lz4,
+    numeric,
     plain,
     registry,
     rle,
@@ -37,12 +39,17 @@ _SAVING = 0.10
 _LEAST_BLOCK = 64
 #: LZ4 decodes several times faster than Zstandard: it may be this much larger.
 _LZ4_ALLOWANCE = 1.15
-#: What a byte counts for with each codec; bit-serial decoding must be worth it.
-_WEIGHTS = {gorilla.ID: 1.5}
+#: What a byte counts for with each codec. Bit-serial decoding must be worth it; numerics are computed on
+#: without their binary form, and codes without their strings.
+_WEIGHTS = {gorilla.ID: 1.5, numeric.ID: 0.75}
+_PLAIN_BYTES_WEIGHT = 1.15
+#: Smaller than this all are alike, and the one that decodes faster is taken.
+_LEAST_COST = 256
 
-_INTEGER = (frame_of_reference.ID, delta.ID, rle.ID, dictionary.ID, plain.ID)
+_INTEGER = (frame_of_reference.ID, delta.ID, delta_of_delta.ID, rle.ID, dictionary.ID, plain.ID)
 _FLOAT = (alp.ID, dictionary.ID, rle.ID, xor.ID, gorilla.ID, plain.ID)
-_BYTES = (dictionary.ID, rle.ID, plain.ID)
+_TEXT = (dictionary.ID, rle.ID, plain.ID)
+_BYTES = (numeric.ID, *_TEXT)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,8 +76,8 @@ def encode(
         if data is None:
             continue
         stored, block = _compress(prefix + data, compression, level)
-        size = len(stored) * _WEIGHTS.get(number, 1.0)
-        if best is None or size < len(best.data) * _WEIGHTS.get(best.codec, 1.0):
+        cost = _cost(number, len(stored), array.type)
+        if best is None or cost < _cost(best.codec, len(best.data), array.type):
             best = Encoded(number, block, len(prefix) + len(data), stored)
     if best is not None:
         return best
@@ -100,7 +107,7 @@ def _finalists(array: pa.Array) -> tuple[int, ...]:
     for number in _candidates(array.type):
         data = registry.CODECS[number].encode(sample)
         if data is not None:
-            sizes.append((len(data) * _WEIGHTS.get(number, 1.0), number))
+            sizes.append((_cost(number, len(data), array.type), number))
     sizes.sort(key=lambda item: item[0])
     chosen = [number for _, number in sizes[:2]]
     if buffers.is_bytes(array.type) and plain.ID not in chosen:
@@ -108,9 +115,16 @@ def _finalists(array: pa.Array) -> tuple[int, ...]:
     return tuple(chosen)
 
 
+def _cost(number: int, size: int, arrow_type: pa.DataType) -> float:
+    weight = _WEIGHTS.get(number, 1.0)
+    if number == plain.ID and buffers.is_bytes(arrow_type):
+        weight = _PLAIN_BYTES_WEIGHT
+    return max(size, _LEAST_COST) * weight
+
+
 def _candidates(arrow_type: pa.DataType) -> Sequence[int]:
     if buffers.is_bytes(arrow_type):
-        return _BYTES
+        return _BYTES if pa.types.is_binary(arrow_type) else _TEXT
     return _FLOAT if pa.types.is_floating(arrow_type) else _INTEGER
 
 

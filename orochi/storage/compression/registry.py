@@ -11,10 +11,12 @@ from orochi.storage.compression import (
     boolean,
     buffers,
     delta,
+    delta_of_delta,
     dictionary,
     frame_of_reference,
     gorilla,
     lz4,
+    numeric,
     plain,
     rle,
     xor,
@@ -67,9 +69,13 @@ class BlockCompressor(Protocol):
 
 FIXED: dict[int, FixedCodec] = {
     module.ID: cast("FixedCodec", module)
-    for module in (plain, frame_of_reference, delta, dictionary, rle, gorilla, xor, alp)
+    for module in (plain, frame_of_reference, delta, delta_of_delta, dictionary, rle, gorilla, xor, alp)
 }
-CODECS: dict[int, Codec] = {**FIXED, boolean.ID: cast("Codec", boolean)}
+CODECS: dict[int, Codec] = {
+    **FIXED,
+    boolean.ID: cast("Codec", boolean),
+    numeric.ID: cast("Codec", numeric),
+}
 CODEC_IDS: dict[str, int] = {codec.NAME: number for number, codec in CODECS.items()}
 
 BLOCKS: dict[int, BlockCompressor] = {module.ID: cast("BlockCompressor", module) for module in (lz4, zstd)}
@@ -79,6 +85,6 @@ BLOCK_NAMES: dict[int, str] = {number: name for name, number in BLOCK_IDS.items(
 
 def warm() -> None:
     """Loads (or, once a machine, compiles) all kernels; call it in a prefork parent."""
-    from orochi.storage.compression import float_kernels, int_kernels
+    from orochi.storage.compression import float_kernels, int_kernels, numeric_kernels
 
-    del float_kernels, int_kernels
+    del float_kernels, int_kernels, numeric_kernels
