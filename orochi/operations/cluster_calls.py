@@ -107,8 +107,7 @@ async def _require_superuser(session: context.Session, function: str) -> None:
 async def _replicate(session: context.Session, oid: ids.TableId, node_id: ids.NodeId) -> None:
     """Give a reference table a copy on another node, and make writers know of it."""
     shell = await shells.definition(session, oid)
-    before = session.snapshot().tables[oid]
-    await distribute.retire_layout(session, before)
+    before = await distribute.retire_layout(session, oid)
     await shells.bump_layouts(session, before.shards)
     snapshot = session.snapshot()
     table = snapshot.tables[oid]

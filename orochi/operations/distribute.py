@@ -45,6 +45,7 @@ async def create_distributed_table(
     source: AsyncIterator[bytes] | None = None
     old = snapshot.tables.get(ids.TableId(oid))
     if old is not None:
+        old = await retire_layout(session, old.oid)
         source = await _leave_single(session, shell, old, "distributed", attnum, colocation_id)
     else:
         await session.catalog_execute(
@@ -69,6 +70,7 @@ async def create_reference_table(session: context.Session, oid: int) -> None:
     source: AsyncIterator[bytes] | None = None
     old = snapshot.tables.get(ids.TableId(oid))
     if old is not None:
+        old = await retire_layout(session, old.oid)
         source = await _leave_single(session, shell, old, "reference", None, None)
     else:
         await session.catalog_execute(
@@ -95,8 +97,7 @@ async def undistribute_table(session: context.Session, oid: int) -> None:
             f'table "{shell.name}" cannot be undistributed: foreign key "{linked[0]}" links it to another table',
             hint="Drop the foreign key first.",
         )
-    table = session.snapshot().tables[ids.TableId(oid)]
-    await retire_layout(session, table)
+    table = await retire_layout(session, ids.TableId(oid))
     await shells.remove_guard(session, shell)
     await _refill(session, shell, table)
     await session.catalog_execute(f"SELECT count(*) FROM orochi._forget_table({oid})")
@@ -105,17 +106,19 @@ async def undistribute_table(session: context.Session, oid: int) -> None:
     await session.catalog_changed()
 
 
-async def retire_layout(session: context.Session, table: snapshots.Table) -> None:
-    """Keep writers out of the table's shards, for good once the transaction commits.
+async def retire_layout(session: context.Session, oid: ids.TableId) -> snapshots.Table:
+    """Keep writers out of the table's shards, for good once the transaction commits; the table as it is then.
 
     The schemas keep their names until `rename_layout`, so that this transaction can still read.
     """
+    table = await shells.lock_layouts(session, oid)
     work: dict[int, list[str]] = {}
     for shard in table.shards:
         relation = f"{definitions.quote(shard.schema)}.{definitions.quote(table.name)}"
         for node_id in shard.node_ids:
             work.setdefault(node_id, []).append(f"LOCK TABLE {relation} IN EXCLUSIVE MODE")
     await shells.run_on_nodes(session, work)
+    return table
 
 
 async def rename_layout(session: context.Session, table: snapshots.Table) -> None:
@@ -271,8 +274,7 @@ async def _leave_single(
     attnum: int | None,
     colocation_id: int | None,
 ) -> AsyncIterator[bytes]:
-    """Turn the catalog entry of a one-node table into another kind's; its rows, to be moved."""
-    await retire_layout(session, table)
+    """Turn the catalog entry of a retired one-node table into another kind's; its rows, to be moved."""
     source = await rows_of(session, shell, table)
     await shells.remove_guard(session, shell)
     kept = (

@@ -56,6 +56,9 @@ _CHECKED = frozenset(
 )
 _WRITING = frozenset({parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE, parse.Kind.MERGE})
 _MAY_TURN = _WRITING | {parse.Kind.SELECT}
+#: Statements that change coordinator and nodes alike.
+_RESTARTED = frozenset({parse.Kind.CALL, parse.Kind.DDL, parse.Kind.TRUNCATE})
+_RESTART = '"orochi: start of the statement"'
 _NEEDS_KEPT = 5_000
 _needs: dict[tuple[bytes, tuple[str, ...], frozenset[str], int], frozenset[privileges.Need]] = {}
 
@@ -82,16 +85,21 @@ async def execute(
     guard = _Guard(sink)
     deadline = time.monotonic() + STALE_SECONDS
     pause = STALE_FIRST_PAUSE_SECONDS
+    # what the failing attempt itself wrote can be undone; what came before it in the block cannot
+    wrote_before = session.transaction.in_block and session.transaction.wrote
     kept = session.transaction.steady and bool(session.transaction.participants)
+    restart = not wrote_before and await _restart_point(session, statement)
     while True:
         try:
             async with awake.kept(session.coordinator):
-                return await _dispatch(session, statement, parameters, fields, guard)
+                await _dispatch(session, statement, parameters, fields, guard)
+                if restart and session.coordinator.status == "T":
+                    await session.coordinator.query(f"RELEASE SAVEPOINT {_RESTART}")
+                return
         except errors.OrochiError as error:
             if not writes.is_stale(error):
                 raise
-            block_wrote = session.transaction.in_block and session.transaction.wrote
-            if guard.sent or block_wrote or kept or time.monotonic() > deadline:
+            if guard.sent or wrote_before or kept or time.monotonic() > deadline:
                 raise errors.SerializationFailure(
                     "the layout of a shard changed while the statement ran",
                     hint="Run the transaction again.",
@@ -99,10 +107,22 @@ async def execute(
         finally:
             await session.transaction.end_statement()
         await session.transaction.rollback()
+        if restart:
+            await session.coordinator.query(f"ROLLBACK TO SAVEPOINT {_RESTART}")
         await asyncio.sleep(pause)
         pause = min(2 * pause, STALE_LONGEST_PAUSE_SECONDS)
         await session.runtime.refresh()
         session.plan_anew()
+
+
+async def _restart_point(session: context.Session, statement: parse.Statement) -> bool:
+    """In a client's block, mark where a statement that changes the coordinator too may be begun again."""
+    if statement.kind not in _RESTARTED or not session.transaction.in_block:
+        return False
+    if session.coordinator.status != "T":
+        return False
+    await session.coordinator.query(f"SAVEPOINT {_RESTART}")
+    return True
 
 
 def concerns(session: context.Session, statement: parse.Statement, *, ever: bool = False) -> bool:

@@ -218,6 +218,19 @@ async def insert_whole_chunks(session: context.Session, oid: int) -> None:
     )
 
 
+async def lock_layouts(session: context.Session, oid: ids.TableId) -> snapshots.Table:
+    """Wait for those who are changing the table's layout and keep others from it; the table as it is now.
+
+    Whoever changes a layout locks here before it locks anything on a node: in the other order two of
+    them could wait for each other where no server sees it.
+    """
+    await session.catalog_execute(
+        f"SELECT shard_id FROM orochi.orochi_shards WHERE table_oid = {oid} ORDER BY 1 FOR NO KEY UPDATE"
+    )
+    await session.catalog_changed()
+    return session.snapshot().tables[oid]
+
+
 async def bump_layouts(session: context.Session, shards: Iterable[snapshots.Shard]) -> None:
     """Count the shards' layouts up in the catalog, after whoever else is changing them."""
     listed = ", ".join(str(shard_id) for shard_id in sorted(shard.shard_id for shard in shards))

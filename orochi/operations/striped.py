@@ -98,16 +98,10 @@ async def drop_whole_chunks(session: context.Session, oid: ids.TableId) -> None:
 
 async def into_heap(session: context.Session, oid: ids.TableId) -> None:
     """Bring every row of a table's stripes into its heap, and forget the stripes."""
-    table = session.snapshot().tables[oid]
-    listed = ", ".join(str(shard.shard_id) for shard in table.shards)
-    await session.catalog_execute(
-        f"SELECT shard_id FROM orochi.orochi_shards WHERE shard_id IN ({listed}) ORDER BY 1 FOR NO KEY UPDATE"
-    )
-    await session.catalog_changed()
-    table = session.snapshot().tables[oid]
+    table = await shells.lock_layouts(session, oid)
     if not any(shard.has_stripes for shard in table.shards):
         return
-    await distribute.retire_layout(session, table)
+    await distribute.retire_layout(session, oid)
     for shard in table.shards:
         await recall.matching(session, table, shard, ())
     await shells.bump_layouts(session, table.shards)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import time
+
 import pytest
 
+from tests.support import cluster as clusters
 from tests.support import oracle
 
 
@@ -209,6 +213,42 @@ def test_stripes_come_along(filled: oracle.Pair, *, distributed: bool) -> None:
         filled.check_tables("t")
     filled.orochi(change)
     filled.both("INSERT INTO t VALUES (-1, 'new', 0)")
+    filled.check_tables("t")
+
+
+def test_changes_queue_behind_a_flush(cluster: clusters.Cluster, filled: oracle.Pair) -> None:
+    """A block that moves the table's rows meets a flush: neither fails, and no row is lost or doubled."""
+    filled.both("CREATE TABLE beside (id int)")
+    filled.orochi("SELECT create_distributed_table('beside', 'id', 2)")
+    schema = filled.gateway.execute("SELECT current_schema()").fetchone()
+    assert schema is not None
+    with (
+        cluster.connect() as other,
+        cluster.connect_coordinator() as holder,
+        cluster.connect_coordinator() as watcher,
+        concurrent.futures.ThreadPoolExecutor(2) as pool,
+    ):
+        other.execute(f"SET search_path TO {schema[0]}, orochi, public")
+        holder.execute("BEGIN")
+        holder.execute("SELECT FROM orochi.orochi_shards FOR NO KEY UPDATE")
+
+        def wait_for(waiting: int) -> None:
+            deadline = time.monotonic() + 60
+            count = "SELECT count(*) FROM pg_stat_activity WHERE pg_blocking_pids(pid) <> '{}'"
+            while watcher.execute(count).fetchone() < (waiting,):  # type: ignore[operator]
+                assert time.monotonic() < deadline, "nobody waits for the shards"
+                time.sleep(0.02)
+
+        flush = pool.submit(other.execute, "SELECT compress_chunk(show_chunks('t'))")
+        wait_for(1)
+        filled.both("BEGIN", "INSERT INTO beside VALUES (1), (2)")
+        change = pool.submit(filled.orochi, "SELECT undistribute_table('t')")
+        wait_for(2)
+        holder.execute("COMMIT")
+        flush.result(timeout=60)
+        change.result(timeout=60)
+    filled.check_tables("t")
+    filled.both("COMMIT")
     filled.check_tables("t")
 
 
