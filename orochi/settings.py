@@ -37,6 +37,7 @@ class Settings(pydantic_settings.BaseSettings):
     fragment_attempts: int = 3
     fragment_timeout: float = 3600.0
     inline_result_bytes: int = 4 << 20
+    small_query_bytes: int = 512 << 10
     cache_size_mb: int = 256
     node_pool_size: int = 20
     prepared_per_connection: int = 500

@@ -58,6 +58,13 @@ def from_json(data: dict[str, Any]) -> errors.OrochiError:
     )
 
 
+def of_node(error: errors.RemoteError) -> errors.RemoteError:
+    """What a node's PostgreSQL said to the gateway itself, told as if a worker had heard it."""
+    return errors.RemoteError(
+        {letter: text for letter, text in error.fields.items() if letter in _DIAGNOSTICS}
+    )
+
+
 def _from_postgres(error: psycopg.Error) -> dict[str, Any]:
     if error.diag.sqlstate is None:
         # no answer of the server: the connection broke or was never made

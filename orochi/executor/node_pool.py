@@ -175,6 +175,11 @@ class NodePool:
                 return connection
         return None
 
+    def has_room(self, node_id: int) -> bool:
+        """Whether a connection to the node is to be had without waiting for another session."""
+        bucket = self._buckets.get(node_id)
+        return bucket is None or bool(bucket.idle) or bucket.total < self._size
+
     def release(self, connection: client.PgConnection) -> None:
         """Give a connection back; one that is not idle is closed, and what it runs cancelled."""
         if self._closed or connection.closed or connection.busy or connection.status != "I":

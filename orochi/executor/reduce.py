@@ -166,7 +166,7 @@ async def _with_parameters(
     relations = {}
     for name, (columns, batches) in loaded.items():
         if all(is_spreadable(column) for column in columns):
-            relations[name] = _spread(columns, batches, values)
+            relations[name] = spread(columns, batches, values)
         else:
             relations[name] = _listed(columns, batches, values)
     if len(values) > _MAX_PARAMETERS:
@@ -178,7 +178,7 @@ async def _with_parameters(
     return await coordinator.stream(sql, values, (1,) if values else (), (), sink.formats, sink.rows)
 
 
-def _spread(columns: Columns, batches: Sequence[pa.RecordBatch], values: list[bytes | None]) -> str:
+def spread(columns: Columns, batches: Sequence[pa.RecordBatch], values: list[bytes | None]) -> str:
     """A subquery that unnests array parameters, which are appended to `values`."""
     pieces = list(_pieces(columns, batches))
     selects = []

@@ -33,6 +33,7 @@ class Transaction:
         in_block: whether the client opened a transaction (or an implicit one spans statements).
         isolation: as SQL spells it, in lower case.
         participants: by node id.
+        beside: connections outside the transaction that a statement reads on.
         owner: the process of the client's session on the coordinator.
         deadlock: why it was cancelled, if that was to end a deadlock between nodes.
         after_commit: to be awaited once the transaction is committed; must not raise. Gone with a rollback,
@@ -56,6 +57,7 @@ class Transaction:
         self._whole = False  # every node takes part, all with one snapshot
         self.isolation = "read committed"
         self.participants: dict[int, two_phase.Participant] = {}
+        self.beside: set[client.PgConnection] = set()
         self.deadlock: str | None = None
         self.after_commit: list[Callable[[], Awaitable[None]]] = []
         self.held = self.ending = False
@@ -219,10 +221,9 @@ class Transaction:
         del self._savepoints[at:]
 
     async def cancel(self) -> None:
-        """Ask every node to cancel what it runs for this transaction."""
-        await asyncio.gather(
-            *(p.connection.cancel() for p in list(self.participants.values())), return_exceptions=True
-        )
+        """Ask every node to cancel what it runs for this transaction, or beside it."""
+        connections = [*(p.connection for p in self.participants.values()), *self.beside]
+        await asyncio.gather(*(connection.cancel() for connection in connections), return_exceptions=True)
 
     @property
     def waits(self) -> bool:

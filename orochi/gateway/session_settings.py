@@ -44,6 +44,7 @@ _OWN = (
     "orochi.force_strategy",
     "orochi.frozen_reads",
     "orochi.parallel_workers",
+    "orochi.small_query_bytes",
     "orochi.snapshot_reads",
     "orochi.stripe_row_limit",
     "hnsw.ef_search",

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from orochi import errors, pgtypes
-from orochi.executor import context, reduce, transport
-from orochi.operations import insert, modify, rehearse, relay, select, sinks
+from orochi.executor import context, reduce, small, transport
+from orochi.operations import insert, local, modify, rehearse, relay, select, sinks
 from orochi.pgwire import messages
 from orochi.planner import classify, explain, parse, rehearsal, spread, transfer
 from orochi.planner import modify as modify_plan
@@ -109,9 +109,20 @@ async def _explain_select(
             case plans.Distributed():
                 await _run_with_stats(session, plan, stats, counter)
     found = explain.as_dict(plan, session.snapshot(), stats=stats, timing=options.timing)
+    if isinstance(plan, plans.Distributed) and await _is_small(session, plan):
+        found = {"Node Type": found.pop("Node Type"), "Tasks": "none, small", **found}
     if options.analyze:
         found["Actual Rows"] = counter.count
     return found
+
+
+async def _is_small(session: context.Session, plan: plans.Distributed) -> bool:
+    """Whether it is thought to run without tasks, its stages too."""
+    inner = [stage.plan for stage in plan.stages if isinstance(stage.plan, plans.Distributed)]
+    fragments = [part for one in (plan, *inner) for item in one.intermediates for part in item.fragments]
+    if not fragments or local.required(session) or session.transaction.wants_snapshot:
+        return False
+    return await small.fits(session, fragments)
 
 
 async def _run_with_stats(

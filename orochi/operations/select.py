@@ -17,7 +17,7 @@ import pyarrow as pa
 from orochi import errors
 from orochi import settings as process_settings
 from orochi.catalog import snapshot as snapshots
-from orochi.executor import context, reduce, results, transport
+from orochi.executor import context, reduce, results, small, transport
 from orochi.operations import describe, local, own_types, stages
 from orochi.operations import parameters as bound
 from orochi.pgwire import client, messages
@@ -340,6 +340,11 @@ async def run_fragments(
                 part for item in plan.intermediates for part in coalesce.together(item.fragments, slots)
             ]
         fragments = await local.with_snapshot(session, fragments)
+        small_results = await small.run(session, fragments, inputs)
+        if small_results is not None:
+            for result in small_results:
+                yield result
+            return
         needed = {key: inputs.get(key, ()) for key in plan_fragment.inputs_of(fragments)}
         results_of = session.runtime.transport.run(session.query_id, fragments, deadline=None, inputs=needed)
     async for result in results_of:

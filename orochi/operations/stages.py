@@ -7,7 +7,6 @@ what binary COPY is made of; so all rows end up as carrier batches.
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
@@ -15,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from orochi.engine import copybinary
-from orochi.executor import context, transport
+from orochi.executor import context, datarows, transport
 from orochi.operations import sinks
 from orochi.planner import plan as plans
 from orochi.sharding import hashing
@@ -82,19 +81,12 @@ class _Kept(sinks.Silent):
 
     def __init__(self, columns: Sequence[copybinary.Column]) -> None:
         self.formats: tuple[int, ...] = (1,)
-        self._decoder = copybinary.Decoder(columns)
-        self._batches: list[pa.RecordBatch] = self._decoder.feed(copybinary.HEADER)
+        self._kept = datarows.Collector(columns)
 
     def finish(self) -> list[pa.RecordBatch]:
         """All rows."""
-        self._batches += self._decoder.feed(copybinary.TRAILER)
-        return self._batches + self._decoder.finish()
+        return self._kept.finish()
 
     async def rows(self, data: bytes | memoryview, count: int) -> None:
-        """Keep whole DataRow messages: less their headers they are rows of binary COPY."""
-        view, at, pieces = memoryview(data), 0, []
-        for _ in range(count):
-            (length,) = struct.unpack_from("!i", view, at + 1)
-            pieces.append(view[at + 5 : at + 1 + length])
-            at += 1 + length
-        self._batches += self._decoder.feed(b"".join(pieces))
+        """Keep whole DataRow messages."""
+        self._kept.rows(data, count)

@@ -134,6 +134,11 @@ class PgConnection(connection.Connection):
         request = self._extended(sql, values, formats, type_oids, result_formats, describe=False)
         return await self._stream(request, on_rows)
 
+    def stream_request(self, sql: str, values: Sequence[bytes | None]) -> tuple[bytes, replies.RowStream]:
+        """One statement with binary parameters and binary rows, to be given to `send_all`."""
+        formats = (1,) if values else ()
+        return self._extended(sql, values, formats, (), (1,), describe=False), self.row_stream()
+
     async def execute_prepared(
         self,
         sql: str,

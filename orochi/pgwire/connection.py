@@ -10,7 +10,7 @@ import asyncio
 import collections
 import socket
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from orochi import errors
@@ -73,6 +73,13 @@ class Connection(asyncio.Protocol):
             raise self._unavailable()
         self._replies.append(reply)
         self.transport.write(data)
+
+    def send_all(self, requests: Sequence[tuple[bytes, replies.Reply]]) -> None:
+        """Write several requests at once, and queue their replies."""
+        if self.closed or self.transport is None:
+            raise self._unavailable()
+        self._replies.extend(reply for _, reply in requests)
+        self.transport.write(b"".join(data for data, _ in requests))
 
     async def request(self, data: bytes, reply: AnyReply) -> AnyReply:
         """Send a request and wait for the end of its reply; raises the server's error."""

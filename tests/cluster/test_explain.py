@@ -70,3 +70,27 @@ def test_wire_shape_is_postgresqls(pair: oracle.Pair) -> None:
 def test_explain_of_a_bad_query(pair: oracle.Pair) -> None:
     pair.same("EXPLAIN SELECT nonsense FROM flights")
     pair.same("EXPLAIN SELECT * FROM no_such_table")
+
+
+def test_small_reads_have_no_tasks(pair: oracle.Pair) -> None:
+    """Few bytes of heap are read without tasks, unless the setting says otherwise; errors and rows are alike."""
+    pair.both("CREATE TABLE few (a int, b int, t text)")
+    pair.orochi("SELECT create_distributed_table('few', 'a', 4)")
+    pair.both("INSERT INTO few SELECT g, g % 3, 'x' || g FROM generate_series(1, 40) g")
+    counted = "SELECT b, count(*), max(t) FROM few GROUP BY b"
+    joined = "SELECT count(*) FROM few x JOIN few y ON x.b = y.a WHERE x.t <> (SELECT min(t) FROM few)"
+    large = (
+        "SELECT sum(length(t || t)) FROM (SELECT a, t || repeat('y', 60000) AS t FROM few) s GROUP BY a % 2"
+    )
+    for tasks in (False, True):
+        pair.orochi(f"SET orochi.small_query_bytes TO {0 if tasks else 'DEFAULT'}")
+        for sql in (counted, joined):
+            assert ("Tasks: none, small" in explain(pair, sql)) is not tasks
+        pair.same(counted)
+        pair.same(joined)
+        pair.same("SELECT repeat(t, 9000) FROM few")
+        pair.same("SELECT sum(1 / (b - 1)) FROM few")
+        pair.same(large)
+    pair.orochi("RESET orochi.small_query_bytes")
+    assert "Tasks" not in explain(pair, _QUERIES["aggregate"])
+    pair.both("DROP TABLE few")
