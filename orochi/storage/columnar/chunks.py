@@ -6,20 +6,33 @@ spread to their rows again here. What null slots hold is zero.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from orochi.storage.columnar import format as layout
 from orochi.storage.columnar import skiplist
-from orochi.storage.compression import boolean, buffers, chooser, registry
+from orochi.storage.compression import boolean, buffers, chooser, registry, shared_dictionary
+
+#: What turns a codec's bytes into fixed-width values.
+Filler: TypeAlias = Callable[[buffers.Data, buffers.Vector], None]
 
 
 def encode(
-    array: pa.Array, type_oid: int, *, compression: str, level: int, codec: str | None
+    array: pa.Array,
+    type_oid: int,
+    *,
+    compression: str,
+    level: int,
+    codec: str | None,
+    codes: buffers.Int64s | None = None,
 ) -> tuple[bytes, chooser.Encoded, skiplist.Stats]:
-    """The bytes to store, padding included, how they came about, and the statistics."""
+    """The bytes to store, padding included, how they came about, and the statistics.
+
+    `codes` into a shared dictionary, -1 for null, take the place of the values.
+    """
     nulls = array.null_count
     bitmap = b""
     dense = array
@@ -28,7 +41,11 @@ def encode(
         if len(dense):
             bitmap = boolean.encode(array.is_valid()) or b""
             bitmap += bytes(buffers.pad(len(bitmap)))
-    encoded = chooser.encode(dense, compression=compression, level=level, codec=codec, prefix=bitmap)
+    if codes is not None and len(dense):
+        data = bitmap + shared_dictionary.encode(codes[codes >= 0] if nulls else codes)
+        encoded = chooser.store(data, shared_dictionary.ID, compression=compression, level=level)
+    else:
+        encoded = chooser.encode(dense, compression=compression, level=level, codec=codec, prefix=bitmap)
     stored = bytes(encoded.data)
     return stored + bytes(buffers.pad(len(stored))), encoded, skiplist.compute(array, type_oid)
 
@@ -44,9 +61,16 @@ def decode(stored: pa.Buffer, chunk: layout.ColumnChunk, arrow: pa.DataType) -> 
 
 
 def decode_into(
-    stored: pa.Buffer, chunk: layout.ColumnChunk, out: buffers.Vector, valid: buffers.Vector | None
+    stored: pa.Buffer,
+    chunk: layout.ColumnChunk,
+    out: buffers.Vector,
+    valid: buffers.Vector | None,
+    fill: Filler | None = None,
 ) -> None:
-    """A fixed-width chunk into `out`; its validity into `valid` (all True on entry)."""
+    """A chunk's fixed-width values into `out`; its validity into `valid` (all True on entry).
+
+    `fill` takes the place of the codec: it makes other values of its bytes.
+    """
     rows, nulls = chunk.stats.rows, chunk.stats.null_count
     if nulls == rows:
         out[:] = 0
@@ -54,14 +78,14 @@ def decode_into(
             valid[:] = False
         return
     payload, bitmap = _split(stored, chunk)
-    codec = registry.FIXED[registry.CODEC_IDS[chunk.codec]]
+    fill = fill or registry.FIXED[registry.IDS[chunk.codec]].decode_into
     if bitmap is None:
-        codec.decode_into(payload, out)
+        fill(payload, out)
         return
     if valid is None:
         raise ValueError("a chunk without nulls has a bitmap")
     dense = np.empty(rows - nulls, out.dtype)
-    codec.decode_into(payload, dense)
+    fill(payload, dense)
     flags = _flags(bitmap, rows, nulls)
     valid[:] = flags
     out[:] = 0
@@ -74,7 +98,7 @@ def validity(flags: buffers.Vector) -> pa.Buffer:
 
 
 def _codec(chunk: layout.ColumnChunk) -> registry.Codec:
-    return registry.CODECS[registry.CODEC_IDS[chunk.codec]]
+    return registry.CODECS[registry.IDS[chunk.codec]]
 
 
 def _split(stored: pa.Buffer, chunk: layout.ColumnChunk) -> tuple[Any, buffers.Vector | None]:

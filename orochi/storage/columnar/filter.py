@@ -98,6 +98,8 @@ def _one(array: pa.Array, condition: predicates.Condition) -> Mask | None:
     """One condition that is not a numeric range."""
     if isinstance(condition, predicates.Anything):
         return None
+    if pa.types.is_dictionary(array.type):
+        return _coded(array, condition)
     if isinstance(condition, predicates.IsNull):
         return _flags(array.is_null())
     if isinstance(condition, predicates.Members):
@@ -105,6 +107,17 @@ def _one(array: pa.Array, condition: predicates.Condition) -> Mask | None:
     if isinstance(condition, predicates.Range):
         return _byte_range(array, condition)
     return np.zeros(len(array), np.bool_)
+
+
+def _coded(array: pa.Array, condition: predicates.Condition) -> Mask | None:
+    """A condition decided once for each value of a dictionary."""
+    valid = _valid(array)
+    if isinstance(condition, predicates.IsNull):
+        return np.zeros(len(array), np.bool_) if valid is None else ~valid
+    passed = evaluate([(array.dictionary, condition)])
+    if passed is None or not len(passed):
+        return valid
+    return _both(valid, passed[buffers.values(array.indices)])
 
 
 def _byte_range(array: pa.Array, wanted: predicates.Range) -> Mask | None:

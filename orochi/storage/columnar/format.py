@@ -4,7 +4,8 @@ A stripe is written once and never changed. Integers are little-endian; every pa
 multiple of 8 bytes; every byte of the file is covered by a CRC-32 or compared with a constant.
 
     header   16 bytes   magic "OROSTRIP", format version u32, CRC-32 of the 12 bytes before u32
-    chunks              column chunks, column after column, chunk group after chunk group, no gaps
+    parts               column after column, no gaps: its dictionary if it has one, its column chunks,
+                        chunk group after chunk group, its filter if it has one
     footer              see below
     trailer  24 bytes   footer length u64, CRC-32 of the footer u32, CRC-32 of the 12 bytes before
                         u32, magic "OROSTRIP"
@@ -14,10 +15,17 @@ compressor, then padded to 8 bytes. Uncompressed it is the validity bitmap (leas
 first, padded to 8; absent when no value or every value is null), then the values that are not
 null in the codec's encoding.
 
+A **dictionary** holds values in the plain encoding, in the order of their bytes; the column chunks then
+are `shared_dictionary` codes into it. A **filter** is the column chunks' bloom filters, one after the other
+(see `bloom`). Both may be block-compressed and are padded as chunks are.
+
     footer:  row count u32, chunk group count u32, column count u32, heap length u32
              rows of each chunk group u32 each (padded to 8)
-             each column: type OID u32, typmod i32, carrier u8, 0 u8, name length u16, name
-             (then padded to 8)
+             each column: type OID u32, typmod i32, carrier u8, parts u8 (1 dictionary, 2 filter), name
+             length u16, name (then padded to 8)
+             each column, dictionary then filter, those there are: a record of 40 bytes
+                 offset u64, stored size u64, payload size u64, CRC-32 u32, entries u32, block
+                 compressor u8, 0 u8 ×7
              each column, each chunk group: a record of 80 bytes
                  offset u64, stored size u64 (padding excluded), payload size u64 (uncompressed),
                  raw size u64 (as Arrow), CRC-32 of stored bytes and padding u32, rows u32,
@@ -44,18 +52,22 @@ from orochi.storage.columnar import skiplist
 from orochi.storage.compression import buffers, registry
 
 MAGIC = b"OROSTRIP"
-VERSION = 1
+#: What is written; version 1 is the same without dictionaries and filters.
+VERSION = 2
+_READABLE = (1, 2)
 
 _HEADER = struct.Struct("<8sII")
 _TRAILER = struct.Struct("<QII8s")
 _COUNTS = struct.Struct("<IIII")
 _COLUMN = struct.Struct("<IiBBH")
 _RECORD = struct.Struct("<QQQQIIIHBB8s8s16s")
+_PART = struct.Struct("<QQQIIB7x")
 _HEAP_REF = struct.Struct("<II")
 
 HEADER_SIZE = _HEADER.size
 TRAILER_SIZE = _TRAILER.size
 
+_DICTIONARY, _FILTER = 1, 2
 _HAS_MINIMUM, _HAS_MAXIMUM, _HAS_SUM, _EXACT = 1, 2, 4, 8
 
 #: Carrier types by their number on disk.
@@ -123,6 +135,23 @@ class ColumnChunk:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """Where a column's dictionary or filter lies; `entries` is how many values or filters it has."""
+
+    offset: int
+    stored_size: int
+    payload_size: int
+    checksum: int
+    entries: int
+    block: str
+
+    @property
+    def extent(self) -> int:
+        """Bytes it takes in the file, with its padding."""
+        return self.stored_size + buffers.pad(self.stored_size)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class FooterColumn:
     """A column of a stripe with its chunks, one a chunk group."""
 
@@ -132,6 +161,8 @@ class FooterColumn:
     arrow: pa.DataType
     chunks: tuple[ColumnChunk, ...]
     stats: skiplist.Stats
+    dictionary: Part | None = None
+    filter: Part | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -161,8 +192,8 @@ def check_header(data: bytes) -> None:
     magic, version, checksum = _HEADER.unpack(data)
     if magic != MAGIC or zlib.crc32(data[:12]) != checksum:
         raise MalformedError("the header is damaged")
-    if version != VERSION:
-        raise MalformedError(f"format version {version} is not {VERSION}")
+    if version not in _READABLE:
+        raise MalformedError(f"format version {version} is unknown")
 
 
 def trailer(footer: bytes) -> bytes:
@@ -187,7 +218,8 @@ def read_trailer(data: bytes, file_size: int) -> tuple[int, int, int]:
 def encode_footer(group_rows: Sequence[int], columns: Sequence[FooterColumn]) -> bytes:
     """The footer's bytes."""
     heap = bytearray()
-    records = [_record(chunk, column.arrow, heap) for column in columns for chunk in column.chunks]
+    records = [_pack_part(part) for column in columns for part in (column.dictionary, column.filter) if part]
+    records += [_record(chunk, column.arrow, heap) for column in columns for chunk in column.chunks]
     parts = [
         _COUNTS.pack(sum(group_rows), len(group_rows), len(columns), len(heap)),
         _padded(struct.pack(f"<{len(group_rows)}I", *group_rows)),
@@ -216,35 +248,64 @@ def _decode_footer(data: bytes, footer_offset: int, file_size: int) -> Footer:
     described = []
     start = at
     for _ in range(column_count):
-        type_oid, typmod, carrier, _, length = _COLUMN.unpack_from(data, at)
+        type_oid, typmod, carrier, parts, length = _COLUMN.unpack_from(data, at)
         at += _COLUMN.size
-        described.append((data[at : at + length].decode(), type_oid, typmod, _CARRIERS[carrier]))
+        described.append((data[at : at + length].decode(), type_oid, typmod, _CARRIERS[carrier], parts))
         at += length
     at += buffers.pad(at - start)
+    extras = []
+    for *_, parts in described:
+        pair: list[Part | None] = []
+        for flag in (_DICTIONARY, _FILTER):
+            pair.append(_read_part(data, at) if parts & flag else None)
+            at += _PART.size if parts & flag else 0
+        extras.append(pair)
     heap_at = at + column_count * group_count * _RECORD.size
     heap = data[heap_at : heap_at + heap_length]
     expected = HEADER_SIZE
     columns = []
-    for name, type_oid, typmod, arrow in described:
+    for (name, type_oid, typmod, arrow, _), (dictionary, bloom) in zip(described, extras, strict=True):
+        expected = _follows(dictionary, expected, f'dictionary of "{name}"')
         chunks = []
         for group in range(group_count):
             chunk = _read_record(_RECORD.unpack_from(data, at), name, group, arrow, heap)
-            if chunk.offset != expected or chunk.stats.rows != group_rows[group]:
-                raise MalformedError(f'column chunk "{name}", group {group} is misplaced')
-            expected += chunk.extent
+            if chunk.stats.rows != group_rows[group]:
+                raise MalformedError(f'column chunk "{name}", group {group} has other rows')
+            expected = _follows(chunk, expected, f'column chunk "{name}", group {group}')
             at += _RECORD.size
             chunks.append(chunk)
+        expected = _follows(bloom, expected, f'filter of "{name}"')
         stats = skiplist.merge([chunk.stats for chunk in chunks])
-        columns.append(FooterColumn(name, type_oid, typmod, arrow, tuple(chunks), stats))
+        columns.append(FooterColumn(name, type_oid, typmod, arrow, tuple(chunks), stats, dictionary, bloom))
     if expected != footer_offset or sum(group_rows) != row_count:
         raise MalformedError("the column chunks do not fill the file")
     return Footer(row_count, tuple(group_rows), tuple(columns), file_size)
 
 
+def _follows(part: Part | ColumnChunk | None, expected: int, name: str) -> int:
+    """Where the next part begins."""
+    if part is None:
+        return expected
+    if part.offset != expected:
+        raise MalformedError(f"{name} is misplaced")
+    return expected + part.extent
+
+
 def _describe(column: FooterColumn) -> bytes:
     name = column.name.encode()
     carrier = _CARRIERS.index(column.arrow)
-    return _COLUMN.pack(column.type_oid, column.typmod, carrier, 0, len(name)) + name
+    parts = (_DICTIONARY if column.dictionary else 0) | (_FILTER if column.filter else 0)
+    return _COLUMN.pack(column.type_oid, column.typmod, carrier, parts, len(name)) + name
+
+
+def _pack_part(part: Part) -> bytes:
+    block = registry.BLOCK_IDS[part.block]
+    return _PART.pack(part.offset, part.stored_size, part.payload_size, part.checksum, part.entries, block)
+
+
+def _read_part(data: bytes, at: int) -> Part:
+    offset, stored, payload, checksum, entries, block = _PART.unpack_from(data, at)
+    return Part(offset, stored, payload, checksum, entries, registry.BLOCK_NAMES[block])
 
 
 def _record(chunk: ColumnChunk, arrow: pa.DataType, heap: bytearray) -> bytes:
@@ -262,7 +323,7 @@ def _record(chunk: ColumnChunk, arrow: pa.DataType, heap: bytearray) -> bytes:
         stats.rows,
         stats.null_count,
         flags,
-        registry.CODEC_IDS[chunk.codec],
+        registry.IDS[chunk.codec],
         registry.BLOCK_IDS[chunk.block],
         _pack_bound(stats.minimum, arrow, heap),
         _pack_bound(stats.maximum, arrow, heap),
@@ -291,7 +352,7 @@ def _read_record(
         payload,
         raw_size,
         checksum,
-        registry.CODECS[codec].NAME,
+        registry.NAMES[codec],
         registry.BLOCK_NAMES[block],
         stats,
     )

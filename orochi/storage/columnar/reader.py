@@ -1,8 +1,7 @@
 """Reads stripe files: prune by the skip list, decode only what is asked for, filter exactly.
 
 No byte is returned that a checksum has not covered: damage anywhere raises `DataCorrupted` naming
-the file and the part. A scan reads predicate columns first, and the other columns only of chunk
-groups that still have a row. Memory is bounded by one span: chunk groups of at most `SPAN_BYTES`.
+the file and the part.
 """
 
 from __future__ import annotations
@@ -10,43 +9,28 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NoReturn, Protocol, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import pyarrow as pa
 
-from orochi import errors, pgtypes
+from orochi import errors
+from orochi.storage.columnar import bloom, chunks, scan, skiplist
 from orochi.storage.columnar import cache as caching
-from orochi.storage.columnar import chunks, skiplist
 from orochi.storage.columnar import format as layout
 from orochi.storage.columnar import predicates as filters
+from orochi.storage.columnar.scan import ROW_NUMBER, Column, Forms, decoded, runs
 from orochi.storage.columnar.writer import StripeInfo
-from orochi.storage.compression import buffers
+from orochi.storage.compression import buffers, numeric, plain, registry, shared_dictionary
 
-#: The int32 column that `with_row_numbers` adds at the end: the row's position in the stripe.
-ROW_NUMBER = "orochi_row_number"
-
-#: Chunk groups are decoded together until their arrays reach this size.
-SPAN_BYTES = 128 << 20
+__all__ = ["ROW_NUMBER", "Column", "Forms", "StripeReader", "check", "verify"]
 
 _TAIL_BYTES = 64 << 10
 
 #: What decoding raises over bytes that make no sense.
 _UNREADABLE = (ValueError, LookupError, OverflowError, OSError, struct.error, pa.ArrowException)
-
-
-class Column(Protocol):
-    """A column asked for by name and type, as `orochi.planner.fragment.OutputColumn`."""
-
-    @property
-    def name(self) -> str:
-        """The column's name."""
-
-    @property
-    def type_oid(self) -> int:
-        """Its PostgreSQL type, which decides the carrier when the stripe lacks the column."""
 
 
 class StripeReader:
@@ -72,6 +56,7 @@ class StripeReader:
         self._path = os.fspath(path)
         self._cache = cache
         self._descriptor: int | None = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        self._dictionaries: dict[str, pa.Array] = {}
         self.groups_total = 0
         self.groups_skipped = 0
         try:
@@ -113,11 +98,13 @@ class StripeReader:
         predicates: Sequence[filters.Predicate] = (),
         with_row_numbers: bool = False,
         missing: Mapping[str, pa.Scalar] | None = None,
+        forms: Forms | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """The rows that pass all predicates, in stripe order, with the columns asked for.
 
         A column that the stripe was written without has the value that `missing` gives, else
         null, typed if the column was asked for with its type. Predicates see the same values.
+        Columns are in carrier form unless `forms` asks for another.
 
         Raises:
             DataCorrupted: a column chunk that is read is damaged.
@@ -125,22 +112,91 @@ class StripeReader:
         """
         if not columns and not with_row_numbers:
             raise errors.InvalidParameter("a scan needs a column")
-        scan = _Scan(self, columns, predicates, missing or {})
-        kept = scan.groups()
+        plan = scan.Scan(self, columns, predicates, missing or {}, forms or Forms())
+        kept = plan.groups()
         self.groups_total += len(self.footer.group_rows)
         self.groups_skipped += len(self.footer.group_rows) - len(kept)
-        for span in scan.spans(kept):
-            batch = scan.batch(span, with_row_numbers)
+        for span in plan.spans(kept):
+            batch = plan.batch(span, with_row_numbers)
             if batch.num_rows:
                 yield batch
 
     def column(self, column: layout.FooterColumn, groups: Sequence[int]) -> pa.Array:
-        """The column's values in the given chunk groups (ascending), from cache or file."""
-        key = (self._key, column.name)
+        """The column's values in the given chunk groups (ascending), from cache or file.
+
+        A dictionary array if the column has a dictionary; else in carrier form.
+        """
+        if column.dictionary is None:
+            return self._kept((self._key, column.name), groups, lambda: self._decode(column, groups))
+        values = self.dictionary(column)
+
+        def codes(_: layout.ColumnChunk) -> chunks.Filler:
+            return lambda data, out: shared_dictionary.decode_into(data, out, len(values))
+
+        found = self._kept(
+            (self._key, column.name),
+            groups,
+            lambda: self._fill(column, groups, np.dtype(np.int32), pa.int32(), codes),
+        )
+        return pa.DictionaryArray.from_arrays(found, values, safe=False)
+
+    def scaled(self, column: layout.FooterColumn, groups: Sequence[int], scale: int) -> pa.Array | None:
+        """A numeric column's values times ten to the `scale`, as int64; None if one is no such integer."""
+
+        def fill(chunk: layout.ColumnChunk) -> chunks.Filler:
+            if chunk.codec == numeric.NAME:
+                return lambda data, out: numeric.fill_scaled(data, out, scale)
+            codec = registry.CODECS[registry.IDS[chunk.codec]]
+            return lambda data, out: numeric.scale_dense(
+                codec.decode(data, len(out), column.arrow), out, scale
+            )
+
+        try:
+            return self._kept(
+                (self._key, column.name, scale),
+                groups,
+                lambda: self._fill(column, groups, np.dtype(np.int64), pa.int64(), fill),
+            )
+        except numeric.NotScaledError:
+            return None
+
+    def dictionary(self, column: layout.FooterColumn) -> pa.Array:
+        """The values that the column's codes stand for, in the order of their bytes."""
+        part = column.dictionary
+        if part is None:
+            raise ValueError(f'column "{column.name}" has no dictionary')
+        values = self._dictionaries.get(column.name)
+        key = (self._key, column.name, "dictionary")
+        if values is None and self._cache is not None:
+            values = self._cache.get(key)
+        if values is None:
+            data = self._part(column, part, "dictionary")
+            try:
+                values = plain.decode(data, part.entries, column.arrow)
+            except _UNREADABLE as error:
+                self._broken(f'the dictionary of column "{column.name}"', str(error), error)
+            if self._cache is not None:
+                self._cache.put(key, values, values.nbytes)
+        self._dictionaries[column.name] = values
+        return values
+
+    def filters(self, column: layout.FooterColumn) -> list[buffers.Vector] | None:
+        """The bloom filter of each chunk group, or None if the column has none."""
+        if column.filter is None:
+            return None
+        octets = buffers.raw(self._part(column, column.filter, "filter"))
+        sizes = [bloom.size(chunk.stats.rows - chunk.stats.null_count) for chunk in column.chunks]
+        if len(octets) != sum(sizes):
+            self._broken(f'the filter of column "{column.name}"', "it does not fit the column chunks")
+        ends = np.cumsum(sizes).tolist()
+        return [octets[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+    def _kept(self, key: Hashable, groups: Sequence[int], decode: Callable[[], pa.Array]) -> pa.Array:
+        """What the cache has of a whole column, or what `decode` makes of the groups."""
         whole = self._cache.get(key) if self._cache is not None else None
         if whole is not None:
             return self._cut(whole, groups)
-        array = self._decode(column, groups)
+        array = decode()
         if self._cache is not None and len(groups) == len(self.footer.group_rows):
             self._cache.put(key, array, array.nbytes)
         return array
@@ -153,12 +209,30 @@ class StripeReader:
         """
         checked = 0
         for column in self.footer.columns:
+            self.filters(column)
             for chunk in column.chunks:
-                array = self._decode(column, (chunk.group,))
+                array = self.column(column, (chunk.group,))
+                if pa.types.is_dictionary(array.type):
+                    array = decoded(array)
                 if not skiplist.agree(skiplist.compute(array, column.type_oid), chunk.stats):
                     self._damaged(chunk, "its values do not have its statistics")
                 checked += 1
         return checked
+
+    def check(self) -> int:
+        """Compares every part of the file with its checksum; how many column chunks there are.
+
+        Raises:
+            DataCorrupted: one is damaged.
+        """
+        everything = range(len(self.footer.group_rows))
+        for column in self.footer.columns:
+            for part, name in ((column.dictionary, "dictionary"), (column.filter, "filter")):
+                if part is not None:
+                    self._part(column, part, name)
+            for _ in self._stored(column, everything):
+                pass
+        return len(everything) * len(self.footer.columns)
 
     def _load_footer(self) -> layout.Footer:
         footer = self._cache.get(self._key) if self._cache is not None else None
@@ -197,7 +271,7 @@ class StripeReader:
 
     def _stored(self, column: layout.FooterColumn, groups: Sequence[int]) -> Iterator[pa.Buffer]:
         """The checked bytes of each chunk; neighbours are read at once."""
-        for run in _runs(groups):
+        for run in runs(groups):
             first, last = column.chunks[run[0]], column.chunks[run[-1]]
             data = self._read(first.offset, last.offset + last.extent - first.offset)
             for group in run:
@@ -207,28 +281,54 @@ class StripeReader:
                     self._damaged(chunk, "its checksum does not match")
                 yield stored
 
+    def _part(self, column: layout.FooterColumn, part: layout.Part, name: str) -> Any:
+        """A dictionary's or filter's checked bytes, decompressed."""
+        stored: Any = self._read(part.offset, part.extent)
+        if len(stored) != part.extent or zlib.crc32(stored) != part.checksum:
+            self._broken(f'the {name} of column "{column.name}"', "its checksum does not match")
+        stored = stored.slice(0, part.stored_size)
+        if part.block == "none":
+            return stored
+        try:
+            return registry.BLOCKS[registry.BLOCK_IDS[part.block]].decompress(stored, part.payload_size)
+        except _UNREADABLE as error:
+            self._broken(f'the {name} of column "{column.name}"', str(error), error)
+
     def _decode(self, column: layout.FooterColumn, groups: Sequence[int]) -> pa.Array:
-        """The chunks as one array; fixed-width values go straight into one buffer."""
+        """The chunks as one array."""
         dtype = buffers.dtype_of(column.arrow)
-        stored = self._stored(column, groups)
+        if dtype is not None:
+            return self._fill(column, groups, dtype, column.arrow)
         parts = [column.chunks[group] for group in groups]
-        if dtype is None:
-            arrays = [self._array(data, chunk, column) for data, chunk in zip(stored, parts, strict=True)]
-            return arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
+        stored = self._stored(column, groups)
+        arrays = [self._array(data, chunk, column) for data, chunk in zip(stored, parts, strict=True)]
+        return arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
+
+    def _fill(
+        self,
+        column: layout.FooterColumn,
+        groups: Sequence[int],
+        dtype: np.dtype[Any],
+        arrow: pa.DataType,
+        fill: Callable[[layout.ColumnChunk], chunks.Filler] | None = None,
+    ) -> pa.Array:
+        """Chunks as fixed-width values, straight into one buffer of the Arrow pool."""
+        parts = [column.chunks[group] for group in groups]
         rows = sum(chunk.stats.rows for chunk in parts)
         nulls = sum(chunk.stats.null_count for chunk in parts)
         buffer, out = buffers.allocate(rows, dtype)
         valid = np.ones(rows, np.bool_) if nulls else None
         at = 0
-        for data, chunk in zip(stored, parts, strict=True):
+        for data, chunk in zip(self._stored(column, groups), parts, strict=True):
             end = at + chunk.stats.rows
+            flags = None if valid is None else valid[at:end]
             try:
-                chunks.decode_into(data, chunk, out[at:end], None if valid is None else valid[at:end])
+                chunks.decode_into(data, chunk, out[at:end], flags, fill(chunk) if fill else None)
             except _UNREADABLE as error:
                 self._damaged(chunk, str(error), error)
             at = end
         bitmap = None if valid is None else chunks.validity(valid)
-        return pa.Array.from_buffers(column.arrow, rows, [bitmap, buffer], nulls)
+        return pa.Array.from_buffers(arrow, rows, [bitmap, buffer], nulls)
 
     def _array(self, data: pa.Buffer, chunk: layout.ColumnChunk, column: layout.FooterColumn) -> pa.Array:
         try:
@@ -238,144 +338,22 @@ class StripeReader:
 
     def _cut(self, whole: pa.Array, groups: Sequence[int]) -> pa.Array:
         starts = np.concatenate(([0], np.cumsum(self.footer.group_rows))).tolist()
-        pieces = [whole.slice(starts[run[0]], starts[run[-1] + 1] - starts[run[0]]) for run in _runs(groups)]
+        pieces = [whole.slice(starts[run[0]], starts[run[-1] + 1] - starts[run[0]]) for run in runs(groups)]
         return pieces[0] if len(pieces) == 1 else pa.concat_arrays(pieces)
 
     def _damaged(
         self, chunk: layout.ColumnChunk, reason: str, cause: BaseException | None = None
     ) -> NoReturn:
+        self._broken(f'column chunk "{chunk.column}", group {chunk.group}', reason, cause)
+
+    def _broken(self, place: str, reason: str, cause: BaseException | None = None) -> NoReturn:
         raise errors.DataCorrupted(
-            f'stripe file "{self._path}" is corrupted in column chunk "{chunk.column}", group {chunk.group}',
-            detail=f"{reason}.",
+            f'stripe file "{self._path}" is corrupted in {place}', detail=f"{reason}."
         ) from cause
 
 
-class _Scan:
-    """One scan's columns and conditions, resolved against the footer."""
-
-    def __init__(
-        self,
-        reader: StripeReader,
-        columns: Sequence[str | Column],
-        predicates: Sequence[filters.Predicate],
-        missing: Mapping[str, pa.Scalar],
-    ) -> None:
-        self._reader = reader
-        self._footer = reader.footer
-        self._names = [column if isinstance(column, str) else column.name for column in columns]
-        self._defaults: dict[str, pa.Scalar] = dict(missing)
-        for column in columns:
-            if not isinstance(column, str):
-                null = pa.scalar(None, pgtypes.carrier(column.type_oid))
-                self._defaults.setdefault(column.name, null)
-        self._conditions = [
-            (predicate.column, filters.condition(predicate, self._type(predicate.column)))
-            for predicate in predicates
-        ]
-
-    def groups(self) -> list[int]:
-        """The chunk groups that may hold a wanted row."""
-        kept = list(range(len(self._footer.group_rows)))
-        for name, condition in self._conditions:
-            column = self._footer.column(name)
-            if column is None:
-                continue
-            if not skiplist.may_hold(column.stats, condition):
-                return []
-            kept = [group for group in kept if skiplist.may_hold(column.chunks[group].stats, condition)]
-        return kept
-
-    def spans(self, groups: Sequence[int]) -> Iterator[list[int]]:
-        """Consecutive groups to decode together."""
-        names = {*self._names, *(name for name, _ in self._conditions)}
-        columns = [column for name in names if (column := self._footer.column(name)) is not None]
-        span: list[int] = []
-        size = 0
-        for group in groups:
-            more = sum(column.chunks[group].raw_size for column in columns)
-            if span and size + more > SPAN_BYTES:
-                yield span
-                span, size = [], 0
-            span.append(group)
-            size += more
-        if span:
-            yield span
-
-    def batch(self, groups: list[int], with_row_numbers: bool) -> pa.RecordBatch:
-        """The wanted rows of the groups."""
-        read: dict[str, pa.Array] = {}
-        flags = self._mask(groups, read)
-        if flags is not None:
-            groups, flags, read = self._narrow(groups, flags, read)
-        names = [*self._names, ROW_NUMBER] if with_row_numbers else self._names
-        fields: list[pa.Array] = []
-        chosen = None if flags is None else pa.array(np.flatnonzero(flags))
-        for name in self._names:
-            array = read[name] if name in read else self._values(name, groups)
-            fields.append(array if chosen is None else array.take(chosen))
-        if with_row_numbers:
-            numbers = self._row_numbers(groups)
-            fields.append(pa.array(numbers if flags is None else numbers[flags]))
-        return pa.RecordBatch.from_arrays(fields, names=names)
-
-    def _mask(self, groups: list[int], read: dict[str, pa.Array]) -> Any:
-        """Which rows of the groups pass; what was decoded for it goes into `read`."""
-        from orochi.storage.columnar import filter as filtering
-
-        conditions = []
-        for name, condition in self._conditions:
-            if self._all_hold(name, condition, groups):
-                continue
-            if name not in read:
-                read[name] = self._values(name, groups)
-            conditions.append((read[name], condition))
-        return filtering.evaluate(conditions) if conditions else None
-
-    def _all_hold(self, name: str, condition: filters.Condition, groups: Sequence[int]) -> bool:
-        column = self._footer.column(name)
-        if column is None:
-            return isinstance(condition, filters.Anything)
-        return all(skiplist.all_hold(column.chunks[group].stats, condition) for group in groups)
-
-    def _narrow(
-        self, groups: list[int], flags: Any, read: dict[str, pa.Array]
-    ) -> tuple[list[int], Any, dict[str, pa.Array]]:
-        """Without the groups that have no row left."""
-        rows = [self._footer.group_rows[group] for group in groups]
-        starts = np.concatenate(([0], np.cumsum(rows)[:-1]))
-        alive = np.add.reduceat(flags, starts, dtype=np.int64) > 0
-        if alive.all():
-            return groups, flags, read
-        keep = np.repeat(alive, rows)
-        rest = pa.array(np.flatnonzero(keep))
-        kept = [group for group, lives in zip(groups, alive.tolist(), strict=True) if lives]
-        return kept, flags[keep], {name: array.take(rest) for name, array in read.items()}
-
-    def _values(self, name: str, groups: Sequence[int]) -> pa.Array:
-        column = self._footer.column(name)
-        if column is None:
-            rows = sum(self._footer.group_rows[group] for group in groups)
-            default = self._defaults.get(name)
-            return pa.nulls(rows) if default is None else pa.repeat(default, rows)
-        if not groups:
-            return pa.array([], column.arrow)
-        return self._reader.column(column, groups)
-
-    def _row_numbers(self, groups: Sequence[int]) -> Any:
-        starts = np.concatenate(([0], np.cumsum(self._footer.group_rows)))
-        ranges = [np.arange(starts[group], starts[group + 1], dtype=np.int32) for group in groups]
-        return np.concatenate(ranges) if ranges else np.empty(0, np.int32)
-
-    def _type(self, name: str) -> pa.DataType:
-        column = self._footer.column(name)
-        if column is not None:
-            return column.arrow
-        default = self._defaults.get(name)
-        return pa.null() if default is None else default.type
-
-
 def verify(path: str | os.PathLike[str]) -> int:
-    """Checks every byte of a stripe file; how many column chunks it has.
+    """Reads and decodes all of a stripe file; how many column chunks it has.
 
     Raises:
         DataCorrupted: a part is damaged; the message names it.
@@ -384,13 +362,11 @@ def verify(path: str | os.PathLike[str]) -> int:
         return reader.verify()
 
 
-def _runs(groups: Sequence[int]) -> Iterator[list[int]]:
-    """Ascending numbers as runs of consecutive ones."""
-    run: list[int] = []
-    for group in groups:
-        if run and group != run[-1] + 1:
-            yield run
-            run = []
-        run.append(group)
-    if run:
-        yield run
+def check(path: str | os.PathLike[str]) -> int:
+    """Compares every byte of a stripe file with its checksums; how many column chunks it has.
+
+    Raises:
+        DataCorrupted: a part is damaged; the message names it.
+    """
+    with StripeReader(path) as reader:
+        return reader.check()

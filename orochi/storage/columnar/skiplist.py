@@ -23,7 +23,7 @@ from orochi.storage.compression import buffers
 #: Bounds of strings and binary are cut to this many bytes.
 PREFIX_BYTES = 32
 
-_BOUNDED_BYTES = (pgtypes.CHARACTER - {pgtypes.JSON, pgtypes.XML}) | {pgtypes.UUID, pgtypes.BYTEA}
+BOUNDED_BYTES = (pgtypes.CHARACTER - {pgtypes.JSON, pgtypes.XML}) | {pgtypes.UUID, pgtypes.BYTEA}
 _SUMMED = pgtypes.INTEGERS | pgtypes.FLOATS | {pgtypes.BOOL}
 
 
@@ -53,7 +53,7 @@ def compute(array: pa.Array, type_oid: int) -> Stats:
         return Stats(rows, nulls)
     dense = array.drop_null() if nulls else array
     if buffers.is_bytes(array.type):
-        if type_oid not in _BOUNDED_BYTES:
+        if type_oid not in BOUNDED_BYTES:
             return Stats(rows, nulls, exact=False)
         return _bytes(dense, rows, nulls)
     if pa.types.is_boolean(array.type):

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import pyarrow as pa
 
 from orochi import errors, pgtypes
-from orochi.storage.columnar import chunks, skiplist
+from orochi.storage.columnar import bloom, chunks, dictionaries, skiplist
 from orochi.storage.columnar import format as layout
 from orochi.storage.columnar.format import StripeColumn
-from orochi.storage.compression import chooser, registry
+from orochi.storage.compression import buffers, chooser, plain, registry
 
 __all__ = [
     "StripeColumn",
@@ -118,18 +118,9 @@ def write_stripe(
         at = layout.HEADER_SIZE
         described = []
         for index, column in enumerate(columns):
-            written = []
-            for number, group in enumerate(groups):
-                array = pa.concat_arrays(group.column(index).chunks)
-                stored, chunk = _encode(array, column, number, at, options)
-                write(stored)
-                at += chunk.extent
-                written.append(chunk)
-            stats = skiplist.merge([chunk.stats for chunk in written])
-            arrow = pgtypes.carrier(column.type_oid)
-            described.append(
-                layout.FooterColumn(column.name, column.type_oid, column.typmod, arrow, tuple(written), stats)
-            )
+            found = _column(column, [group.column(index) for group in groups], at, options, write)
+            at = found.end
+            described.append(found.footer)
         group_rows = tuple(group.num_rows for group in groups)
         footer = layout.encode_footer(group_rows, described)
         tail = layout.trailer(footer)
@@ -178,8 +169,71 @@ def _pieces(table: pa.Table, row_limit: int, byte_limit: int) -> Iterator[pa.Tab
         start += piece.num_rows
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Written:
+    """A column in the file, and where the next one begins."""
+
+    footer: layout.FooterColumn
+    end: int
+
+
+def _column(
+    column: StripeColumn,
+    groups: Sequence[pa.ChunkedArray],
+    at: int,
+    options: WriteOptions,
+    write: Callable[[bytes], int],
+) -> _Written:
+    """Write a column: its dictionary, its chunks, its filter."""
+    arrow = pgtypes.carrier(column.type_oid)
+    whole = pa.chunked_array([piece for group in groups for piece in group.chunks], arrow)
+    shared = None if column.name in options.codecs else dictionaries.build(whole)
+    table = None
+    if shared is not None:
+        stored, table = _part(plain.pack(shared.values), len(shared.values), at, options)
+        write(stored)
+        at += table.extent
+    written: list[layout.ColumnChunk] = []
+    row = 0
+    for number, group in enumerate(groups):
+        array = pa.concat_arrays(group.chunks)
+        codes = None if shared is None else shared.codes[row : row + len(array)]
+        row += len(array)
+        stored, chunk = _encode(array, column, number, at, options, codes)
+        write(stored)
+        at += chunk.extent
+        written.append(chunk)
+    parts = [chunk.stats for chunk in written]
+    filters = None
+    if shared is None and bloom.wanted(whole, column.type_oid, parts, sum(c.extent for c in written)):
+        octets = b"".join(bloom.build(pa.concat_arrays(group.chunks)) for group in groups)
+        stored, filters = _part(octets, len(groups), at, dataclasses.replace(options, compression="none"))
+        write(stored)
+        at += filters.extent
+    stats = skiplist.merge(parts)
+    footer = layout.FooterColumn(
+        column.name, column.type_oid, column.typmod, arrow, tuple(written), stats, table, filters
+    )
+    return _Written(footer, at)
+
+
+def _part(data: bytes, entries: int, offset: int, options: WriteOptions) -> tuple[bytes, layout.Part]:
+    """A dictionary or filter as stored bytes, and what the footer says of it."""
+    encoded = chooser.store(data, plain.ID, compression=options.compression, level=options.level)
+    stored = bytes(encoded.data)
+    size = len(stored)
+    stored += bytes(buffers.pad(size))
+    block = registry.BLOCK_NAMES[encoded.block]
+    return stored, layout.Part(offset, size, encoded.payload_size, zlib.crc32(stored), entries, block)
+
+
 def _encode(
-    array: pa.Array, column: StripeColumn, group: int, offset: int, options: WriteOptions
+    array: pa.Array,
+    column: StripeColumn,
+    group: int,
+    offset: int,
+    options: WriteOptions,
+    codes: buffers.Int64s | None,
 ) -> tuple[bytes, layout.ColumnChunk]:
     stored, encoded, stats = chunks.encode(
         array,
@@ -187,6 +241,7 @@ def _encode(
         compression=options.compression,
         level=options.level,
         codec=options.codecs.get(column.name),
+        codes=codes,
     )
     chunk = layout.ColumnChunk(
         column=column.name,
@@ -196,7 +251,7 @@ def _encode(
         payload_size=encoded.payload_size,
         raw_size=array.nbytes,
         checksum=zlib.crc32(stored),
-        codec=registry.CODECS[encoded.codec].NAME,
+        codec=registry.NAMES[encoded.codec],
         block=registry.BLOCK_NAMES[encoded.block],
         stats=stats,
     )

@@ -87,6 +87,12 @@ def encode(
     return Encoded(fallback.ID, block, len(data), stored)
 
 
+def store(data: bytes, codec: int, *, compression: str, level: int) -> Encoded:
+    """Bytes already encoded, block-compressed when that saves enough."""
+    stored, block = _compress(data, compression, level)
+    return Encoded(codec, block, len(data), stored)
+
+
 def _codec_id(name: str) -> int:
     number = registry.CODEC_IDS.get(name)
     if number is None:

@@ -30,6 +30,10 @@ _MOST_EXCEPTIONS = 0.1
 _TRIED = 256
 
 
+class NotScaledError(Exception):
+    """A numeric that is not an integer of the scale asked for."""
+
+
 def encode(array: pa.Array) -> bytes | None:
     """None for types that are not binary, for values that are not numerics, and when it saves nothing."""
     if not pa.types.is_binary(array.type) or len(array) == 0:
@@ -102,7 +106,48 @@ def scaled_into(data: buffers.Data, out: buffers.Int64s, scale: int) -> bool:
     return bool(numeric_kernels.rescale(scales, scale, out))
 
 
-def _split(array: pa.Array) -> tuple[buffers.Int64s, buffers.Int64s, buffers.Vector] | None:
+def fill_scaled(data: buffers.Data, out: buffers.Vector, scale: int) -> None:
+    """`scaled_into`, with NotScaledError for False."""
+    if not scaled_into(data, out, scale):
+        raise NotScaledError
+
+
+def scale_dense(array: pa.Array, out: buffers.Vector, scale: int) -> None:
+    """The same for dense values in binary form."""
+    from orochi.storage.compression import numeric_kernels
+
+    found = _split(array, most=0)
+    if found is None or not numeric_kernels.rescale(found[0], scale, found[1]):
+        raise NotScaledError
+    out[:] = found[1]
+
+
+def scaled(array: pa.Array, decimals: int) -> pa.Array | None:
+    """Numerics in binary form, nulls among them, as int64 times ten to `decimals`; None if one is not."""
+    buffer, out = buffers.allocate(len(array), np.dtype(np.int64))
+    valid = array.is_valid()
+    try:
+        if not array.null_count:
+            scale_dense(array, out, decimals)
+            return buffers.wrap(pa.int64(), len(array), buffer)
+        dense = np.empty(len(array) - array.null_count, np.int64)
+        scale_dense(array.drop_null(), dense, decimals)
+    except NotScaledError:
+        return None
+    flags = valid.to_numpy(zero_copy_only=False)
+    out[:] = 0
+    out[flags] = dense
+    return pa.Array.from_buffers(
+        pa.int64(),
+        len(array),
+        [pa.py_buffer(np.packbits(flags, bitorder="little")), buffer],
+        array.null_count,
+    )
+
+
+def _split(
+    array: pa.Array, most: float = _MOST_EXCEPTIONS
+) -> tuple[buffers.Int64s, buffers.Int64s, buffers.Vector] | None:
     from orochi.storage.compression import numeric_kernels
 
     offsets, data = buffers.byte_parts(array)
@@ -110,7 +155,7 @@ def _split(array: pa.Array) -> tuple[buffers.Int64s, buffers.Int64s, buffers.Vec
     misses = np.empty(len(array), np.uint32)
     octets = np.frombuffer(data, np.uint8) if len(data) else np.empty(0, np.uint8)
     found = numeric_kernels.split(offsets, octets, scales, values, misses)
-    return None if found > len(array) * _MOST_EXCEPTIONS else (scales, values, misses[:found])
+    return None if found > len(array) * most else (scales, values, misses[:found])
 
 
 def _streams(data: buffers.Data, count: int) -> tuple[buffers.Int64s, buffers.Int64s, int, buffers.Vector]:

@@ -19,6 +19,7 @@ from orochi.storage.compression import (
     numeric,
     plain,
     rle,
+    shared_dictionary,
     xor,
     zstd,
 )
@@ -77,6 +78,10 @@ CODECS: dict[int, Codec] = {
     numeric.ID: cast("Codec", numeric),
 }
 CODEC_IDS: dict[str, int] = {codec.NAME: number for number, codec in CODECS.items()}
+
+#: All encodings of column chunks, those too that are no codec by themselves.
+IDS: dict[str, int] = {**CODEC_IDS, shared_dictionary.NAME: shared_dictionary.ID}
+NAMES: dict[int, str] = {number: name for name, number in IDS.items()}
 
 BLOCKS: dict[int, BlockCompressor] = {module.ID: cast("BlockCompressor", module) for module in (lz4, zstd)}
 BLOCK_IDS: dict[str, int] = {"none": 0} | {block.NAME: number for number, block in BLOCKS.items()}

@@ -13,7 +13,7 @@ import pytest
 
 from orochi import errors, pgtypes
 from orochi.planner import fragment
-from orochi.storage.columnar import cache, reader, writer
+from orochi.storage.columnar import cache, reader, scan, writer
 
 COLUMNS = [
     writer.StripeColumn("id", pgtypes.INT8),
@@ -177,7 +177,7 @@ def test_compressions_and_forced_codecs(tmp_path: pathlib.Path, compression: str
 
 def test_chunk_groups_are_cut_by_bytes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "GROUP_BYTES", 100_000)
-    monkeypatch.setattr(reader, "SPAN_BYTES", 250_000)
+    monkeypatch.setattr(scan, "SPAN_BYTES", 250_000)
     texts = pa.array([f"{number:05}" * 100 for number in range(2000)])
     path = tmp_path / "x.stripe"
     info = writer.write_stripe(

@@ -1,0 +1,62 @@
+"""Finds the columns of a stripe that get one dictionary for all chunk groups, and makes it.
+
+Those are strings and binary with few distinct values. The dictionary is in the order of bytes, so
+that codes compare as their values do. Numerics have a better form of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orochi.storage.compression import buffers, numeric
+
+#: At most so many values, so many bytes, and on average each so often.
+MOST_VALUES = 65_536
+MOST_BYTES = 4 << 20
+LEAST_REPEATS = 6
+
+_RUNS, _RUN = 8, 128
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shared:
+    """A column's dictionary, and every row's code, -1 for null."""
+
+    values: pa.Array
+    codes: buffers.Int64s
+
+
+def build(column: pa.ChunkedArray) -> Shared | None:
+    """The column's dictionary, or None when it is better off without."""
+    if not buffers.is_bytes(column.type) or column.null_count == len(column) or not _promising(column):
+        return None
+    encoded = column.combine_chunks().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.chunk(0)
+    values = encoded.dictionary
+    few = len(values) <= MOST_VALUES and len(values) * LEAST_REPEATS <= len(column)
+    if values.nbytes > MOST_BYTES or not (few or len(values) == 1):
+        return None
+    order = pc.sort_indices(values)
+    ranks = np.empty(len(values) + 1, np.int64)
+    ranks[order.to_numpy()] = np.arange(len(values))
+    ranks[-1] = -1
+    codes = encoded.indices.fill_null(-1).to_numpy()
+    return Shared(values.take(order), ranks[codes])
+
+
+def _promising(column: pa.ChunkedArray) -> bool:
+    """Whether a sample has repeats, and is not of numerics."""
+    step = max(1, (len(column) - _RUN) // (_RUNS - 1))
+    starts = {min(run * step, max(0, len(column) - _RUN)) for run in range(_RUNS)}
+    sample = pa.concat_arrays([piece for at in starts for piece in column.slice(at, _RUN).chunks])
+    sample = sample.drop_null()
+    if len(sample) == 0:
+        return True
+    if len(pc.unique(sample)) * 10 > len(sample) * 9:
+        return False
+    return not pa.types.is_binary(sample.type) or numeric.encode(sample) is None
