@@ -44,7 +44,7 @@ lint: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP) ## measure two workloads (ARGS are the benchmark's)
+bench: $(STAMP) ## measure TSBS, TPC-H, loading and sizes against PostgreSQL and DuckDB (ARGS="--quick")
 	@exec $(BIN)/python -m benchmarks $(ARGS)
 
 bank: $(STAMP) ## transfers between nodes while processes are killed (ARGS="--commits 50000 --kills 300 --sums 10000")
