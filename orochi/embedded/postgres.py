@@ -215,8 +215,9 @@ class Server:
             stop_signal=signal.SIGINT,  # fast shutdown: sessions end, a checkpoint is written
             stop_timeout=30.0,
             death_signal=signal.SIGINT,
-            restart_delay=2.0,
+            restart_delay=0.2,
             prepare=self.remove_stale_pid_file,
+            bury=self.end_backends,
         )
 
     async def is_ready(self) -> bool:
@@ -247,6 +248,18 @@ class Server:
                 if "postgres" in psutil.Process(pid).name():
                     return
             path.unlink()
+
+    def end_backends(self) -> None:
+        """Kill server processes whose postmaster is dead: none starts while one of them is busy.
+
+        They would end by themselves, but only when they next wait for something. What they had not
+        committed is lost either way. As their parent is dead, they are ours; see `process.adopt_orphans`.
+        """
+        with contextlib.suppress(psutil.Error, OSError):
+            for child in psutil.Process().children():
+                with contextlib.suppress(psutil.Error):
+                    if "postgres" in child.name() and os.path.samefile(child.cwd(), self.data):
+                        child.kill()
 
     def environment(self) -> dict[str, str]:
         """A small environment without secrets; names the data folder for whoever looks for it."""

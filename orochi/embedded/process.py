@@ -47,6 +47,7 @@ class Spec:
         death_signal: what the kernel sends when the supervisor dies.
         restart_delay: seconds before the first restart; later ones back off.
         prepare: called before each start (removes what a crash left).
+        bury: called when it has died by itself (ends what lives on without it).
         orochi: the arguments if it is one of Orochi's own commands, which a nursery can fork.
     """
 
@@ -66,6 +67,7 @@ class Spec:
     restart_delay: float = 0.0
     start_timeout: float = 120.0
     prepare: Callable[[], None] | None = None
+    bury: Callable[[], None] | None = None
     orochi: Sequence[str] | None = None
 
 

@@ -30,7 +30,8 @@ log = structlog.get_logger()
 
 _POLL_SECONDS = 0.1
 _READY_POLL_SECONDS = 0.05
-_STABLE_SECONDS = 30.0
+#: A process that was healthy for so long did not die of how it starts.
+_STABLE_SECONDS = 2.0
 _LONGEST_DELAY = 10.0
 
 
@@ -54,7 +55,7 @@ class Service:
     child: process.Child
     created: float
     condition: Condition = Condition.STARTING
-    started: float = dataclasses.field(default_factory=time.monotonic)
+    healthy_since: float | None = None
     restarts: int = 0
     failures: int = 0  # in a row; sets the back-off
     due: float = 0.0  # when WAITING: the time of the next start
@@ -145,7 +146,7 @@ class Supervisor:
         child, deadline = service.child, time.monotonic() + service.spec.start_timeout
         while time.monotonic() < deadline and child is service.child and child.poll() is None:
             if service.spec.ready is None or await service.spec.ready():
-                service.condition = Condition.UP
+                service.condition, service.healthy_since = Condition.UP, time.monotonic()
                 self._changed(service)
                 return True
             await asyncio.sleep(_READY_POLL_SECONDS)
@@ -170,8 +171,11 @@ class Supervisor:
         if code is None:
             return
         _end_group(service.child.pid)  # a pool's children would live on beside those of the next start
-        if now - service.started > _STABLE_SECONDS:
+        if service.spec.bury is not None:
+            service.spec.bury()
+        if service.healthy_since is not None and now - service.healthy_since > _STABLE_SECONDS:
             service.failures = 0
+        service.healthy_since = None
         delay = min(_LONGEST_DELAY, max(service.spec.restart_delay, 0.25 * (2**service.failures - 1)))
         service.failures += 1
         service.due = now + delay
@@ -186,7 +190,6 @@ class Supervisor:
             service.due = time.monotonic() + _LONGEST_DELAY
             log.error("process.restart_failed", name=service.spec.name, error=str(error))
             return
-        service.started = time.monotonic()
         service.restarts += 1
         service.condition = Condition.STARTING
         self._changed(service)

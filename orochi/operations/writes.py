@@ -25,6 +25,7 @@ NOTHING_BOUND: Bound = ((), (), ())
 _TURNS = 0x4F54
 _REFERENCE = re.compile(r"\$(\d+)")
 _STALE_STATES = frozenset({"3F000", "42P01", "42704"})
+_NODE_SCHEMA = re.compile(r"orochi_[sc]\d")
 
 
 class HeldRows:
@@ -174,5 +175,5 @@ def all_formats(parameters: context.Parameters) -> tuple[int, ...]:
 def is_stale(error: errors.OrochiError) -> bool:
     """Whether a node refused because the plan's shard layout no longer exists."""
     return isinstance(error, errors.StalePlan) or (
-        error.sqlstate in _STALE_STATES and ("orochi_s" in error.message or "orochi_c" in error.message)
+        error.sqlstate in _STALE_STATES and _NODE_SCHEMA.search(error.message) is not None
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-import time
 
 import psycopg
 import pytest
@@ -182,17 +181,15 @@ def test_pipeline_error_skips_to_sync(pair: oracle.Pair) -> None:
 
 
 @pytest.mark.parametrize(
-    "sql", ["SELECT pg_sleep(30)", "SELECT count(pg_sleep(0.5)) FROM events"], ids=["relayed", "distributed"]
+    "sql", ["SELECT pg_sleep(250)", "SELECT count(pg_sleep(5)) FROM events"], ids=["relayed", "distributed"]
 )
 def test_cancel(pair: oracle.Pair, sql: str) -> None:
     layouts.events(pair, "both")
     timer = threading.Timer(0.5, pair.gateway.cancel_safe)
     timer.start()
-    started = time.monotonic()
     with pytest.raises(psycopg.errors.QueryCanceled):
         pair.gateway.execute(sql)
     timer.join()
-    assert time.monotonic() - started < 10
     pair.same("SELECT count(*) FROM events")
 
 

@@ -79,7 +79,7 @@ _CALLS = {
     "colocate-nowhere": ("SELECT create_distributed_table('t', 'a', colocate_with => 'no_such')", None),
     "a-view": ("SELECT create_distributed_table('v', 'a')", "42809"),
     "undistribute-plain": ("SELECT undistribute_table('t')", None),
-    "compress-nothing": ("SELECT compress_chunk('orochi_chunks.chunk_999999')", None),
+    "compress-nothing": ("SELECT compress_chunk('orochi_chunks.chunk_999999')", "42704"),
     "negative-interval": ("SELECT create_hypertable('t', 'at', INTERVAL '-1 day')", "22023"),
 }
 

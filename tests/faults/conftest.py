@@ -10,7 +10,7 @@ from tests.support import cluster as clusters
 from tests.support import faults
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def victim() -> Iterator[clusters.Cluster]:
     """Two nodes, and a table on both of them with half of its chunks compressed."""
     with clusters.started(nodes=2) as running:

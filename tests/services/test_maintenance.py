@@ -24,7 +24,7 @@ import beat_schedule
 from orochi import errors, settings
 from orochi.catalog import bootstrap
 from orochi.catalog import snapshot as snapshots
-from orochi.executor import celery_transport, envelope, names
+from orochi.executor import celery_transport, envelope, names, tracking
 from tests.support import services
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -102,7 +102,8 @@ def test_an_error_keeps_its_sqlstate(stack: _Stack) -> None:
     assert caught.value.sqlstate == "42704"
 
 
-def test_without_a_worker_it_is_an_error(stack: _Stack) -> None:
+def test_without_a_worker_it_is_an_error(stack: _Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "_ABSENT_SECONDS", 1.0)
     with pytest.raises(errors.WorkerLost):
         stack.run_task(77, names.COMPRESS_CHUNK, {"chunk_id": 1})
 

@@ -24,6 +24,7 @@ import psutil
 import psycopg
 from psycopg import conninfo
 
+from orochi.embedded import state
 from tests.support import services
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -71,7 +72,9 @@ class Cluster:
 
     def pids(self, role: str) -> list[int]:
         """The process ids of `role` now: a supervisor may have replaced those of the start."""
-        return [int(pid) for pid in self.status()["pids"][role]]
+        remembered = state.load(self.data_dir)
+        assert remembered is not None
+        return state.pids_of(remembered.processes)[role]
 
     def status(self) -> dict[str, Any]:
         """What `orochi status --json` says."""

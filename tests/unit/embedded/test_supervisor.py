@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import pathlib
 import signal
@@ -52,7 +53,7 @@ def _gone(pid: int) -> bool:
         return True
 
 
-async def _until(check: Callable[[], bool], seconds: float = 5.0) -> None:
+async def _until(check: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < deadline
@@ -118,6 +119,31 @@ def test_restarts_back_off(tmp_path: pathlib.Path) -> None:
         assert 1 <= kept.services[0].restarts <= 4
 
     asyncio.run(main())
+
+
+def test_what_was_healthy_is_back_at_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_STABLE_SECONDS", -1.0)
+    buried: list[int] = []
+
+    async def main() -> None:
+        kept = supervisor.Supervisor(lambda _service: None)
+        spec = _spec(tmp_path, "a", 'touch "$READY"; exec sleep 60', ready=True)
+        await kept.start([dataclasses.replace(spec, bury=lambda: buried.append(kept.services[0].child.pid))])
+        (service,) = kept.services
+        stop = asyncio.Event()
+        watching = asyncio.create_task(kept.watch(stop))
+        for count in range(1, 4):
+            os.kill(service.child.pid, signal.SIGKILL)
+            await _until(
+                lambda n=count: service.restarts == n and service.condition is supervisor.Condition.UP
+            )
+            assert service.failures == 1
+        stop.set()
+        await watching
+        await kept.stop()
+
+    asyncio.run(main())
+    assert len(set(buried)) == 3
 
 
 def test_stops_tiers_in_reverse_and_kills_what_does_not_listen(tmp_path: pathlib.Path) -> None:
