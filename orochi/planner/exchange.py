@@ -14,6 +14,7 @@ from orochi.planner import (
     arrange,
     ctes,
     decorrelate,
+    homes,
     names,
     parse,
     prepare,
@@ -124,16 +125,16 @@ def _is_bound(level: names.Level, prepared: prepare.Prepared) -> bool:
     ]
     if not scans.colocated([*outer, *inner]):
         return False
-    accepted = [arrange.key(item) for item in outer if scans.is_distributed(item)]
+    accepted = [homes.key(item) for item in outer if scans.is_distributed(item)]
     for item in inner:
         if item.table.kind is snapshots.TableKind.SINGLE:
             return False
         if not scans.is_distributed(item):
             continue
         classes = prepared.analysis.classes(prepared.analysis.quals(item))
-        if not any(classes.equal(arrange.key(item), other) for other in accepted):
+        if not any(classes.equal(homes.key(item), other) for other in accepted):
             return False
-        accepted.append(arrange.key(item))
+        accepted.append(homes.key(item))
     return True
 
 

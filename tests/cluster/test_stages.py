@@ -44,6 +44,13 @@ _STATEMENTS = (
     "SELECT * FROM (SELECT id FROM events EXCEPT SELECT ref FROM other) q WHERE id > 150",
     "SELECT o.k, l.id FROM other o, LATERAL (SELECT id FROM events e WHERE e.id = o.ref LIMIT 1) l",
     "SELECT id FROM events ORDER BY (SELECT count(*) FROM other WHERE ref = events.id), id LIMIT 5",
+    # all rows of a reference table, each once
+    "SELECT r.id, o.k FROM places r LEFT JOIN other o ON o.ref = r.id AND o.v > 10 WHERE r.big > 2",
+    "SELECT r.id, e.id FROM events e FULL JOIN places r ON e.id = r.id",
+    "SELECT r.what, count(e.id), sum(e.amount) FROM places r LEFT JOIN events e ON e.id < r.id AND e.what = r.what GROUP BY 1",
+    "SELECT x.what, x.n, o.k FROM (SELECT what, count(*) AS n FROM places GROUP BY 1) x LEFT JOIN other o ON o.t = x.what",
+    "SELECT id FROM places r WHERE NOT EXISTS (SELECT FROM other o WHERE o.ref = r.id)",
+    "SELECT id, (SELECT sum(v) FROM other o WHERE o.ref < r.id) FROM places r WHERE EXISTS (SELECT FROM events e WHERE e.id = r.id)",
     # an error that PostgreSQL never comes to, and one that it does
     "WITH unused AS (SELECT 1 / (id - id) FROM events) SELECT count(*) FROM other",
     "SELECT count(*) FROM other WHERE false AND v > (SELECT max(1 / (id - id)) FROM events)",
@@ -67,13 +74,16 @@ def tables(request: pytest.FixtureRequest, cluster: clusters.Cluster) -> Iterato
             "CREATE TABLE other (k int NOT NULL, ref int, big bigint, t varchar(20), v numeric(38, 10))",
             'CREATE TABLE "Weiße Liste" (what text, "Größe" double precision)',
             "CREATE TABLE nothing (k int, ref int)",
+            "CREATE TABLE places (id int, what text, big bigint)",
         )
         pair.orochi("SELECT create_distributed_table('other', 'k', 3)")
         pair.orochi("""SELECT create_distributed_table('"Weiße Liste"', 'what', 2)""")
         pair.orochi("SELECT create_distributed_table('nothing', 'k', 2)")
+        pair.orochi("SELECT create_reference_table('places')")
         pair.both(
             "INSERT INTO other SELECT g, nullif(g * 7 % 90, 3), g % 9, CASE WHEN g % 4 > 0 THEN 'kind ' || g % 6 END,"
             " nullif(g, 12) * 1.0000000001 FROM generate_series(1, 60) g",
+            "INSERT INTO places SELECT nullif(g * 3, 9), nullif('kind ' || g % 9, 'kind 4'), g % 5 FROM generate_series(1, 40) g",
             """INSERT INTO "Weiße Liste" VALUES ('kind 1', 1.5), ('kind 1', 'NaN'), ('kind 2', '-0'), (NULL, 4)""",
         )
         yield pair

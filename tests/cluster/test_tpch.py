@@ -15,8 +15,6 @@ _LAYOUTS = {
     "reference": {"spread": False},
     "columnar": {"spread": True, "columnar": True},
 }
-#: Those that keep all rows of a reference table beside distributed ones: no shard can know them alone.
-_PULLED = {"reference": {13, 22}}
 
 
 @pytest.fixture(scope="module", params=_LAYOUTS)
@@ -31,11 +29,9 @@ def tpch_pair(request: pytest.FixtureRequest, cluster: clusters.Cluster) -> Iter
 
 
 @pytest.mark.parametrize("number", tpch_queries.QUERIES)
-def test_query(request: pytest.FixtureRequest, tpch_pair: oracle.Pair, number: int) -> None:
+def test_query(tpch_pair: oracle.Pair, number: int) -> None:
     sql = tpch_queries.QUERIES[number]
     text = "\n".join(str(row[0]) for row in tpch_pair.orochi(f"EXPLAIN {sql}"))
-    layout = request.node.callspec.params["tpch_pair"]
-    if number not in _PULLED.get(layout, ()):
-        assert not re.search(r"Orochi Pull", text), text
+    assert not re.search(r"Orochi Pull", text), text
     answer = tpch_pair.same(sql)
     assert answer.rows or number == 11, "the query finds nothing in these rows"

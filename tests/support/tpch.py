@@ -142,7 +142,7 @@ def _line(
     offers: dict[int, list[int]],
     chance: random.Random,
 ) -> tuple[object, ...]:
-    part = chance.choice(list(prices))
+    part = chance.randrange(1, len(prices) + 1)
     quantity = chance.randint(1, 50)
     shipped = day + dt.timedelta(days=chance.randint(1, 121))
     received = shipped + dt.timedelta(days=chance.randint(1, 30))

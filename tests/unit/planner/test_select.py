@@ -124,12 +124,12 @@ PULL = [
     "select q.* from (a join b on a.id = b.id) as q(a1, a2, a3) where a1 = 4",
     "select public.b.id, c.key from public.b left join c on c.id = b.id and c.v > 3 where b.y < 2",
     "select count(*) from a where d < 'tomorrow'",
-    "select r.k, count(a.id) from r left join a on a.k = r.k group by r.k",
     "select t.id from b t tablesample bernoulli (100)",
     "select count(*) from pg_class c join b on b.id = c.relnatts where c.relname = 'pg_class'",
 ]
 #: Statements of several stages, with the strategy of the last.
 STAGED = {
+    "select r.k, count(a.id) from r left join a on a.k = r.k group by r.k": "pushdown",
     "select id from a where (id, k) in (select id, k from b)": "pushdown",
     "select label, n from vv": "recursive",
     "select array(select k from b order by id)": "recursive",
