@@ -1,4 +1,5 @@
-"""The command line: `orochi up`, `down`, `status`, `gateway`, `worker`, `beat`, `flower`, `migrate`, `demo`.
+"""The command line: `orochi up`, `down`, `status`, `gateway`, `worker`, `beat`, `flower`, `migrate`,
+`verify`, `demo`.
 
 Commands import what they need when they run: `orochi status` starts no database driver, and every
 process of a cluster begins here.
@@ -231,6 +232,47 @@ def migrate(
     except (errors.OrochiError, psycopg.Error, ValueError, TimeoutError) as error:
         _fail(str(error))
     typer.echo(f"catalog is up to date; data nodes: {', '.join(map(str, node_ids))}", err=True)
+
+
+@app.command()
+def verify(
+    dsn: Annotated[str | None, typer.Argument(help="The catalog; else the running cluster's own.")] = None,
+    data_dir: DataDir = _DEFAULT_DIR,
+    quick: Annotated[bool, typer.Option("--quick", help="Compare checksums, decode nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read every stripe of every node below the data directory. Exits with 1 when one is damaged or missing."""
+    import dataclasses
+
+    from rich import console as consoles
+    from rich import progress as bars
+
+    from orochi.embedded import verification
+
+    out = consoles.Console(stderr=True)
+    with bars.Progress(*bars.Progress.get_default_columns(), bars.DownloadColumn(), console=out) as bar:
+        task = bar.add_task("stripes", total=None)
+        try:
+            report = verification.verify(
+                data_dir.absolute(),
+                dsn,
+                lambda done, total: bar.update(task, completed=done, total=total),
+                quick=quick,
+            )
+        except (FileNotFoundError, ValueError, verification.Unreachable) as error:
+            _fail(str(error), code=3)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(report)))
+    else:
+        for finding in report.findings:
+            where = f" (table {finding.table})" if finding.table else ""
+            typer.echo(f"{finding.path}{where}: {finding.message}\n    {finding.detail}")
+        typer.echo(
+            f"{report.stripes} stripes, {report.column_chunks} column chunks, {report.bytes} bytes:"
+            f" {len(report.findings) or 'no'} damaged or missing"
+        )
+    if report.findings:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -22,6 +22,7 @@ Connection = chunkstate.Connection
 _TEXT_OIDS = frozenset({19, 25, 1042, 1043})
 _STAGING = "orochi_compressing"
 _PIECE_BYTES = 1 << 20
+_SAMPLE_ROWS = 20_000
 
 _Written = list[tuple[int, str, writer.StripeInfo]]
 
@@ -179,7 +180,7 @@ def _tables(node: Connection, state: State, source: str, options: writer.WriteOp
     """The rows of `source` in order, in pieces that each fit a stripe; PostgreSQL sorts, on disk if need be."""
     columns = [scans.Column.of(column) for column in state.definition.columns]
     names = ", ".join(definitions.quote(column.name) for column in state.definition.columns)
-    terms = order_terms(state)
+    terms = order_terms(state, _series(node, state, source))
     order = f" ORDER BY {', '.join(terms)}" if terms else ""
     decoder = copybinary.Decoder(columns)
     pending: list[pa.RecordBatch] = []
@@ -213,10 +214,35 @@ def _pieces(rows: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
     yield b"".join(held)
 
 
-def order_terms(state: State) -> list[str]:
+def _series(node: Connection, state: State, source: str) -> tuple[str, ...]:
+    """The series key of a chunk whose table says nothing of its order, judged by some of its rows."""
+    if state.segmentby or state.orderby or state.time_column is None:
+        return ()
+    columns = [scans.Column.of(column) for column in state.definition.columns]
+    names = ", ".join(definitions.quote(column.name) for column in state.definition.columns)
+    decoder = copybinary.Decoder(columns)
+    batches: list[pa.RecordBatch] = []
+    query = f"COPY (SELECT {names} FROM {source} LIMIT {_SAMPLE_ROWS}) TO STDOUT (FORMAT binary)"
+    with node.cursor() as cursor, cursor.copy(query.encode()) as copy:
+        for data in _pieces(copy):
+            batches.extend(decoder.feed(data))
+    batches.extend(decoder.finish())
+    if not batches:
+        return ()
+    sample = pa.Table.from_batches(batches)
+    key = sorting.series_key(sample, state.time_column, indexed_series(state.definition, state.time_column))
+    return () if key is None else (key,)
+
+
+def indexed_series(definition: definitions.Definition, time_column: str) -> frozenset[str]:
+    """Columns by which an index leads to times."""
+    return frozenset(index.columns[0] for index in definition.indexes if index.columns[1:] == (time_column,))
+
+
+def order_terms(state: State, series: Sequence[str] = ()) -> list[str]:
     """ORDER BY terms of a stripe: physical order only, so text goes by bytes, which is fast."""
     terms = []
-    for key in [sorting.SortKey(name) for name in state.segmentby] + [
+    for key in [sorting.SortKey(name) for name in (*state.segmentby, *series)] + [
         sorting.SortKey.parse(text) for text in chunkstate.sort_columns(state)
     ]:
         column = state.definition.column(key.column)

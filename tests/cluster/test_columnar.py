@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import pathlib
+import random
 import time
 
 import pytest
 
+from orochi.embedded import verification
 from tests.support import cluster as clusters
 from tests.support import oracle
 
@@ -173,6 +176,32 @@ def test_maintenance_flushes_the_heap(filled: oracle.Pair) -> None:
     filled.check_tables("t")
     filled.both("TRUNCATE t", "INSERT INTO t VALUES (250, 'new', 1)")
     assert _stripes(filled, "t") == []
+    filled.check_tables("t")
+
+
+def test_damage_is_an_error_that_names_the_file(cluster: clusters.Cluster, filled: oracle.Pair) -> None:
+    """A flipped byte never comes out as a row: XX001 at the client, and `orochi verify` finds it."""
+    filled.orochi("SELECT compress_chunk(show_chunks('t'))")
+    folder = pathlib.Path(cluster.info["data_dir"])
+    names = filled.orochi(
+        "SELECT f.path, f.row_count FROM orochi.orochi_stripes f JOIN orochi.orochi_chunks USING (chunk_id)"
+        " JOIN orochi.orochi_shards s USING (shard_id) WHERE s.table_oid = 't'::regclass ORDER BY f.stripe_id"
+    )
+    (path,) = folder.glob(f"**/stripes/{names[0][0]}")
+    data = path.read_bytes()
+    places = random.Random(5).sample(range(len(data)), 8)
+    for place in places:
+        with path.open("r+b") as file:
+            file.seek(place)
+            file.write(bytes((data[place] ^ 0x55,)))
+        answer = oracle.ask(filled.gateway, "SELECT * FROM t")
+        assert (answer.sqlstate, str(path) in str(answer.message)) == ("XX001", True)
+    report = verification.verify(folder, cluster.coordinator_dsn, quick=True)
+    assert [finding.path for finding in report.findings] == [str(path)]
+    path.unlink()
+    (finding,) = verification.verify(folder, cluster.coordinator_dsn, quick=True).findings
+    assert (finding.message, finding.path) == ("stripe file is missing", str(path))
+    path.write_bytes(data)
     filled.check_tables("t")
 
 

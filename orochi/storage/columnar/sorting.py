@@ -7,8 +7,10 @@ are carried in binary form by that form. No query result depends on it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,6 +18,10 @@ from orochi import errors
 
 #: Above this size a table is put in order piece by piece.
 TAKE_BYTES = 1 << 30
+
+#: A series has on average at least so many rows of a sample, and a sample at least so many rows.
+_REPEATS = 8
+_LEAST_SAMPLE = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,6 +74,44 @@ def sort_rows(table: pa.Table, segmentby: Sequence[str], orderby: Sequence[SortK
         sort_keys=[(name, *_order(key)) for name, key in zip(names, keys, strict=True)],
     )
     return _take(table, order)
+
+
+def series_key(sample: pa.Table, time_column: str, preferred: Collection[str] = ()) -> str | None:
+    """The column that tells series apart: few values, and with the time it tells rows apart too.
+
+    Args:
+        sample: consecutive rows, in any order.
+        time_column: the rows' time, not null.
+        preferred: columns that lead to times in an index: they need only have few values.
+
+    Returns:
+        The preferred column, or the one with the fewest values; None when times alone tell rows
+        apart, or nothing does.
+    """
+    rows = sample.num_rows
+    times, time_count = _codes(sample.column(time_column))
+    if rows < _LEAST_SAMPLE or (time_count * _REPEATS > rows * (_REPEATS - 1) and not preferred):
+        return None
+    best: tuple[bool, int, str] | None = None
+    for name in sample.column_names:
+        column = sample.column(name)
+        if name == time_column or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type):
+            continue
+        codes, count = _codes(column)
+        if count < 2 or count * _REPEATS > rows:
+            continue
+        pairs = len(np.unique(codes * (time_count + 1) + times))
+        if name in preferred or pairs * 100 >= rows * 99:
+            candidate = (name not in preferred, count, name)
+            best = candidate if best is None else min(best, candidate)
+    return None if best is None else best[2]
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], int]:
+    """A number for each distinct value, 0 for null, and how many values there are."""
+    encoded = pa.concat_arrays(column.chunks).dictionary_encode()
+    codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
+    return codes + 1, len(encoded.dictionary)
 
 
 def _take(table: pa.Table, order: pa.Array) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -68,3 +69,35 @@ def test_large_tables_are_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> No
     assert found.schema == TABLE.schema
     assert found.column("host").num_chunks > 1
     assert found.column("host").to_pylist() == ["a", "a", "b", "b", None]
+
+
+def cpu(hosts: int = 40, steps: int = 50) -> pa.Table:
+    numbers = np.arange(hosts * steps)
+    return pa.table(
+        {
+            "time": numbers // hosts * 10,
+            "region": [f"region_{number % hosts % 3}" for number in numbers],
+            "host": [f"host_{number % hosts}" for number in numbers],
+            "usage": numbers / 7,
+            "id": numbers,
+        }
+    )
+
+
+def test_series_key_is_found() -> None:
+    table = cpu()
+    assert sorting.series_key(table, "time") == "host"
+    assert sorting.series_key(table.sort_by([("host", "ascending"), ("time", "ascending")]), "time") == "host"
+    assert sorting.series_key(table, "time", {"region"}) == "region"
+    assert sorting.series_key(table, "time", {"id"}) == "host"  # one row each is no series
+
+
+def test_no_series_key() -> None:
+    table = cpu()
+    assert sorting.series_key(table.drop_columns(["host"]), "time") is None
+    assert sorting.series_key(cpu(hosts=1), "time") is None
+    assert sorting.series_key(table.slice(0, 20), "time") is None
+    alone = table.set_column(0, "time", pa.array(range(2000)))  # times tell rows apart
+    assert sorting.series_key(alone, "time") is None
+    assert sorting.series_key(alone, "time", {"host"}) == "host"
+    assert sorting.series_key(alone.slice(0, 0), "time") is None
