@@ -35,7 +35,7 @@ from orochi.operations import (
     writes,
 )
 from orochi.pgwire import messages
-from orochi.planner import classify, names, parse, rehearsal
+from orochi.planner import classify, gapfill, names, parse, rehearsal
 
 #: How long a statement is planned again after its layout changed under it, and the pauses between.
 STALE_SECONDS = 15.0
@@ -136,7 +136,11 @@ def concerns(session: context.Session, statement: parse.Statement, *, ever: bool
     snapshot = session.snapshot()
     if classify.tables_in(statement.tree, snapshot, session.search_path, session.temp_tables):
         return True
-    if columnar.concerns(session, statement) or type_ddl.concerns(session, statement):
+    if (
+        gapfill.concerns(statement)
+        or columnar.concerns(session, statement)
+        or type_ddl.concerns(session, statement)
+    ):
         return True
     if statement.kind in _WRITING and through_shells.writes_view(session, statement):
         return True
@@ -206,6 +210,8 @@ async def _dispatch(
     fields: Sequence[messages.FieldDescription] | None,
     sink: context.Sink,
 ) -> None:
+    if gapfill.concerns(statement):
+        statement = gapfill.expand(statement, session.runtime.builtins)
     kind = statement.kind
     if kind is parse.Kind.CALL:
         return await calls.execute(session, statement, parameters, fields, sink)

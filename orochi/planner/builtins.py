@@ -113,7 +113,7 @@ SESSION_STABLE = frozenset(
 )
 
 #: Functions of schema orochi that are installed on every node.
-NODE_FUNCTIONS = frozenset({"time_bucket", "first", "last"})
+NODE_FUNCTIONS = frozenset({"time_bucket", "time_bucket_gapfill", "histogram", "first", "last"})
 
 #: Volatile functions that may run on a node for each row that is changed there.
 NODE_VOLATILE = frozenset({"random", "gen_random_uuid", "uuidv4", "uuidv7", "clock_timestamp"})

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import builtins, context, names, parse, tree
+from orochi.planner import builtins, context, gapfill, names, parse, tree
 from orochi.planner.tree import ast
 
 _WORD = re.compile(r"[^\W\d][\w$]*")
@@ -27,7 +27,7 @@ class Classifier:
     def __init__(self, snapshot: snapshots.Snapshot, api_functions: frozenset[str]) -> None:
         found = {name for _, name in snapshot.names} | {name for _, name in snapshot.views} | api_functions
         found |= {index for table in snapshot.tables.values() for index in table.indexes}
-        found |= {_COLUMNAR}
+        found |= {_COLUMNAR, gapfill.FUNCTION}
         folded = {name.casefold() for name in found}
         self._words = frozenset(name for name in folded if _WORD.fullmatch(name))
         # names that are several words, or none: looked for as they are, with quotes doubled or not

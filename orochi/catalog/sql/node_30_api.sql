@@ -19,6 +19,8 @@ BEGIN
 END $$;
 SELECT orochi._publish();
 
+CREATE OR REPLACE AGGREGATE orochi_api.histogram(double precision, double precision, double precision, integer) (
+    SFUNC = orochi._histogram_step, STYPE = integer[], COMBINEFUNC = orochi._histogram_combine, PARALLEL = SAFE);
 CREATE OR REPLACE AGGREGATE orochi_api.first(anyelement, anycompatible) (
     SFUNC = orochi._first_step, STYPE = text[], FINALFUNC = orochi._bookend_result, FINALFUNC_EXTRA);
 CREATE OR REPLACE AGGREGATE orochi_api.last(anyelement, anycompatible) (
