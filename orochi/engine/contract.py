@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 import pyarrow as pa
 
-from orochi.engine import copybinary
+from orochi.engine import copybinary, shapes
 from orochi.storage.columnar import predicates
 
 
@@ -103,6 +103,10 @@ class Fragment(Protocol):
         """DuckDB's, where it is known to answer alike."""
 
     @property
+    def fused(self) -> shapes.Shape | None:
+        """The same as one pass over columns, where it has that shape."""
+
+    @property
     def columns(self) -> Sequence[OutputColumn]:
         """The result's columns."""
 
@@ -120,7 +124,7 @@ class FragmentStats:
     """What a fragment cost, for EXPLAIN ANALYZE.
 
     Attributes:
-        engine: 'postgres' (heap only), 'postgres+stripes', 'duckdb' or 'session'.
+        engine: 'postgres' (heap only), 'postgres+stripes', 'fused', 'duckdb' or 'session'.
     """
 
     rows: int

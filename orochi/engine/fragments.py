@@ -20,7 +20,18 @@ import structlog
 from psycopg import sql as pgsql
 
 from orochi import errors
-from orochi.engine import contract, copybinary, duck, heapfilter, native, placeholders, staging, stripes
+from orochi.engine import (
+    contract,
+    copybinary,
+    duck,
+    fused,
+    heapfilter,
+    native,
+    placeholders,
+    shapes,
+    staging,
+    stripes,
+)
 
 log = structlog.get_logger()
 
@@ -95,6 +106,8 @@ class _Run:
             self._copy_out(placeholders.fill(self._fragment.sql, relations))
             return "postgres"
         deleted = stripes.deleted_rows(self._connection, iter(self._fragment.scans))
+        if self._fragment.fused is not None and self._fuse(self._fragment.fused, deleted):
+            return "fused"
         if self._fragment.vector_sql is not None:
             batches = self._vectorised(self._fragment.vector_sql, deleted)
             if batches is not None:
@@ -164,6 +177,36 @@ class _Run:
         columns = ", ".join(names)
         return f"(SELECT {columns} FROM {scan.relation} UNION ALL SELECT {columns} FROM pg_temp.{stage})"
 
+    def _fuse(self, shape: shapes.Shape, deleted: Deleted) -> bool:
+        """Answer by the fused aggregate; False, with nothing sent, if it declines the values."""
+        (scan,) = self._fragment.scans
+        heap: Iterable[pa.RecordBatch] = ()
+        if not shape.partial:
+            heap = self._heap_rows(scan)
+        try:
+            batch = fused.run(
+                shape,
+                scan,
+                self._fragment.columns,
+                self._stripe_dir,
+                deleted,
+                heap,
+                self._counters,
+                self._cancelled,
+            )
+        except native.Unsupported as error:
+            log.info("fragment.not_fused", fragment=self._fragment.number, error=str(error)[:300])
+            self._counters = stripes.Counters()
+            return False
+        if shape.partial:
+            self._copy_out(placeholders.fill(self._fragment.sql, {scan.name: scan.relation}))
+        self._send(batch)
+        return True
+
+    def _heap_rows(self, scan: contract.Scan) -> Iterator[pa.RecordBatch]:
+        names = ", ".join(placeholders.quote(column.name) for column in scan.columns)
+        return self._copied(f"SELECT {names} FROM {scan.relation}{heapfilter.where(scan)}", scan.columns)
+
     def _vectorised(self, sql: str, deleted: Deleted) -> list[pa.RecordBatch] | None:
         """The result by DuckDB, None if it or a type refuses."""
         try:
@@ -177,9 +220,7 @@ class _Run:
 
     def _native_table(self, scan: contract.Scan, deleted: Deleted) -> pa.Table:
         schema = native.native_schema(scan.columns)
-        names = ", ".join(placeholders.quote(column.name) for column in scan.columns)
-        heap_sql = f"SELECT {names} FROM {scan.relation}{heapfilter.where(scan)}"
-        heap = self._copied(heap_sql, scan.columns)
+        heap = self._heap_rows(scan)
         batches = [
             native.to_native(batch, scan.columns)
             for source in (heap, self._stripe_batches(scan, deleted))

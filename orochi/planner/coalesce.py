@@ -26,7 +26,9 @@ def together(parts: Sequence[fragments.Fragment], slots: int) -> list[fragments.
         if not part.sql or not all(_is_heap(scan) for scan in part.scans):
             kept.append(part)
             continue
-        kind = dataclasses.replace(part, number=0, shard_ids=(), scans=(), sql="", vector_sql=None)
+        kind = dataclasses.replace(
+            part, number=0, shard_ids=(), scans=(), sql="", vector_sql=None, fused=None
+        )
         groups.setdefault(kind, []).append(part)
     for group in groups.values():
         count = min(slots, len(group))
@@ -49,4 +51,5 @@ def _joined(group: Sequence[fragments.Fragment]) -> fragments.Fragment:
         shard_ids=tuple(dict.fromkeys(shard for part in group for shard in part.shard_ids)),
         sql=" UNION ALL ".join(f"({text})" for text in texts),
         vector_sql=None,
+        fused=None,
     )

@@ -14,6 +14,7 @@ from orochi.catalog import api
 from orochi.planner import (
     aggregates,
     analyze,
+    fused,
     lookup,
     names,
     parse,
@@ -107,7 +108,10 @@ def _intermediate(
     if any(column.type_oid == 0 for column in types):
         describe = parse.deparse(pieces.over_shells(folded, prepared))
     found = vector.aggregate(prepared, level, keys, splitter.parts.parts)
-    return pushdown.intermediate_of(prepared, sql, types, describe, found)
+    shape = fused.shape(
+        prepared, level, [node for _, node in keys], [node for _, node in columns], partial=True
+    )
+    return pushdown.intermediate_of(prepared, sql, types, describe, found, shape)
 
 
 def _type(name: str, node: tree.Node, level: names.Level) -> fragments.OutputColumn:

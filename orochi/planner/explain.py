@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from orochi.catalog import snapshot as snapshots
+from orochi.engine import shapes
 from orochi.planner import fragment as fragments
 from orochi.planner import plan as plans
 from orochi.planner import rehearsal as rehearsals
@@ -248,6 +249,8 @@ def _intermediate(
             if scan.predicates:
                 found[f"Predicates of {scan.name}"] = [_predicate(predicate) for predicate in scan.predicates]
         found["SQL"] = first.sql
+        if first.fused is not None and any(scan.stripes for scan in scans):
+            found["Fused Aggregate"] = _shape(first.fused)
         if first.vector_sql is not None:
             found["Vector SQL"] = first.vector_sql
         found["Fragments"] = [_fragment(part, snapshot, stats, timing) for part in item.fragments]
@@ -286,7 +289,18 @@ def _scan(scan: fragments.Scan) -> str:
 def _engine(part: fragments.Fragment) -> str:
     if not any(scan.stripes for scan in part.scans):
         return "PostgreSQL"
+    if part.fused is not None:
+        return "Fused Aggregate"
     return "vector" if part.vector_sql is not None else "PostgreSQL over staged stripes"
+
+
+def _shape(shape: shapes.Shape) -> str:
+    """What is computed in one pass: conditions are among the scan's predicates."""
+    keys = [f"{key.column} by {key.width}" if key.width else key.column for key in shape.keys]
+    made = dict.fromkeys(
+        f"{output.kind}({output.column or '*'})" for output in shape.outputs if output.kind != "key"
+    )
+    return ", ".join(made) + (f" for each {', '.join(keys)}" if keys else "")
 
 
 def _actual(cost: Stats, timing: bool) -> str:

@@ -17,8 +17,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from orochi import errors
+from orochi.engine import shapes
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class Fragment:
         sql: PostgreSQL SQL over the scans' placeholders; always correct.
         vector_sql: the same for the vectorised engine (DuckDB over carrier columns turned into
             native types), present only when every expression is on the allow-list.
+        fused: the same as one pass over decoded columns, present only for that shape.
         columns: the result's shape, equal for all fragments of one `Intermediate`.
         settings: session settings that change what `sql` means (TimeZone, DateStyle, ...).
         snapshot: the exported snapshot of the node that it must read; empty for one of its own.
@@ -115,6 +117,7 @@ class Fragment:
     vector_sql: str | None = None
     settings: tuple[tuple[str, str], ...] = ()
     snapshot: str = ""
+    fused: shapes.Shape | None = None
 
 
 def inputs_of(fragments: Iterable[Fragment]) -> set[tuple[str, int | None]]:
@@ -158,6 +161,7 @@ def _fragment(item: dict[str, Any]) -> Fragment:
         vector_sql=item["vector_sql"],
         settings=tuple((name, value) for name, value in item["settings"]),
         snapshot=item.get("snapshot", ""),
+        fused=shapes.from_dict(item["fused"]),
     )
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from pglast import enums
 
+from orochi.engine import shapes
 from orochi.planner import (
     analyze,
+    fused,
     names,
     parse,
     pieces,
@@ -37,7 +39,8 @@ def plan(prepared: prepare.Prepared, level: names.Level, found: spread.Spread) -
     """
     stmt = level.stmt
     checker = spread.Checker(prepared)
-    if spread.is_aggregated(stmt, prepared) and not checker.grouped_by_key(level, found):
+    apart = spread.is_aggregated(stmt, prepared) and not checker.grouped_by_key(level, found)
+    if apart and not _alone(prepared, level):
         raise spread.Unfit("its groups spread over shards")
     if not checker.windows_by_key(level, found):
         raise spread.Unfit("a window is not partitioned by the distribution column")
@@ -111,7 +114,14 @@ def _build(
     describe = None
     if any(column.type_oid == 0 for column in types):
         describe = parse.deparse(pieces.over_shells(folded, prepared))
-    intermediate = intermediate_of(prepared, sql, types, describe, vector.rows(prepared, level, targets, top))
+    intermediate = intermediate_of(
+        prepared,
+        sql,
+        types,
+        describe,
+        vector.rows(prepared, level, targets, top),
+        _fused(prepared, level, [node for node, _ in targets]),
+    )
     final = None
     listed = list(zip(columns, targets, strict=True))
     if (
@@ -123,6 +133,32 @@ def _build(
         shown = [f"{name}{collation}" for name, (_, collation) in listed]
         final = _final(stmt, outputs, shown, order, first)
     return plans.Distributed("pushdown", (intermediate,), final, limit=None if final else top)
+
+
+def _alone(prepared: prepare.Prepared, level: names.Level) -> bool:
+    """Whether one shard has all the groups, and gives them in one pass over its columns."""
+    kept = kept_shards(prepared)
+    if len(kept) != 1 or len(prepared.references) != 1:
+        return False
+    (reference,) = prepared.references
+    shard = reference.table.shards[kept[0] if scans.is_distributed(reference) else 0]
+    if not prepared.pruned[id(reference)].stripes(shard):
+        return False
+    targets = [pieces.strip_collation(item.expression)[0] for item in pieces.outputs(level)]
+    targets += [key.expression for key in pieces.sort_keys(level)]
+    return _fused(prepared, level, targets) is not None
+
+
+def _fused(prepared: prepare.Prepared, level: names.Level, targets: list[tree.Node]) -> shapes.Shape | None:
+    """The shape of a shard's own groups; all of them, however few rows suffice."""
+    stmt, grouped = level.stmt, spread.group_expressions(level)
+    if grouped is None or stmt.havingClause or stmt.windowClause or stmt.distinctClause:
+        return None
+    if not spread.is_aggregated(stmt, prepared):
+        return None
+    keys = [pieces.canonical(node, level) for node in grouped]
+    outputs = [pieces.canonical(node, level) for node in targets]
+    return fused.shape(prepared, level, keys, outputs, partial=False)
 
 
 def _final(
@@ -165,6 +201,7 @@ def intermediate_of(
     columns: tuple[fragments.OutputColumn, ...],
     describe: str | None,
     vector_sql: str | None,
+    shape: shapes.Shape | None = None,
 ) -> plans.Intermediate:
     """The intermediate that one SQL over all the statement's tables, run shard by shard, fills."""
     references = prepared.references
@@ -188,6 +225,7 @@ def intermediate_of(
             prepared.ctx,
             scans.Numbers(),
             vector_sql,
+            shape,
         ),
         shards_total=len(spread_tables[0].table.shards) if spread_tables else 1,
         table=", ".join(dict.fromkeys(f"{item.table.schema}.{item.table.name}" for item in references)),

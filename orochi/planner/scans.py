@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from orochi import ids
 from orochi.catalog import snapshot as snapshots
+from orochi.engine import shapes
 from orochi.planner import context, names, prune, staged
 from orochi.planner import fragment as fragments
 
@@ -116,6 +117,7 @@ def build(
     ctx: context.PlanContext,
     number: Callable[[], int],
     vector_sql: str | None = None,
+    fused: shapes.Shape | None = None,
 ) -> tuple[fragments.Fragment, ...]:
     """One fragment for each unit, all running the same SQL."""
     placeholders = scan_names(len(references))
@@ -140,6 +142,7 @@ def build(
             sql=sql,
             columns=outputs,
             vector_sql=vector_sql,
+            fused=fused,
             settings=settings,
         )
         for unit in units_

@@ -132,7 +132,7 @@ def _vectorised(prepared: prepare.Prepared) -> plans.Distributed | None:
     except (spread.Unfit, parse.CannotDeparse):
         return None
     parts = [part for item in found.intermediates for part in item.fragments]
-    return found if any(part.vector_sql is not None for part in parts) else None
+    return found if any(part.vector_sql is not None or part.fused is not None for part in parts) else None
 
 
 def _by_shards(prepared: prepare.Prepared, *, constants: bool = False) -> plans.Distributed:

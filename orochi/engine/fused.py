@@ -1,0 +1,278 @@
+"""The fused aggregate over stripes: prune, decode what is needed, filter and group in one pass.
+
+Chunk groups that the skip list rules out are not read; those whose every row passes, and whose
+statistics hold the answer, are not decoded. Deleted rows never count. Stripes are worked on by a few
+threads, as the kernels do not hold the interpreter.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import os
+import pathlib
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from orochi import errors, pgtypes
+from orochi.engine import contract, grouping, native, results, shapes, stripes
+from orochi.storage.columnar import cache, predicates, reader, skiplist
+from orochi.storage.columnar import filter as filtering
+
+#: Threads of one process that work on stripes.
+_THREADS = 4
+
+
+def run(
+    shape: shapes.Shape,
+    scan: contract.Scan,
+    outputs: Sequence[contract.OutputColumn],
+    stripe_dir: pathlib.Path,
+    deleted: Mapping[int, np.ndarray],
+    heap: Iterable[pa.RecordBatch],
+    counters: stripes.Counters,
+    cancelled: contract.Cancelled,
+) -> pa.RecordBatch:
+    """The groups of the scan's rows, each once, as the fragment's columns.
+
+    Args:
+        shape: what to compute.
+        scan: which columns and stripes.
+        outputs: the result's columns.
+        stripe_dir: where this node keeps its files.
+        deleted: sorted row numbers by stripe.
+        heap: heap rows, all of the scan's columns; none where others answer for the heap.
+        counters: added to.
+        cancelled: asked before each stripe.
+
+    Raises:
+        Unsupported: the rows hold what only PostgreSQL computes right.
+        StalePlan: a stripe's file is gone.
+        QueryCanceled: `cancelled` said so.
+        DataCorrupted: a file is damaged.
+    """
+    plain = {key.column for key in shape.keys if key.width == 0}
+    types = {column.name: column.type_oid for column in scan.columns}
+    work = _Work(shape, plain, types, stripe_dir, cancelled)
+    parts: list[grouping.Partial] = []
+    for batch in heap:
+        parts += work.heap(dict(zip(types, batch.columns, strict=True)), batch.num_rows)
+    jobs = [(stripe, deleted.get(stripe.stripe_id)) for stripe in scan.stripes]
+    if len(jobs) > 1:
+        done = list(_pool(os.getpid()).map(lambda job: work.stripe(*job), jobs))
+    else:
+        done = [work.stripe(*job) for job in jobs]
+    for found, total, skipped in done:
+        parts += found
+        counters.total += total
+        counters.skipped += skipped
+    if not parts:
+        none = {name: pa.array([], pgtypes.carrier(oid)) for name, oid in types.items()}
+        parts = work.heap(none, 0)
+    return results.of_groups(shape, grouping.merge(shape, parts), outputs)
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(_process: int) -> concurrent.futures.ThreadPoolExecutor:
+    """The process's threads; a forked child makes its own."""
+    count = min(_THREADS, os.cpu_count() or 1)
+    return concurrent.futures.ThreadPoolExecutor(count, thread_name_prefix="orochi-fused")
+
+
+class _Work:
+    """What all stripes of one run share."""
+
+    def __init__(
+        self,
+        shape: shapes.Shape,
+        plain: set[str],
+        types: Mapping[str, int],
+        stripe_dir: pathlib.Path,
+        cancelled: contract.Cancelled,
+    ) -> None:
+        self.shape = shape
+        self.plain = plain
+        self.types = types
+        self.conditions = [
+            (item.column, predicates.condition(item, pgtypes.carrier(types[item.column])))
+            for item in shape.conditions
+        ]
+        if any(isinstance(condition, predicates.Anything) for _, condition in self.conditions):
+            raise native.Unsupported("a condition that the carrier does not decide")
+        self._stripe_dir = stripe_dir
+        self._cancelled = cancelled
+
+    def heap(self, columns: Mapping[str, pa.Array], rows: int) -> list[grouping.Partial]:
+        """The groups of rows that are in memory."""
+        kept = filtering.evaluate([(columns[name], condition) for name, condition in self.conditions])
+        needed = {*self.plain, *(key.column for key in self.shape.keys), *grouping.needs(self.shape)}
+        arrays = {name: encoded(columns[name]) if name in self.plain else columns[name] for name in needed}
+        return [grouping.aggregate(self.shape, rows, arrays, kept)]
+
+    def stripe(
+        self, stripe: contract.StripeRef, deleted: np.ndarray | None
+    ) -> tuple[list[grouping.Partial], int, int]:
+        """A stripe's groups; how many chunk groups it has, and how many the skip list ruled out."""
+        if self._cancelled():
+            raise errors.QueryCanceled("canceling statement due to user request")
+        path = self._stripe_dir / stripe.path
+        try:
+            opened = reader.StripeReader(path, cache=cache.shared())
+            key = cache.file_key(path.stat())
+        except FileNotFoundError as error:
+            raise errors.StalePlan(f"stripe {stripe.stripe_id} is not on this node any more") from error
+        with opened as source:
+            return _Stripe(self, source, key, deleted).run()
+
+
+class _Stripe:
+    """One stripe of a run."""
+
+    def __init__(
+        self, work: _Work, source: reader.StripeReader, key: Hashable, deleted: np.ndarray | None
+    ) -> None:
+        self._work = work
+        self._source = source
+        self._key = key
+        self._footer = source.footer
+        self._deleted = deleted
+        self._read: dict[str, pa.Array] = {}
+
+    def run(self) -> tuple[list[grouping.Partial], int, int]:
+        """The stripe's groups, and what was skipped."""
+        total = len(self._footer.group_rows)
+        groups, open_conditions = self._prune()
+        skipped = total - len(groups)
+        if not groups:
+            return [], total, skipped
+        kept = self._passing(groups, open_conditions)
+        if kept is not None:
+            groups, kept = self._narrowed(groups, kept)
+            if not groups:
+                return [], total, skipped
+        shape = self._work.shape
+        names = {*self._work.plain, *(key.column for key in shape.keys), *grouping.needs(shape)}
+        columns = {name: self._column(name, groups) for name in names}
+        rows = sum(self._footer.group_rows[group] for group in groups)
+        return [grouping.aggregate(shape, rows, columns, kept)], total, skipped
+
+    def _prune(self) -> tuple[list[int], list[tuple[str, predicates.Condition]]]:
+        """The chunk groups that may hold a wanted row, and the conditions that some row of them may fail."""
+        kept = list(range(len(self._footer.group_rows)))
+        for name, condition in self._work.conditions:
+            column = self._footer.column(name)
+            if column is None:  # the stripe is older than the column: all null
+                kept = kept if isinstance(condition, predicates.IsNull) else []
+                continue
+            if not skiplist.may_hold(column.stats, condition):
+                return [], []
+            kept = [group for group in kept if skiplist.may_hold(column.chunks[group].stats, condition)]
+        left = []
+        for name, condition in self._work.conditions:
+            column = self._footer.column(name)
+            if column is not None and not all(
+                skiplist.all_hold(column.chunks[group].stats, condition) for group in kept
+            ):
+                left.append((name, condition))
+        return kept, left
+
+    def _passing(self, groups: Sequence[int], conditions: Sequence[tuple[str, predicates.Condition]]) -> Any:
+        """Which rows of the chunk groups count; None for all."""
+        passed: np.ndarray | None = None
+        direct = []
+        for name, condition in conditions:
+            if pgtypes.carrier(self._work.types[name]) != pa.string():
+                direct.append((self._raw(name, groups), condition))
+                continue
+            codes = self._codes(name, groups)
+            chosen = filtering.evaluate([(codes.dictionary, _valued(condition))])
+            passed = _both(passed, _of_codes(codes, chosen, condition))
+        if direct:
+            passed = _both(passed, filtering.evaluate(direct))
+        if self._deleted is not None:
+            alive = ~np.isin(self._row_numbers(groups), self._deleted)
+            passed = passed if alive.all() else _both(passed, alive)
+        return passed
+
+    def _narrowed(self, groups: list[int], kept: np.ndarray) -> tuple[list[int], np.ndarray]:
+        """Without the chunk groups that have no row left."""
+        rows = [self._footer.group_rows[group] for group in groups]
+        starts = np.concatenate(([0], np.cumsum(rows)[:-1]))
+        alive = np.add.reduceat(kept, starts, dtype=np.int64) > 0
+        if alive.all():
+            return groups, kept
+        self._read.clear()
+        return [group for group, lives in zip(groups, alive, strict=True) if lives], kept[
+            np.repeat(alive, rows)
+        ]
+
+    def _column(self, name: str, groups: Sequence[int]) -> pa.Array:
+        return self._codes(name, groups) if name in self._work.plain else self._raw(name, groups)
+
+    def _raw(self, name: str, groups: Sequence[int]) -> pa.Array:
+        if name not in self._read:
+            column = self._footer.column(name)
+            if column is None:
+                rows = sum(self._footer.group_rows[group] for group in groups)
+                self._read[name] = pa.nulls(rows, pgtypes.carrier(self._work.types[name]))
+            else:
+                self._read[name] = grouping.plain(self._source.column(column, groups))
+        return self._read[name]
+
+    def _codes(self, name: str, groups: Sequence[int]) -> pa.DictionaryArray:
+        """A column as codes into a dictionary of the whole stripe: the file's, or one that the cache keeps."""
+        column = self._footer.column(name)
+        if column is None:
+            return encoded(self._raw(name, groups))
+        if column.dictionary is not None:
+            return self._source.column(column, groups)
+        everything = range(len(self._footer.group_rows))
+        key = (self._key, name, "codes")
+        whole = cache.shared().get(key)
+        if whole is None:
+            whole = encoded(self._source.column(column, everything))
+            cache.shared().put(key, whole, whole.nbytes)
+        if len(groups) == len(everything):
+            return whole
+        rows = np.concatenate(([0], np.cumsum(self._footer.group_rows)))
+        pieces = [whole.indices.slice(rows[group], rows[group + 1] - rows[group]) for group in groups]
+        return pa.DictionaryArray.from_arrays(pa.concat_arrays(pieces), whole.dictionary)
+
+    def _row_numbers(self, groups: Sequence[int]) -> np.ndarray:
+        starts = np.concatenate(([0], np.cumsum(self._footer.group_rows)))
+        return np.concatenate(
+            [np.arange(starts[group], starts[group + 1], dtype=np.int32) for group in groups]
+        )
+
+
+def encoded(array: pa.Array) -> pa.DictionaryArray:
+    """An array as int32 codes into its distinct values; null is no value."""
+    return array.dictionary_encode()
+
+
+def _valued(condition: predicates.Condition) -> predicates.Condition:
+    """What a condition demands of the values of a dictionary, which holds no null."""
+    return predicates.Nothing() if isinstance(condition, predicates.IsNull) else condition
+
+
+def _of_codes(codes: pa.DictionaryArray, chosen: np.ndarray | None, condition: predicates.Condition) -> Any:
+    """Rows whose value passes, given which entries of the dictionary do (None: all)."""
+    indices = codes.indices
+    null = isinstance(condition, predicates.IsNull)
+    if not indices.null_count and (chosen is None or not len(chosen)):
+        return None if chosen is None else np.zeros(len(codes), np.bool_)
+    if chosen is None:
+        chosen = np.ones(len(codes.dictionary), np.bool_)
+    if not indices.null_count:
+        return chosen[indices.to_numpy()]
+    at = indices.fill_null(len(chosen)).to_numpy()
+    return np.append(chosen, null)[at]
+
+
+def _both(left: Any, right: Any) -> Any:
+    if left is None or right is None:
+        return right if left is None else left
+    return left & right

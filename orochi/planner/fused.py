@@ -1,0 +1,234 @@
+"""Fragments that one pass over decoded columns answers: a filter, group keys and aggregates of plain columns.
+
+A shape is found only where it means exactly what the fragment's SQL means to PostgreSQL; what is
+not known here (another function, a condition that is no comparison with a constant) has none, and
+DuckDB or PostgreSQL runs the fragment.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from orochi import pgtypes
+from orochi.catalog import snapshot as snapshots
+from orochi.engine import shapes
+from orochi.planner import literals, lookup, names, prepare, tree
+from orochi.planner.tree import ast
+
+_TEXTS = frozenset({pgtypes.TEXT, pgtypes.VARCHAR})
+_COUNTED = pgtypes.INTEGERS | pgtypes.FLOATS | pgtypes.TIMES | _TEXTS | {pgtypes.BOOL, pgtypes.UUID}
+_GROUPED = pgtypes.INTEGERS | pgtypes.TIMES | _TEXTS | {pgtypes.BOOL, pgtypes.UUID}
+_COMPARED = pgtypes.INTEGERS | pgtypes.FLOATS | pgtypes.TIMES | _TEXTS
+_ARGUMENTS = {
+    "count": _COUNTED,
+    "sum": pgtypes.INTEGERS | {pgtypes.FLOAT8},
+    "avg": pgtypes.INTEGERS | pgtypes.FLOATS,
+    "min": pgtypes.INTEGERS | pgtypes.FLOATS | pgtypes.TIMES,
+    "max": pgtypes.INTEGERS | pgtypes.FLOATS | pgtypes.TIMES,
+}
+_SECOND = 1_000_000
+_UNITS = {
+    "microsecond": 1,
+    "millisecond": 1_000,
+    "second": _SECOND,
+    "sec": _SECOND,
+    "minute": 60 * _SECOND,
+    "min": 60 * _SECOND,
+    "hour": 3_600 * _SECOND,
+    "day": 86_400 * _SECOND,
+    "week": 604_800 * _SECOND,
+}
+_WIDTH = re.compile(r"\s*(\d{1,6})\s*([a-z]+?)s?\s*")
+_TRUNCATED = ("microsecond", "millisecond", "second", "minute", "hour", "day", "week")
+#: Monday, 2000-01-03, where weeks and time_bucket's buckets begin.
+_MONDAY = 2 * 86_400 * _SECOND
+_UTC = frozenset({"utc", "etc/utc", "gmt", "etc/gmt", "zulu", "uct", "etc/uct", "universal"})
+#: Statistics that read the third element of a float's transition state.
+_SPREADS = frozenset({"variance", "var_samp", "var_pop", "stddev", "stddev_samp", "stddev_pop"})
+
+
+class _NoShape(Exception):
+    """The fragment is not of this kind."""
+
+
+def shape(
+    prepared: prepare.Prepared,
+    level: names.Level,
+    keys: Sequence[tree.Node],
+    outputs: Sequence[tree.Node],
+    *,
+    partial: bool,
+) -> shapes.Shape | None:
+    """The shape of a fragment that aggregates one table; None if it has none.
+
+    Args:
+        prepared: the statement.
+        level: its query level.
+        keys: what the fragment groups by.
+        outputs: its columns.
+        partial: whether the coordinator adds up what fragments give.
+    """
+    try:
+        finder = _Finder(prepared, level)
+        found_keys = tuple(finder.key(node) for node in keys)
+        listed = []
+        for node in outputs:
+            index = next((at for at, key in enumerate(keys) if key == node), None)
+            listed.append(shapes.Output("key", index=index) if index is not None else finder.output(node))
+        return shapes.Shape(found_keys, tuple(listed), finder.conditions(), partial)
+    except _NoShape:
+        return None
+
+
+class _Finder:
+    """Reads the statement's only scan."""
+
+    def __init__(self, prepared: prepare.Prepared, level: names.Level) -> None:
+        if not prepared.ctx.vectorized or len(prepared.references) != 1 or len(prepared.scopes.levels) != 1:
+            raise _NoShape
+        if len(level.relations) != 1 or prepared.references[0].sampled:
+            raise _NoShape
+        self._prepared = prepared
+        self._level = level
+
+    def column(self, node: tree.Node, types: frozenset[int] | set[int]) -> snapshots.Column:
+        """A plain column of one of `types`, with the database's own collation if it has one."""
+        found = lookup.find_column(node, self._level) if tree.is_column(node) else None
+        column: snapshots.Column | None = found[0].table.column(found[1]) if found is not None else None
+        if column is None or column.type_oid not in types:
+            raise _NoShape
+        if column.collation not in (None, 'pg_catalog."default"'):
+            raise _NoShape
+        return column
+
+    def key(self, node: tree.Node) -> shapes.Key:
+        """A group key."""
+        if tree.is_column(node):
+            return shapes.Key(self.column(node, _GROUPED).name)
+        if not isinstance(node, ast.FuncCall) or len(node.args or ()) != 2 or _has_extras(node):
+            raise _NoShape
+        parts = tree.strings(node.funcname)
+        if self._prepared.ctx.builtins.function(parts) is None:
+            raise _NoShape
+        argument, value = node.args
+        if parts[-1] == "time_bucket":
+            return self._time_bucket(argument, value)
+        if parts[-1] == "date_trunc":
+            return self._date_trunc(argument, value)
+        raise _NoShape
+
+    def _time_bucket(self, argument: tree.Node, value: tree.Node) -> shapes.Key:
+        column = self.column(value, pgtypes.INTEGERS | {pgtypes.TIMESTAMP, pgtypes.TIMESTAMPTZ})
+        constant = literals.constant(argument)
+        if constant is None or constant.text is None:
+            raise _NoShape
+        if column.type_oid in pgtypes.INTEGERS:
+            if constant.oid != column.type_oid or not constant.text.isdigit() or int(constant.text) == 0:
+                raise _NoShape
+            return shapes.Key(column.name, int(constant.text), 0, 0)
+        if constant.oid not in (pgtypes.UNKNOWN, pgtypes.INTERVAL):
+            raise _NoShape
+        width = _WIDTH.fullmatch(constant.text.lower())
+        if width is None or width[2] not in _UNITS or int(width[1]) == 0:
+            raise _NoShape
+        return shapes.Key(column.name, int(width[1]) * _UNITS[width[2]], _MONDAY, _MONDAY)
+
+    def _date_trunc(self, argument: tree.Node, value: tree.Node) -> shapes.Key:
+        column = self.column(value, {pgtypes.TIMESTAMP, pgtypes.TIMESTAMPTZ})
+        constant = literals.constant(argument)
+        if constant is None or constant.text is None or constant.oid not in (pgtypes.UNKNOWN, pgtypes.TEXT):
+            raise _NoShape
+        unit = constant.text.lower().removesuffix("s")
+        if unit not in _TRUNCATED:
+            raise _NoShape
+        local = column.type_oid == pgtypes.TIMESTAMPTZ and unit in ("minute", "hour", "day", "week")
+        if local and self._prepared.ctx.zone.timezone.lower() not in _UTC:
+            raise _NoShape
+        return shapes.Key(column.name, _UNITS[unit], _MONDAY if unit == "week" else 0)
+
+    def output(self, node: tree.Node) -> shapes.Output:
+        """An aggregate."""
+        if isinstance(node, ast.A_Indirection):
+            return self._moment(node)
+        if not isinstance(node, ast.FuncCall) or _has_extras(node):
+            raise _NoShape
+        parts = tree.strings(node.funcname)
+        if parts[:-1] not in ((), ("pg_catalog",)) or not self._prepared.ctx.builtins.is_aggregate(parts):
+            raise _NoShape
+        name, types = parts[-1], _ARGUMENTS.get(parts[-1])
+        if types is None:
+            raise _NoShape
+        if name == "count" and node.agg_star and not node.args:
+            return shapes.Output("count")
+        if len(node.args or ()) != 1:
+            raise _NoShape
+        return shapes.Output(name, self.column(node.args[0], types).name)
+
+    def _moment(self, node: tree.Node) -> shapes.Output:
+        """`(orochi._moments(column::double precision))[n]`, where only an average is made of it."""
+        call = node.arg
+        if not isinstance(call, ast.FuncCall) or tree.strings(call.funcname) != ("orochi", "_moments"):
+            raise _NoShape
+        if _has_extras(call) or len(call.args or ()) != 1 or not isinstance(call.args[0], ast.TypeCast):
+            raise _NoShape
+        for part in tree.walk(self._level.stmt):
+            if isinstance(part, ast.FuncCall) and tree.strings(part.funcname)[-1] in _SPREADS:
+                raise _NoShape
+        (subscript,) = node.indirection
+        index = literals.constant(subscript.uidx)
+        if index is None or index.text not in ("1", "2", "3"):
+            raise _NoShape
+        column = self.column(call.args[0].arg, pgtypes.FLOATS)
+        return shapes.Output("moment", column.name, int(index.text))
+
+    def conditions(self) -> tuple[shapes.Condition, ...]:
+        """WHERE, each conjunct exactly."""
+        node = self._level.stmt.whereClause
+        terms = () if node is None else tree.conjuncts(node)
+        return tuple(found for term in terms for found in self._conjunct(term))
+
+    def _conjunct(self, node: tree.Node) -> list[shapes.Condition]:
+        if isinstance(node, ast.NullTest):
+            op = "isnull" if node.nulltesttype.name == "IS_NULL" else "notnull"
+            return [shapes.Condition(self.column(node.arg, _COUNTED).name, op)]
+        if not isinstance(node, ast.A_Expr):
+            raise _NoShape
+        kind = node.kind.name
+        if kind == "AEXPR_BETWEEN":
+            pairs = zip((">=", "<="), node.rexpr, strict=True)
+            return [self._compared(node.lexpr, op, item) for op, item in pairs]
+        if kind == "AEXPR_IN" and tree.strings(node.name) == ("=",):
+            found = [self._compared(node.lexpr, "=", item) for item in node.rexpr]
+            if any(item.op != "=" for item in found):
+                raise _NoShape
+            values = dict.fromkeys(item.values[0] for item in found)
+            return [shapes.Condition(found[0].column, "in", tuple(values))]
+        name = tree.operator(node)
+        if name not in literals.COMPARISONS:
+            raise _NoShape
+        if tree.is_column(node.lexpr):
+            return [self._compared(node.lexpr, name, node.rexpr)]
+        return [self._compared(node.rexpr, literals.flipped(name), node.lexpr)]
+
+    def _compared(self, side: tree.Node, name: str, other: tree.Node) -> shapes.Condition:
+        column = self.column(side, _COMPARED)
+        key = self._prepared.analysis.key(side, self._level)
+        bound = None
+        if key is not None and not tree.is_column(other):
+            bound = self._prepared.analysis.bound(key, name, other)
+        if bound is None:
+            raise _NoShape
+        return shapes.Condition(column.name, bound[0], (bound[1],))
+
+
+def _has_extras(call: tree.Node) -> bool:
+    """Whether a call says more than its arguments."""
+    return bool(
+        call.agg_distinct
+        or call.agg_order
+        or call.agg_filter is not None
+        or call.agg_within_group
+        or call.func_variadic
+        or call.over is not None
+    )
