@@ -79,6 +79,8 @@ def plan(prepared: prepare.Prepared, level: names.Level, found: spread.Spread) -
     columns = [*keys, *((part.name, part.call) for part in splitter.parts.parts)]
     if not columns:
         raise spread.Unfit("there is nothing to aggregate")
+    if splitter.as_it_is and not keys:  # a shard without rows gives a row too
+        raise spread.Unfit("an aggregate of distinct constants")
     final = f"SELECT {head} FROM {pieces.FROM}{tail}{pieces.limit_sql(level.stmt)}"
     intermediate = _intermediate(prepared, level, keys, columns, splitter)
     return plans.Distributed("two-phase aggregate", (intermediate,), final)
@@ -222,6 +224,7 @@ class _Splitter:
         parts: the partial aggregates.
         values: what shards group by beside the groups, for aggregates of distinct values.
         added: some parts are aggregates of values that no two shards share.
+        as_it_is: an aggregate of distinct values runs over the partial result's rows.
     """
 
     def __init__(
@@ -237,7 +240,7 @@ class _Splitter:
         self._groups = groups
         self.parts = _Parts()
         self.values: list[tree.Node] = []
-        self.added = False
+        self.added = self.as_it_is = False
 
     def final(self, node: tree.Node) -> tree.Node:
         """The expression over the partial result that has the value of `node`."""
@@ -296,6 +299,7 @@ class _Splitter:
 
     def _over_values(self, node: tree.Node) -> tree.Node:
         """An aggregate of distinct values as it is, over values that the shards grouped by."""
+        self.as_it_is = True
         order = tuple(tree.changed(item, node=self._value(item.node)) for item in node.agg_order or ())
         kept = node.agg_filter
         return tree.changed(
