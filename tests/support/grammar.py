@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Mapping, Sequence
 
 #: Name, columns, distribution column. All but `r` have a time column `at`.
 TABLES = {
@@ -19,21 +20,21 @@ TABLES = {
     "r": ("b int, name text", ""),
 }
 _INTS = {"p": ("a", "b"), "q": ("a", "b", "e"), "s": ("b",), "r": ("b",), "x": ("a", "n")}
-_TEXTS = {"p": ("c",), "q": ("c",), "s": ("k",), "r": ("name",), "x": ()}
-_JOINED = {"p": ("a", "b"), "q": ("a", "b"), "s": ("b",), "r": ("b",), "x": ("a",)}
-_WORDS = ("'x'", "'y'", "'zz'", "''", "'Ä'", "'x y'")
+TEXTS = {"p": ("c",), "q": ("c",), "s": ("k",), "r": ("name",), "x": ()}
+JOINED = {"p": ("a", "b"), "q": ("a", "b"), "s": ("b",), "r": ("b",), "x": ("a",)}
+WORDS = ("'x'", "'y'", "'zz'", "''", "'Ä'", "'x y'")
 _KINDS = ("JOIN", "JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN")
 
 
-def fill(seed: int, rows: int = 24) -> list[str]:
-    """The INSERTs that fill the tables."""
+def fill(seed: int, rows: int = 24, more: Mapping[str, Sequence[Sequence[str]]] | None = None) -> list[str]:
+    """The INSERTs that fill the tables; `more` gives the constants to choose from for columns behind the others."""
     pick = random.Random(f"rows {seed}")
 
     def number(low: int, high: int) -> str:
         return "NULL" if pick.random() < 0.15 else str(pick.randint(low, high))
 
     def word() -> str:
-        return "NULL" if pick.random() < 0.15 else pick.choice(_WORDS)
+        return "NULL" if pick.random() < 0.15 else pick.choice(WORDS)
 
     def time() -> str:
         return f"'2024-01-{pick.randint(1, 9):02d} {pick.randint(0, 23):02d}:00+00'"
@@ -51,7 +52,12 @@ def fill(seed: int, rows: int = 24) -> list[str]:
     }
     return [
         f"INSERT INTO {table} VALUES "
-        + ", ".join(one().replace("NULL.", "NULL + 0.") for _ in range(rows if table != "r" else 7))
+        + ", ".join(
+            one().replace("NULL.", "NULL + 0.").removesuffix(")")
+            + "".join(f", {pick.choice(values)}" for values in (more or {}).get(table, ()))
+            + ")"
+            for _ in range(rows if table != "r" else 7)
+        )
         for table, one in made.items()
     ]
 
@@ -190,8 +196,8 @@ class Grammar:
 
     def _on(self, item: _Item, *, full: bool) -> str:
         other = self.random.choice(self._items)
-        left = f"{other.alias}.{self.random.choice(_JOINED[other.table])}"
-        terms = [f"{left} = {item.alias}.{self.random.choice(_JOINED[item.table])}"]
+        left = f"{other.alias}.{self.random.choice(JOINED[other.table])}"
+        terms = [f"{left} = {item.alias}.{self.random.choice(JOINED[item.table])}"]
         if not full and self.random.random() < 0.3:
             terms.append(f"{item.alias}.{self.random.choice(_INTS[item.table])} > {self._number()}")
         return " AND ".join(terms)
@@ -210,11 +216,11 @@ class Grammar:
         return f"{item.alias}.{self.random.choice(_INTS[item.table])}"
 
     def _text(self) -> str:
-        able = [item for item in self._items if _TEXTS[item.table]]
+        able = [item for item in self._items if TEXTS[item.table]]
         if not able:
             return "'none'::text"
         item = self.random.choice(able)
-        return f"{item.alias}.{self.random.choice(_TEXTS[item.table])}"
+        return f"{item.alias}.{self.random.choice(TEXTS[item.table])}"
 
     def _scalar(self) -> str:
         number, text = self._int(), self._text()
@@ -258,7 +264,7 @@ class Grammar:
     def _condition(self, depth: int) -> str:
         number, text = self._int(), self._text()
         options = [f"{number} {self.random.choice(['=', '<>', '<', '>='])} {self._number()}"] * 3
-        options += [f"{text} = {self.random.choice(_WORDS)}", f"{number} IS NULL", f"{text} LIKE 'x%'"]
+        options += [f"{text} = {self.random.choice(WORDS)}", f"{number} IS NULL", f"{text} LIKE 'x%'"]
         options += [f"{number} IN ({self._number()}, {self._number()}, NULL)", f"{number} = {self._int()}"]
         options += [f"{number} BETWEEN 0 AND {self._number()}", f"{number} IS DISTINCT FROM {self._int()}"]
         if depth:
@@ -269,7 +275,7 @@ class Grammar:
 
     def _subquery(self) -> str:
         table, alias, number = self.random.choice(["p", "q", "s", "r"]), self._alias(), self._int()
-        column = f"{alias}.{self.random.choice(_JOINED[table])}"
+        column = f"{alias}.{self.random.choice(JOINED[table])}"
         also = f" AND {alias}.b > {self._number()}" if self.random.random() < 0.5 else ""
         negation = self.random.choice(["", "NOT "])
         return self.random.choice(
