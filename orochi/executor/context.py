@@ -106,6 +106,10 @@ class Session(Protocol):
     search_path: tuple[str, ...]  # existing schemas in lookup order, pg_catalog left out
     temp_tables: frozenset[str]  # temporary relations that hide an Orochi table or view of their name
 
+    @property
+    def comes_back(self) -> bool:
+        """Whether PostgreSQL itself is the client, for a function that it runs: docs/adr/0006."""
+
     def snapshot(self) -> snapshots.Snapshot:
         """What this session plans against: its transaction's uncommitted catalog, if it changed it."""
 

@@ -16,7 +16,7 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
-from orochi import errors
+from orochi import errors, ids
 from orochi.executor import consistent, deadlock, node_pool, two_phase
 from orochi.pgwire import client
 
@@ -40,6 +40,7 @@ class Transaction:
             though not with one to a savepoint.
         held: a statement is under way that ends with the session's own commit, whatever commits meanwhile.
         ending: its commit is under way.
+        changing: tables that the statement under way has changed, maybe, where no node knows yet.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Transaction:
         self.deadlock: str | None = None
         self.after_commit: list[Callable[[], Awaitable[None]]] = []
         self.held = self.ending = False
+        self.changing: frozenset[ids.TableId] = frozenset()
 
     @property
     def in_block(self) -> bool:

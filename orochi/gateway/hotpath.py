@@ -49,6 +49,8 @@ def target(session: sessions.Session, held: portal.Portal) -> portal.Target | No
         return None
     if session.read_only and not isinstance(template, plans.Router):
         return None  # the long way refuses it
+    if session.loop is not None and not isinstance(template, insert.Template):
+        return None  # the long way looks at its conditions: see loopback.check
     if not session.engine.allowed(session, prepared, held.result_formats):
         return None  # the long way asks PostgreSQL
     parameters = held.parameters

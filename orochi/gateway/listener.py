@@ -13,7 +13,7 @@ import structlog
 from orochi import errors
 from orochi import settings as process_settings
 from orochi.executor import node_pool
-from orochi.gateway import client_socket, loopback, relay, startup, texts
+from orochi.gateway import client_socket, handover, loopback, relay, startup, texts
 from orochi.gateway import engine as engines
 from orochi.gateway import session as sessions
 from orochi.pgwire import client as pg_client
@@ -35,6 +35,7 @@ class Gateway:
     Attributes:
         coordinator: where client sessions are relayed to.
         tls: encrypts clients that ask, if a certificate is configured.
+        presence: tells the other gateways of this one.
     """
 
     def __init__(self, runtime: Any, settings: process_settings.Settings, engine: engines.Engine) -> None:
@@ -52,6 +53,7 @@ class Gateway:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._secret: str | None = None
         self._stopping = False
+        self.presence = handover.Presence()
         self._announcing: asyncio.Task[None] | None = None
 
     async def start(self, *, reuse_port: bool = False) -> int:
@@ -84,6 +86,7 @@ class Gateway:
             else "'" + host.replace("'", "''") + "'"
         )
         try:
+            await self.presence.keep(self, address, port)
             async with self.runtime.service() as connection:
                 known = (await connection.query(loopback.address_sql(address, port)))[-1].rows
             if known and await self._is_gateway(known[0]):
@@ -110,6 +113,7 @@ class Gateway:
         self._stopping = True
         if self._announcing is not None:
             self._announcing.cancel()
+        self.presence.close()
         if self._server is not None:
             self._server.close()
         deadline = asyncio.get_running_loop().time() + _SHUTDOWN_SECONDS

@@ -19,8 +19,8 @@ import re
 from typing import TYPE_CHECKING
 
 from orochi import errors
-from orochi.executor import deadlock
-from orochi.planner import parse
+from orochi.executor import deadlock, hidden_rows
+from orochi.planner import classify, parse, placed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,7 +36,6 @@ _NAME = re.compile(r"orochi loopback (\d+)")
 _LOCK_TIMEOUT = "3s"
 _SAVEPOINTS = frozenset({"TRANS_STMT_SAVEPOINT", "TRANS_STMT_RELEASE", "TRANS_STMT_ROLLBACK_TO"})
 _SERIALIZABLE = "SERIALIZABLE"
-_CTID_WRITE = re.compile(rb"[^\0]*\0(?:UPDATE|DELETE)\b.*\bctid\b", re.DOTALL)
 _INSERT = re.compile(rb'^([^\0]*\0INSERT INTO (?:"[^"]*"|[^"(])+\((?:"[^"]*"|[^")])*\)) VALUES')
 _CTID = re.compile(r"\bctid\b")
 
@@ -101,23 +100,33 @@ def running(session: sessions.Session, statement: parse.Statement) -> Iterator[N
 
 
 def _check(statement: parse.Statement) -> None:
-    if statement.kind in (parse.Kind.UPDATE, parse.Kind.DELETE) and _CTID.search(statement.sql):
-        raise _by_place()
+    if statement.kind not in (parse.Kind.UPDATE, parse.Kind.DELETE) or placed.is_by_place(statement):
+        return
+    if _CTID.search(statement.sql):
+        raise errors.FeatureNotSupported(
+            "rows of an Orochi table have no ctid of their own", hint="Name the row by its key."
+        )
 
 
-def _by_place() -> errors.FeatureNotSupported:
-    return errors.FeatureNotSupported(
-        "UPDATE and DELETE of an Orochi table inside a function need conditions and values that the"
-        " table's nodes can compute",
-        detail="Joins, subqueries, and functions that are not immutable are among those they cannot.",
-        hint="Compute the values first, into variables, or send the statement through the gateway by itself.",
-    )
+async def check(session: sessions.Session, statement: parse.Statement) -> None:
+    """What such a session runs must not miss its caller's changes, nor tell of rows that a policy hides, by failing.
+
+    Raises:
+        FeatureNotSupported: it might.
+    """
+    tables = classify.tables_in(statement.tree, session.snapshot(), session.search_path, session.temp_tables)
+    for table in tables:
+        if table.oid in session.transaction.changing:
+            raise errors.FeatureNotSupported(
+                f'a volatile function uses table "{table.name}", which the statement that calls it is changing',
+                hint="Declare the function STABLE if it is to see the table as it was before, or call it before.",
+            )
+    if not await hidden_rows.are_safe(session.coordinator, statement, tables):
+        raise hidden_rows.refusal()
 
 
 def insertable(parse_message: bytes) -> bytes:
     """A Parse of `postgres_fdw`: its INSERT has values for all columns, those GENERATED ALWAYS AS IDENTITY too."""
-    if _CTID_WRITE.match(parse_message):
-        raise _by_place()  # before a plan of it can be kept
     return _INSERT.sub(rb"\1 OVERRIDING SYSTEM VALUE VALUES", parse_message, count=1)
 
 

@@ -218,6 +218,11 @@ class Session:
             self.relay.portals.clear()
 
     @property
+    def comes_back(self) -> bool:
+        """Whether PostgreSQL itself is the client, for a function that it runs."""
+        return self.loop is not None
+
+    @property
     def catalog_is_own(self) -> bool:
         """Whether the open transaction changed the catalog."""
         return self._own_snapshot is not None
@@ -282,6 +287,8 @@ class Session:
         self._pin()
         with loopback.running(self, statement), self._deadline():
             try:
+                if self.loop is not None:
+                    await loopback.check(self, statement)
                 await self.engine.execute(self, statement, parameters, fields, sink)
             except asyncio.CancelledError:
                 if self._task is not None:

@@ -13,7 +13,7 @@ import hmac
 from typing import TYPE_CHECKING
 
 from orochi import errors
-from orochi.gateway import client_socket, loopback
+from orochi.gateway import client_socket, handover, loopback
 from orochi.pgwire import client as pg_client
 from orochi.pgwire import codec, messages
 
@@ -86,7 +86,7 @@ class Startup:
             self._parameters = messages.parse_startup(body)
             if self._parameters.get("user") == loopback.USER:
                 self._count()
-                self._client.write(messages.message(b"R", _CLEAR_TEXT.to_bytes(4, "big")))
+                self._gateway.background(self._invite(self._parameters))
             else:
                 self._admit(raw)
 
@@ -136,6 +136,20 @@ class Startup:
     def _admit(self, raw: bytes) -> None:
         self._count()
         self._gateway.background(self._connect(raw))
+
+    async def _invite(self, parameters: dict[str, str]) -> None:
+        """Ask a function's connection for the password, here or where its caller is served."""
+        gateway, pid = self._gateway, loopback.caller_pid(parameters)
+        if pid and gateway.serving(pid) is None:
+            if handover.HANDED in parameters:
+                self._refuse(errors.OrochiError("this gateway does not serve that backend", sqlstate="08004"))
+                return
+            handed = await handover.find(gateway, parameters)
+            if handed is not None and not self._client.closed:
+                self._stop()
+                await handed.join(self._client)
+                return
+        self._client.write(messages.message(b"R", _CLEAR_TEXT.to_bytes(4, "big")))
 
     async def _log_in(self, password: str) -> None:
         """A function's connection: it knows the cluster's secret, and is served as Orochi's own role."""

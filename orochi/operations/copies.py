@@ -23,7 +23,7 @@ from orochi import errors, pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.engine import copybinary
 from orochi.executor import context
-from orochi.operations import recall, routing, stage, views_above, writes
+from orochi.operations import recall, routing, secured_copies, stage, views_above, writes
 from orochi.pgwire import client
 from orochi.planner import cells, quoting, rehearsal, through
 from orochi.planner import fragment as fragments
@@ -152,6 +152,8 @@ async def make(
     await _create(session, copied)
     if whole.num_rows:
         await _fill(session, copied, whole.select(range(len(_ORIGIN), len(_ORIGIN) + len(columns))))
+    if plan.has_policies:
+        await secured_copies.put_on(session, table, copied.base)
     return copied
 
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from orochi import errors
 from orochi.executor import context, reduce
 from orochi.operations import privileges, redistribute, select, stage, writes
+from orochi.operations import secured as secured_reads
 from orochi.pgwire import client, messages
 from orochi.planner import classify, parse
 from orochi.planner import copy as plans
@@ -40,6 +41,11 @@ async def execute(
 async def copy_in(session: context.Session, plan: plans.CopyFrom, sink: context.Sink) -> None:
     """COPY ... FROM."""
     await privileges.require_copy_from(session, plan.table, plan.columns)
+    insert = int(plan.table.oid), "INSERT"
+    if not privileges.is_known(session, insert) and await privileges.is_secured(session, [plan.table]):
+        raise errors.FeatureNotSupported(
+            "COPY FROM not supported with row-level security", hint="Use INSERT statements instead."
+        )
     async with stage.table(session, plan.table):
         if plan.from_client:
             await session.coordinator.copy_in(plan.sql, _client_data(sink, plan))
@@ -82,9 +88,13 @@ async def _distribute(session: context.Session, plan: plans.CopyFrom) -> int:
 async def copy_out(session: context.Session, plan: plans.CopyTo, sink: context.Sink) -> None:
     """COPY ... TO."""
     tables = classify.tables_in(plan.query.tree, session.snapshot(), session.search_path, session.temp_tables)
+    secured = bool(tables) and await privileges.row_security(session, plan.query, tables)
     await privileges.require(session, plan.query, None, tables)
     coordinator = session.coordinator
-    if coordinator.status == "T" and await reduce.is_read_only(coordinator):
+    if secured:
+        sql = await secured_reads.readable(session, plan.query, None, tables)
+        tag = await _print_from(plan, sql, sink, coordinator)
+    elif coordinator.status == "T" and await reduce.is_read_only(coordinator):
         # No temporary table can be made there (pg_dump reads so); another connection prints the same.
         async with session.runtime.nodes.service(session.settings) as printer:
             tag = await _print(session, plan, sink, printer)
@@ -98,13 +108,19 @@ async def _print(
 ) -> str:
     source = await select.materialize(session, plan.query, None, connection)
     try:
-        sql = f"COPY ({source.sql}){plan.tail}"
-        if not plan.to_client:
-            return (await connection.fetch(sql)).tag
-        return await _to_client(plan, source.sql, sql, sink, connection)
+        return await _print_from(plan, source.sql, sink, connection)
     finally:
         if connection.status != "E" and not connection.closed:
             await source.cleanup()
+
+
+async def _print_from(
+    plan: plans.CopyTo, query: str, sink: context.Sink, connection: client.PgConnection
+) -> str:
+    sql = f"COPY ({query}){plan.tail}"
+    if not plan.to_client:
+        return (await connection.fetch(sql)).tag
+    return await _to_client(plan, query, sql, sink, connection)
 
 
 async def _to_client(

@@ -15,7 +15,7 @@ from orochi import errors
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import ddl_checks, relay, shells, striped, unstripe
+from orochi.operations import ddl_checks, privileges, relay, shells, striped, unstripe
 from orochi.planner import classify, parse
 from orochi.planner import ddl as planner
 from orochi.planner import tree as trees
@@ -37,6 +37,7 @@ async def execute(session: context.Session, statement: parse.Statement, sink: co
         await sink.notice("CONCURRENTLY is ignored for Orochi tables")
     async with shells.transactional(session):
         tag = await run(session, statement, ddl)
+    privileges.forget()
     await sink.complete(tag)
 
 

@@ -17,15 +17,27 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from orochi import errors, pgtypes
+from orochi import errors, ids, pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import evaluate, modify, recall, redistribute, rehearse, routing, select, stage, writes
+from orochi.operations import (
+    evaluate,
+    modify,
+    own_changes,
+    recall,
+    redistribute,
+    rehearse,
+    routing,
+    select,
+    stage,
+    writes,
+)
 from orochi.pgwire import client, messages
 from orochi.planner import classify, conflict, parse, quoting, safety, spread, transfer
 from orochi.planner import context as planning
 from orochi.planner import insert as plans
 from orochi.planner import plan as node_plans
+from orochi.planner import tree as trees
 from orochi.sharding import hashing
 
 _PARAMETER = re.compile(r"\$(\d+)")
@@ -59,16 +71,31 @@ async def execute(
     count = 0
     parts: Parts = []
     if isinstance(plan, plans.Values):
-        outcome = await _insert_values(session, plan, parameters, literals, sink.formats)
+        async with own_changes.unseen(session, statement, _changed_between(session, statement, plan)):
+            outcome = await _insert_values(session, plan, parameters, literals, sink.formats)
         if outcome is None:  # a NULL time: PostgreSQL's own words for it come from the staging table
             plan = plans.staged(statement, session.snapshot(), session.search_path, session.temp_tables)
         else:
             count, parts = outcome
     if isinstance(plan, plans.Staged):
-        count, parts = await _insert_staged(session, plan, parameters, literals, sink.formats)
+        async with own_changes.unseen(session, statement, _changed_between(session, statement, plan)):
+            count, parts = await _insert_staged(session, plan, parameters, literals, sink.formats)
     rows = writes.merge(parts) if plan.returning and parts else ((b"", 0) if plan.returning else None)
     await writes.answer(session, sink, f"INSERT 0 {count}", fields, rows)
     return None
+
+
+def _changed_between(
+    session: context.Session, statement: parse.Statement, plan: plans.Values | plans.Staged
+) -> tuple[ids.TableId, ...]:
+    """The table, where a function that the statement calls could find rows that it has inserted."""
+    rows: trees.Node = getattr(statement.tree.selectStmt, "valuesLists", None) or ()
+    if len(rows) == 1 and not statement.tree.returningClause and statement.tree.onConflictClause is None:
+        called = (part for part in trees.walk(rows[0]) if isinstance(part, trees.ast.FuncCall))
+        known = (session.runtime.builtins.function(trees.strings(part.funcname)) for part in called)
+        if not any(item is not None and item.returns_set for item in known):
+            return ()
+    return (plan.table.oid,)
 
 
 async def pushed_plan(

@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Collection, Iterable
 
-from orochi import pgtypes
+from orochi import ids, pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
 from orochi.planner import builtins, names, parse
@@ -34,6 +34,14 @@ SELECT o::bigint || ' ' || k FROM ROWS FROM (
 JOIN pg_catalog.pg_class c ON c.oid = o
 WHERE CASE WHEN pg_catalog.has_table_privilege(o, k)
     THEN pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE') AND NOT pg_catalog.row_security_active(o) END
+"""
+_SECURED = """
+SELECT pg_catalog.bool_or(CASE WHEN $2 THEN c.relrowsecurity ELSE pg_catalog.row_security_active(c.oid) END)
+FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1::pg_catalog.oid[])
+"""
+_ACTIVE = """
+SELECT c.oid FROM pg_catalog.pg_class c
+WHERE c.oid = ANY ($1::pg_catalog.oid[]) AND pg_catalog.row_security_active(c.oid)
 """
 _PLAIN = frozenset(
     {parse.Kind.SELECT, parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE, parse.Kind.MERGE}
@@ -66,6 +74,43 @@ async def require(
     await _ask_for_tables(session, missing)
     if not all(is_known(session, need) for need in missing):
         await _ask_for_statement(session, statement, parameters)
+
+
+async def row_security(
+    session: context.Session, statement: parse.Statement, tables: Collection[snapshots.Table]
+) -> bool:
+    """Whether policies of these tables may filter what the statement sees: then PostgreSQL itself must run it.
+
+    Under a view they are its owner's policies, so there any table's row security counts.
+    """
+    if statement.kind not in _PLAIN:
+        statement = parse.inner(statement)
+    others = has_views(session, statement) or writes_several(statement)
+    if not others:
+        wanted = needs(statement, tables)
+        missing = [need for need in wanted if not is_known(session, need)]
+        if missing:
+            await _ask_for_tables(session, missing)
+        if all(is_known(session, need) for need in wanted):
+            return False
+    return await is_secured(session, tables, for_anyone=others)
+
+
+async def is_secured(
+    session: context.Session, tables: Collection[snapshots.Table], *, for_anyone: bool = False
+) -> bool:
+    """Whether one of the tables has row security that is active for the session's role, or at all."""
+    oids = "{" + ",".join(str(table.oid) for table in tables) + "}"
+    values = (oids.encode(), b"true" if for_anyone else b"false")
+    result = await session.coordinator.fetch(_SECURED, values, (0, 0), (0, pgtypes.BOOL))
+    return result.rows[0][0] == b"t"
+
+
+async def secured_of(session: context.Session, tables: Collection[snapshots.Table]) -> frozenset[ids.TableId]:
+    """Those of the tables whose row security is active for the session's role."""
+    oids = "{" + ",".join(str(table.oid) for table in tables) + "}"
+    result = await session.coordinator.fetch(_ACTIVE, (oids.encode(),), (0,))
+    return frozenset(ids.TableId(int(row[0] or b"0")) for row in result.rows)
 
 
 def needs(statement: parse.Statement, tables: Collection[snapshots.Table]) -> frozenset[Need]:

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 
-from orochi import errors
+from orochi import errors, ids
 from orochi.engine import placeholders
 from orochi.executor import context, reduce
-from orochi.operations import changes, copies, describe, select, writes
+from orochi.operations import changes, copies, describe, own_changes, secured_copies, select, writes
 from orochi.pgwire import messages
 from orochi.planner import context as planning
 from orochi.planner import parse, quoting, rehearsal, through
 
 _ROUNDS = 50
+#: Of one row they change nothing that what they call could see.
+_OF_ROWS = frozenset({parse.Kind.UPDATE, parse.Kind.DELETE})
 _SAVEPOINT = "orochi_rehearsal"
 _STANDS_FOR = r"\bpg_temp\.orochi_w\d+\b|\borochi_constraint_\d+\b"
 _CONSTRAINT_COLUMNS = """
@@ -57,8 +60,12 @@ async def execute(
     parameters: context.Parameters | None,
     fields: Sequence[messages.FieldDescription] | None,
     sink: context.Sink,
+    secured: AbstractSet[ids.TableId] = frozenset(),
 ) -> None:
-    """Run any statement that writes Orochi tables or locks their rows, to its command tag."""
+    """Run any statement that writes Orochi tables or locks their rows, to its command tag.
+
+    Policies of the tables in `secured` apply.
+    """
     begun = session.coordinator.status == "I"
     if begun:
         await session.coordinator.query("BEGIN")
@@ -68,7 +75,7 @@ async def execute(
                 "SELECT FOR UPDATE" if rehearsal.locks(statement.tree) else "SELECT"
             )
             raise errors.OrochiError(f"cannot execute {verb} in a read-only transaction", sqlstate="25006")
-        done = await _settled(session, statement, parameters, sink)
+        done = await _settled(session, statement, parameters, sink, secured)
     except BaseException:
         coordinator = session.coordinator
         if begun and not coordinator.closed and not coordinator.busy and coordinator.status != "I":
@@ -83,22 +90,23 @@ async def _settled(
     statement: parse.Statement,
     parameters: context.Parameters | None,
     sink: context.Sink,
+    secured: AbstractSet[ids.TableId],
 ) -> _Round:
     coordinator = session.coordinator
 
     def attempt(plan_context: planning.PlanContext) -> rehearsal.Rehearsal:
         target = getattr(statement.tree, "relation", None)
         if target is None or not isinstance(statement.tree, rehearsal.WRITES):
-            return rehearsal.plan(statement, plan_context)
+            return rehearsal.plan(statement, plan_context, (), secured)
         named, views = through.replaced(statement, plan_context)
-        return rehearsal.plan(named, plan_context, views)
+        return rehearsal.plan(named, plan_context, views, secured)
 
     skipped: set[copies.Version] = set()
     cursor = statement.tree.portalname if statement.kind is parse.Kind.DECLARE else None
     for _ in range(_ROUNDS):
         plan = await select.with_folding(session, parameters, attempt)
         await coordinator.query(f"SAVEPOINT {_SAVEPOINT}")
-        done = await _rehearse(session, plan, sink.formats, skipped, cursor)
+        done = await _rehearse(session, statement, plan, sink.formats, skipped, cursor)
         if await _carry_out(session, done, skipped):
             await _end(session, done, statement)
             await coordinator.query(f"RELEASE SAVEPOINT {_SAVEPOINT}")
@@ -124,6 +132,7 @@ async def _end(session: context.Session, done: _Round, statement: parse.Statemen
 
 async def _rehearse(
     session: context.Session,
+    statement: parse.Statement,
     plan: rehearsal.Rehearsal,
     formats: tuple[int, ...],
     skipped: set[copies.Version],
@@ -142,8 +151,11 @@ async def _rehearse(
         reduce.rename(reads.final_sql, names), _STANDS_FOR, lambda name: known[name]
     )
     rows = writes.HeldRows()
+    alone = len(copied) == 1 and len(copied[0].shards) < 2 and statement.kind in _OF_ROWS
+    changed = () if alone else [item.table for item in plan.copies if not item.is_locked]
     try:
-        tag = await coordinator.stream(sql, (), (), (), formats, rows.append)
+        async with own_changes.unseen(session, statement, changed):
+            tag = await coordinator.stream(sql, (), (), (), formats, rows.append)
         if cursor is not None:
             await coordinator.query(f"MOVE ALL IN {quoting.identifier(cursor)}")
     except errors.RemoteError as error:
@@ -163,6 +175,8 @@ async def _carry_out(session: context.Session, done: _Round, skipped: set[copies
     for copied in done.copied:
         if copied.plan.is_locked and not await _lock(session, copied, done.lock, skipped):
             return False
+        if copied.plan.has_policies and not copied.plan.is_locked:
+            await secured_copies.take_off(session, copied.base)
     found = [await copies.observe(session, item) for item in done.copied if not item.plan.is_locked]
     for item in found:
         touched = np.unique(item.touched)

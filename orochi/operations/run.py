@@ -15,6 +15,7 @@ from orochi import errors
 from orochi.executor import context
 from orochi.operations import (
     awake,
+    by_place,
     calls,
     columnar,
     copy,
@@ -26,6 +27,7 @@ from orochi.operations import (
     privileges,
     rehearse,
     relay,
+    secured,
     select,
     sinks,
     templates,
@@ -35,7 +37,7 @@ from orochi.operations import (
     writes,
 )
 from orochi.pgwire import messages
-from orochi.planner import classify, gapfill, names, parse, rehearsal
+from orochi.planner import bodies, classify, gapfill, names, parse, rehearsal
 
 #: How long a statement is planned again after its layout changed under it, and the pauses between.
 STALE_SECONDS = 15.0
@@ -131,7 +133,7 @@ def concerns(session: context.Session, statement: parse.Statement, *, ever: bool
     A statement kept for long names other relations once a temporary table that hides an Orochi
     table is dropped, or the search path changes.
     """
-    if statement.kind is parse.Kind.CALL:
+    if statement.kind is parse.Kind.CALL or by_place.concerns(session, statement):
         return True
     snapshot = session.snapshot()
     if classify.tables_in(statement.tree, snapshot, session.search_path, session.temp_tables):
@@ -141,6 +143,8 @@ def concerns(session: context.Session, statement: parse.Statement, *, ever: bool
         or columnar.concerns(session, statement)
         or type_ddl.concerns(session, statement)
     ):
+        return True
+    if bodies.reads_past_children(statement, snapshot) is not None:
         return True
     if statement.kind in _WRITING and through_shells.writes_view(session, statement):
         return True
@@ -213,11 +217,20 @@ async def _dispatch(
     if gapfill.concerns(statement):
         statement = gapfill.expand(statement, session.runtime.builtins)
     kind = statement.kind
+    if session.comes_back and await by_place.run(session, statement, parameters, fields, sink):
+        return None
+    if (past := bodies.reads_past_children(statement, session.snapshot())) is not None:
+        raise errors.FeatureNotSupported(
+            f'a body with ONLY or COPY TO of the Orochi table "{past}" is not supported',
+            hint="Leave out ONLY, and copy (SELECT * FROM it).",
+        )
     if kind is parse.Kind.CALL:
         return await calls.execute(session, statement, parameters, fields, sink)
     if type_ddl.concerns(session, statement):
         return await type_ddl.execute(session, statement, sink)
     tables = classify.tables_in(statement.tree, session.snapshot(), session.search_path, session.temp_tables)
+    if kind in _CHECKED and await secured.applies(session, statement, tables):
+        return await secured.execute(session, statement, parameters, fields, sink, tables)
     if columnar.concerns(session, statement) and not (tables and columnar.is_alter(statement)):
         return await columnar.execute(session, statement, parameters, fields, sink)
     if kind in _WRITING and through_shells.writes_view(session, statement):

@@ -18,7 +18,7 @@ from orochi import errors
 from orochi import settings as process_settings
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context, reduce, results, small, transport
-from orochi.operations import describe, local, own_types, stages
+from orochi.operations import describe, local, own_types, scrolling, stages
 from orochi.operations import parameters as bound
 from orochi.pgwire import client, messages
 from orochi.planner import coalesce, edit, literals, parse, pull, select, staged
@@ -377,8 +377,9 @@ async def _pull(
     plan = await with_folding(session, parameters, attempt)
     plan = await describe.intermediates(session, plan)
     assert plan.final_sql is not None
-    if statement.kind is parse.Kind.DECLARE:
-        plan = dataclasses.replace(plan, final_sql=edit.scrollable(statement, plan.final_sql))
+    if statement.kind is parse.Kind.DECLARE and not edit.says_scroll(statement):
+        back = await scrolling.goes_back(session, statement, parameters)
+        plan = dataclasses.replace(plan, final_sql=edit.with_scroll(plan.final_sql, goes_back=back))
     return plan, await gather(session, plan)
 
 

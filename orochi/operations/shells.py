@@ -60,10 +60,23 @@ async def lock(session: context.Session, shell: definitions.Definition) -> defin
 
     Raises:
         OrochiError: 42501, the user does not own it.
+        FeatureNotSupported: the user does not see all its rows.
     """
     if not shell.owned:
         raise errors.OrochiError(f"must be owner of table {shell.name}", sqlstate="42501")
     await session.catalog_execute(f"LOCK TABLE {shell.relation} IN ACCESS EXCLUSIVE MODE")
+    active = await session.coordinator.fetch(f"SELECT pg_catalog.row_security_active({shell.oid}::oid)")
+    if active.rows[0][0] == b"t":  # rows would be left behind
+        raise errors.FeatureNotSupported(
+            f'row-level security is forced on the owner of table "{shell.name}", whose rows are to be moved',
+            hint="ALTER TABLE ... NO FORCE ROW LEVEL SECURITY first.",
+        )
+    (found,) = await session.catalog_execute(f"SELECT orochi._unfit_for_shell({shell.oid})")
+    if found[0] is not None:
+        raise errors.FeatureNotSupported(
+            f'table "{shell.name}" cannot be an Orochi table: {found[0]}',
+            hint="Drop it, or write it without; a view can do what a rule does.",
+        )
     return await definition(session, shell.oid)
 
 
@@ -99,9 +112,6 @@ def check_table(shell: definitions.Definition, what: str) -> None:
     elif shell.triggers:
         reason = f'it has the trigger "{shell.triggers[0]}"'
         hint = "Triggers do not run on shards: drop it first."
-    elif shell.has_policies:
-        reason = "it has row-level security"
-        hint = "Row-level security is not enforced on shards: disable it first."
     if reason is not None:
         raise errors.FeatureNotSupported(f'table "{shell.name}" cannot be {what}: {reason}', hint=hint)
 

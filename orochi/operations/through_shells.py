@@ -84,12 +84,38 @@ async def write_view(
     Raises:
         FeatureNotSupported: the shells have no children, or PostgreSQL would look past them or find rows again.
     """
-    reason = await _past_children(session, statement, tables)
-    if reason is not None:
-        raise _not_through(statement, reason)
+    await require_possible(session, statement, tables)
     if await _is_rehearsed(session, statement, parameters):
         await privileges.require(session, statement, parameters, tables)
         return await rehearse.execute(session, statement, parameters, fields, sink)
+    return await write_relayed(session, statement, parameters, fields, sink)
+
+
+async def require_possible(
+    session: context.Session, statement: parse.Statement, tables: Collection[snapshots.Table]
+) -> None:
+    """Check that PostgreSQL finds the rows that a write through a view means.
+
+    Raises:
+        FeatureNotSupported: it does not.
+    """
+    reason = await _past_children(session, statement, tables)
+    if reason is not None:
+        raise _not_through(statement, reason)
+
+
+async def write_relayed(
+    session: context.Session,
+    statement: parse.Statement,
+    parameters: context.Parameters | None,
+    fields: Sequence[messages.FieldDescription] | None,
+    sink: context.Sink,
+) -> None:
+    """A write through a view as PostgreSQL does it over the shells.
+
+    Raises:
+        FeatureNotSupported: rows would have to be found again.
+    """
     try:
         await relay.execute(session, statement, parameters, fields, sink)
     except errors.RemoteError as error:
@@ -105,7 +131,7 @@ async def _is_rehearsed(
     tree = statement.tree
     if statement.kind is parse.Kind.INSERT and tree.onConflictClause is None:
         return False
-    plan_context = _context(session)
+    ctx = plan_context(session)
     view = names.find_relation(
         session.snapshot(),
         session.search_path,
@@ -115,7 +141,7 @@ async def _is_rehearsed(
     )
     assert isinstance(view, snapshots.View)
     try:
-        _, above = through.chain(view, plan_context)
+        _, above = through.chain(view, ctx)
     except errors.FeatureNotSupported:
         return False
     for item in above:
@@ -128,7 +154,8 @@ async def _is_rehearsed(
     )
 
 
-def _context(session: context.Session) -> planning.PlanContext:
+def plan_context(session: context.Session) -> planning.PlanContext:
+    """By what names in a statement of the session are looked up."""
     return planning.PlanContext(
         session.snapshot(), session.search_path, builtins.EMPTY, temp_tables=session.temp_tables
     )
@@ -150,15 +177,23 @@ async def _past_children(
         return "MERGE"
     if not await have_children(session, tables):
         return "the coordinator does not have postgres_fdw"
-    if _looks_past(statement.tree, _context(session), frozenset()):
+    if looks_past(statement.tree, session):
         return "it has ONLY, TABLESAMPLE or system columns"
     return None
 
 
+def looks_past(tree: trees.Node, session: context.Session, *, but_only: bool = False) -> bool:
+    """Whether a statement, or a view that it names, tells a shell from its child; its own ONLY may not count."""
+    return _looks_past(tree, plan_context(session), frozenset(), but_only=but_only)
+
+
 def _looks_past(
-    node: trees.Node, plan_context: planning.PlanContext, inside: frozenset[snapshots.View]
+    node: trees.Node,
+    ctx: planning.PlanContext,
+    inside: frozenset[snapshots.View],
+    *,
+    but_only: bool = False,
 ) -> bool:
-    """Whether a statement, or a view that it names, tells a shell from its child."""
     for part in trees.walk(node):
         if isinstance(part, trees.ast.RangeTableSample):
             return True
@@ -166,12 +201,12 @@ def _looks_past(
             return True
         if not isinstance(part, trees.ast.RangeVar):
             continue
-        if not part.inh:
+        if not part.inh and not but_only:
             return True
-        path, temp = plan_context.search_path, plan_context.temp_tables
-        found = names.find_relation(plan_context.snapshot, path, temp, part.schemaname, part.relname)
+        path, temp = ctx.search_path, ctx.temp_tables
+        found = names.find_relation(ctx.snapshot, path, temp, part.schemaname, part.relname)
         if isinstance(found, snapshots.View) and found not in inside:
             (definition,) = parse.parse(found.definition)
-            if _looks_past(definition.tree, plan_context, inside | {found}):
+            if _looks_past(definition.tree, ctx, inside | {found}):
                 return True
     return False

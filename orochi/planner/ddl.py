@@ -40,16 +40,17 @@ _ALTERATIONS = frozenset(
         "AT_ReplicaIdentity",
     }
 )
+_ROW_SECURITY = frozenset(
+    {"AT_EnableRowSecurity", "AT_DisableRowSecurity", "AT_ForceRowSecurity", "AT_NoForceRowSecurity"}
+)
 #: Statements that shards follow; all others concern the coordinator alone.
 _FOLLOWED = frozenset({"AlterTableStmt", "IndexStmt", "DropStmt", "RenameStmt"})
+_NO_TRIGGERS = (
+    "Triggers do not run on shards. Use an INSTEAD OF INSERT trigger on a view, or statements of your own."
+)
 _REFUSED: Mapping[str, tuple[str, str]] = {
-    "CreateTrigStmt": ("triggers on Orochi tables are not supported", "Triggers do not run on shards."),
+    "CreateTrigStmt": ("triggers on Orochi tables are not supported", _NO_TRIGGERS),
     "RuleStmt": ("rules on Orochi tables are not supported", "Use a view, or rewrite the query."),
-    "CreatePolicyStmt": (
-        "row-level security on Orochi tables is not supported",
-        "Grant on views that filter the rows.",
-    ),
-    "AlterPolicyStmt": ("row-level security on Orochi tables is not supported", "Use views."),
 }
 _NAMESPACES = frozenset({"orochi", "columnar", "timescaledb"})
 
@@ -96,7 +97,7 @@ def read(statement: parse.Statement) -> Ddl:
         raise errors.FeatureNotSupported(
             "a table cannot inherit from an Orochi table", hint="Use LIKE to copy its columns."
         )
-    if kind not in _FOLLOWED:
+    if kind not in _FOLLOWED or _on_the_shell_alone(node):
         return Ddl(Scope.COORDINATOR, statement.sql)
     if kind == "AlterTableStmt":
         return _alter_table(statement)
@@ -105,15 +106,24 @@ def read(statement: parse.Statement) -> Ddl:
     return Ddl(Scope.SHARDS, statement.sql)
 
 
+def _on_the_shell_alone(node: tree.Node) -> bool:
+    """Whether it concerns policies, which PostgreSQL applies over the shell."""
+    if isinstance(node, tree.ast.AlterTableStmt):
+        return all(command.subtype.name in _ROW_SECURITY for command in node.cmds)
+    kind = getattr(node, "removeType", None) or getattr(node, "renameType", None)
+    return kind is not None and kind.name == "OBJECT_POLICY"
+
+
 def _alter_table(statement: parse.Statement) -> Ddl:
     node = statement.tree
     kept, options, using = [], {}, {}
     for command in node.cmds:
         name = command.subtype.name
-        if name.endswith("RowSecurity"):
-            message, hint = _REFUSED["CreatePolicyStmt"]
-            raise errors.FeatureNotSupported(message, hint=hint)
-        if name not in _ALTERATIONS:
+        if name.startswith(
+            ("AT_EnableTrig", "AT_DisableTrig", "AT_EnableAlwaysTrig", "AT_EnableReplicaTrig")
+        ):
+            raise errors.FeatureNotSupported("triggers on Orochi tables are not supported", hint=_NO_TRIGGERS)
+        if name not in _ALTERATIONS | _ROW_SECURITY:
             raise errors.FeatureNotSupported(
                 "this form of ALTER TABLE is not supported for Orochi tables",
                 hint="undistribute_table() first, alter the table, and distribute it again.",

@@ -193,9 +193,12 @@ class Editor:
         return int(self._tokens[index].end) + 1
 
 
-def scrollable(statement: parse.Statement, sql: str) -> str:
-    """The text of a rewritten DECLARE, with SCROLL where the user left it to the plan, which is not theirs."""
-    if statement.tree.options & (_SCROLL | _NO_SCROLL):
-        return sql
+def says_scroll(statement: parse.Statement) -> bool:
+    """Whether a DECLARE says SCROLL or NO SCROLL."""
+    return bool(statement.tree.options & (_SCROLL | _NO_SCROLL))
+
+
+def with_scroll(sql: str, *, goes_back: bool) -> str:
+    """A rewritten DECLARE that did not say SCROLL or NO SCROLL, saying it."""
     word = next(token for token in parser.scan(sql)[2:] if token.name == "CURSOR")
-    return f"{sql[: word.start]}SCROLL {sql[word.start :]}"
+    return f"{sql[: word.start]}{'' if goes_back else 'NO '}SCROLL {sql[word.start :]}"

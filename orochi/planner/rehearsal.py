@@ -9,13 +9,14 @@ PostgreSQL's own doing; what became of the copies is then done to the shards.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from pglast import enums
 
 from orochi import errors, ids
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import context, names, parse, prepare, prune, pull, standins, tree
+from orochi.planner import barrier, context, names, parse, prepare, prune, pull, quiet, standins, tree
 from orochi.planner import fragment as fragments
 from orochi.planner import plan as plans
 from orochi.planner.tree import ast
@@ -36,6 +37,7 @@ class Copy:
         keyed: unique keys may be violated, or pick the row that an INSERT conflicts with.
         is_locked: rows are not changed but locked.
         above: the views through which the statement writes, from the table upwards.
+        has_policies: it gets the table's policies, which apply to the session's role.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Copy:
     keyed: bool
     is_locked: bool = False
     above: tuple[snapshots.View, ...] = ()
+    has_policies: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,13 +103,20 @@ def writes_inside(
     )
 
 
-def plan(statement: parse.Statement, ctx: context.PlanContext, views: Sequence[Copy] = ()) -> Rehearsal:
+def plan(
+    statement: parse.Statement,
+    ctx: context.PlanContext,
+    views: Sequence[Copy] = (),
+    secured: AbstractSet[ids.TableId] = frozenset(),
+) -> Rehearsal:
     """The plan of any statement that writes Orochi tables, or locks their rows.
 
     Args:
         statement: the statement.
         ctx: the planning context.
         views: copies that the statement names already, in place of views that it writes through.
+        secured: tables whose policies apply to the session's role. What is only read of them
+            PostgreSQL reads itself, over the shell.
 
     Raises:
         NeedsFolding: provide the values, then call again.
@@ -121,13 +131,35 @@ def plan(statement: parse.Statement, ctx: context.PlanContext, views: Sequence[C
     placed: dict[int, str] = {}
     for level, node, table in _targets(prepared):
         known = copies.get(table.oid)
-        found = _copy(f"orochi_w{len(copies)}", level, node, table, prepared)
+        found = _copy(f"orochi_w{len(copies)}", level, node, table, prepared, secured)
         copies[table.oid] = found if known is None else _joined(known, found, table)
         placed[id(node)] = f"pg_temp.{copies[table.oid].name}"
-    locked = _locked_copies(prepared, len(copies)) if lock else {}
+    locked = _locked_copies(prepared, len(copies), secured) if lock else {}
     placed |= {node_id: f"pg_temp.{found.name}" for node_id, found in locked.items()}
+    placed |= _read_over_shells(prepared, secured, placed)
     reads = pull.plan(prepared, "rows are changed as PostgreSQL says", copies=placed)
     return Rehearsal((*views, *copies.values(), *locked.values()), reads, lock, tuple(_constraints(prepared)))
+
+
+def _read_over_shells(
+    prepared: prepare.Prepared, secured: AbstractSet[ids.TableId], placed: Mapping[int, str]
+) -> dict[int, str]:
+    """Barriers in place of tables that are only read, by the ids of their nodes."""
+    found = {}
+    used = pull.used_columns(prepared) if secured else {}
+    for reference in prepared.references:
+        if reference.table.oid in secured and id(reference.node) not in placed:
+            columns = tuple(column.name for column in used[id(reference)])
+            found[id(reference.node)] = barrier.text(columns, names.qualified(reference.table))
+    return found
+
+
+def _terms(reference: names.Reference, prepared: prepare.Prepared, secured: AbstractSet[ids.TableId]) -> str:
+    """The condition by which a copy leaves out rows, before policies do."""
+    found = pull.own_terms(reference, prepared)
+    if reference.table.oid in secured:
+        found = quiet.terms(found, reference.table)
+    return " AND ".join(f"({term})" for term in found)
 
 
 def _constraints(prepared: prepare.Prepared) -> Iterator[Constraint]:
@@ -218,7 +250,12 @@ def _refuse(prepared: prepare.Prepared) -> None:
 
 
 def _copy(
-    name: str, level: names.Level, node: tree.Node, table: snapshots.Table, prepared: prepare.Prepared
+    name: str,
+    level: names.Level,
+    node: tree.Node,
+    table: snapshots.Table,
+    prepared: prepare.Prepared,
+    secured: AbstractSet[ids.TableId],
 ) -> Copy:
     stmt = level.stmt
     assigned = tuple(dict.fromkeys(_assigned(stmt)))
@@ -226,7 +263,7 @@ def _copy(
     if isinstance(stmt, ast.InsertStmt):
         conflicts = stmt.onConflictClause is not None
         shards = tuple(shard.index for shard in table.shards) if conflicts else ()
-        return Copy(name, table.oid, shards, "", (), assigned, conflicts)
+        return Copy(name, table.oid, shards, "", (), assigned, conflicts, has_policies=table.oid in secured)
     reference = level.relations[id(node)]
     assert isinstance(reference, names.Reference)
     pruned = prepared.pruned[id(reference)]
@@ -234,10 +271,11 @@ def _copy(
         name=name,
         table=table.oid,
         shard_indexes=_indexes(pruned),
-        condition=" AND ".join(f"({term})" for term in pull.own_terms(reference, prepared)),
+        condition=_terms(reference, prepared, secured),
         predicates=pruned.predicates,
         assigned=assigned,
         keyed=bool(keys.intersection(assigned)),
+        has_policies=table.oid in secured,
     )
 
 
@@ -319,22 +357,24 @@ def _reached(level: names.Level | None) -> bool:
     return False
 
 
-def _locked_copies(prepared: prepare.Prepared, first: int) -> dict[int, Copy]:
+def _locked_copies(
+    prepared: prepare.Prepared, first: int, secured: AbstractSet[ids.TableId]
+) -> dict[int, Copy]:
     """A copy for each mention that may be locked: rows are, where the statement itself locks them."""
     found: dict[int, Copy] = {}
     for reference in prepared.references:
         if reference.target or not _reached(reference.level):
             continue
         pruned = prepared.pruned[id(reference)]
-        terms = " AND ".join(f"({term})" for term in pull.own_terms(reference, prepared))
         found[id(reference.node)] = Copy(
             name=f"orochi_w{first + len(found)}",
             table=reference.table.oid,
             shard_indexes=_indexes(pruned),
-            condition=terms,
+            condition=_terms(reference, prepared, secured),
             predicates=pruned.predicates,
             assigned=(),
             keyed=False,
             is_locked=True,
+            has_policies=reference.table.oid in secured,
         )
     return found

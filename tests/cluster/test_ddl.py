@@ -192,20 +192,6 @@ def test_views(pair: oracle.Pair) -> None:
     pair.both("DROP VIEW v CASCADE")
 
 
-def test_row_security_is_refused_wherever_it_comes_from(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
-    schema = pair.orochi("SELECT current_schema()")[0][0]
-    pair.orochi("CREATE TABLE t (a int)")
-    pair.orochi("SELECT create_distributed_table('t', 'a', 2)")
-    with cluster.connect_coordinator() as direct:
-        for connection in (pair.gateway, direct):
-            for sql in (
-                f"ALTER TABLE {schema}.t ENABLE ROW LEVEL SECURITY",
-                f"DO $$ BEGIN EXECUTE 'ALTER TABLE {schema}.t ENABLE ROW LEVEL SECURITY'; END $$",
-            ):
-                answer = oracle.ask(connection, sql)
-                assert (answer.sqlstate, bool(answer.hint)) == ("0A000", True), sql
-
-
 def test_drop_beside_a_drop(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
     """DROP looks at every Orochi table, as CASCADE may reach any; another may be gone before the catalog says so."""
     schema = pair.orochi("SELECT current_schema()")[0][0]

@@ -119,6 +119,12 @@ WRITES = (
     "DO $$ BEGIN INSERT INTO events (tenant, at, id, amount) VALUES (5, '2024-03-16', 1, 9999999); END $$",
     "DO $$ BEGIN INSERT INTO events (tenant, at, id) VALUES (5, NULL, 1); END $$",
     "DO $$ BEGIN DELETE FROM events; RAISE EXCEPTION 'no'; END $$",
+    (
+        "DO $$ BEGIN UPDATE events SET amount = amount + extract(epoch FROM now() - now()) + 1, what = orders.what"
+        " FROM orders WHERE orders.id = tenant; DELETE FROM events WHERE tenant = (SELECT max(id) FROM orders)"
+        " AND at < now() AND id % 3 = 0; UPDATE events SET tenant = tenant + 10 WHERE id IN (SELECT id + 1 FROM orders); END $$"
+    ),
+    "SELECT * FROM events WHERE id % 5 < 3",
     "SELECT total()",
 )
 
@@ -236,7 +242,7 @@ def test_what_bodies_may_not(pair: oracle.Pair) -> None:
     for sql in (
         "SELECT merged()",
         "DO $$ BEGIN INSERT INTO held VALUES (1) ON CONFLICT (id) DO UPDATE SET at = now(); END $$",
-        "DO $$ BEGIN UPDATE held SET at = now(); END $$",
+        "DO $$ BEGIN DELETE FROM held WHERE ctid = '(0,1)'; END $$",
         "DO $$ BEGIN MERGE INTO held USING (VALUES (1)) AS v ON false WHEN NOT MATCHED THEN INSERT VALUES (1); END $$",
     ):
         assert oracle.ask(pair.gateway, sql).sqlstate == "0A000", sql
@@ -293,38 +299,143 @@ def _second_gateway(cluster: clusters.Cluster) -> Iterator[str]:
         process.wait(60)
 
 
-def test_bodies_do_not_join_a_transaction_of_another_gateway(
+def test_bodies_join_their_callers_transaction_at_another_gateway(
     cluster: clusters.Cluster, pair: oracle.Pair
 ) -> None:
     pair.orochi("CREATE TABLE told (id integer PRIMARY KEY)")
     pair.orochi("SELECT create_distributed_table('told', 'id', 4)")
     pair.orochi("CREATE FUNCTION told_of() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM told'")
+    pair.orochi("CREATE FUNCTION tell(n integer) RETURNS void LANGUAGE sql AS 'INSERT INTO told VALUES (n)'")
     pair.orochi("INSERT INTO told SELECT generate_series(1, 5)")
     with _second_gateway(cluster) as dsn, psycopg.connect(dsn, autocommit=True) as client:
         client.execute(f"SET search_path TO {SCHEMA}")
         assert client.execute("SELECT told_of()").fetchone() == (5,)
-        with client.transaction():
-            assert client.execute("SELECT told_of()").fetchone() == (5,)
         client.execute("BEGIN")
         client.execute("INSERT INTO told VALUES (6)")
-        answer = oracle.ask(client, "SELECT told_of()")
-        assert answer.sqlstate == "0A000"
-        assert "or commit before" in str(answer.hint)
+        assert client.execute("SELECT told_of()").fetchone() == (6,)
+        client.execute("SELECT tell(7)")
+        assert client.execute("SELECT told_of(), count(*) FROM told").fetchone() == (7, 7)
+        assert pair.orochi("SELECT told_of()") == [(5,)]
         client.execute("ROLLBACK")
-        client.execute("INSERT INTO told VALUES (7)")
+        client.execute("SELECT tell(7)")
         assert client.execute("SELECT told_of(), count(*) FROM told").fetchone() == (6, 6)
+    assert pair.orochi("SELECT told_of()") == [(6,)]
 
 
-def test_updates_by_place_are_refused_whenever_they_are_planned(pair: oracle.Pair) -> None:
-    pair.orochi("CREATE TABLE placed (id integer PRIMARY KEY, n double precision)")
-    pair.orochi("SELECT create_reference_table('placed')")
-    pair.orochi("INSERT INTO placed SELECT g, 0 FROM generate_series(1, 9) AS g")
-    for _ in range(3):
-        assert (
-            oracle.ask(pair.gateway, "DO $$ BEGIN UPDATE placed SET n = random() + 1; END $$").sqlstate
-            == "0A000"
+#: Bodies whose changes no node can compute, between BEGIN and END.
+_BY_PLACE = (
+    "UPDATE placed SET n = n + length(current_user || '') * 0 + 1",
+    "UPDATE placed SET at = now() WHERE id > 3",
+    "UPDATE placed AS p SET n = o.n FROM others AS o WHERE o.id = p.id AND o.n > 1 RETURNING p.n INTO found",
+    "UPDATE placed AS p SET n = n + 1 FROM others AS o WHERE o.id <= p.id; GET DIAGNOSTICS found = ROW_COUNT",
+    "UPDATE placed SET n = (SELECT max(n) FROM others) WHERE id = 4; IF FOUND THEN DELETE FROM others; END IF",
+    "UPDATE placed SET id = id + 100, n = floor(random()) WHERE id < 5",
+    "DELETE FROM placed USING others AS o WHERE o.id = placed.id AND o.id < 6 RETURNING placed.id * 0 INTO found",
+    "DELETE FROM placed WHERE id IN (SELECT id FROM others WHERE n > 2); UPDATE placed SET at = now()",
+    "UPDATE placed SET at = now(); UPDATE placed SET n = n + extract(year FROM now()) * 0; found = (SELECT sum(n) FROM placed)",
+    "FOR found IN SELECT id FROM others ORDER BY id LOOP UPDATE placed SET n = n + found, at = now() WHERE id = found; END LOOP",
+    """BEGIN UPDATE placed SET at = now(); RAISE division_by_zero; EXCEPTION WHEN division_by_zero THEN
+    UPDATE placed SET n = -1 WHERE id = (SELECT min(id) FROM placed); END""",
+    "BEGIN UPDATE placed SET id = 1 + 0 * extract(year FROM now())::int; EXCEPTION WHEN unique_violation THEN found = 7; END",
+    "UPDATE placed SET n = n / (id - 5) + extract(year FROM now()) * 0",
+    "UPDATE placed SET n = NULL WHERE at IS DISTINCT FROM now()",
+    "UPDATE placed AS p SET n = o.n + 1 FROM placed AS o WHERE o.id = p.id + 1 AND o.ctid <> p.ctid",
+    "DELETE FROM placed AS p USING placed AS o WHERE o.id % 3 = p.id % 3 AND o.id <= p.id AND o.ctid <> p.ctid",
+    "found = (SELECT sum(changed) FROM (SELECT change(id) AS changed FROM others) AS c)",
+)
+
+
+@pytest.mark.parametrize("layout", ["distributed", "reference"])
+def test_changes_by_place(pair: oracle.Pair, layout: str) -> None:
+    pair.both(
+        "DROP TABLE IF EXISTS placed, others",
+        "CREATE TABLE placed (id integer PRIMARY KEY, n double precision NOT NULL, at timestamptz,"
+        " twice integer GENERATED ALWAYS AS (id * 2) STORED)",
+        "CREATE TABLE others (id integer PRIMARY KEY, n double precision)",
+        "CREATE OR REPLACE FUNCTION change(which integer) RETURNS bigint LANGUAGE plpgsql AS 'DECLARE n bigint;"
+        " BEGIN UPDATE placed SET at = now(), n = placed.n + (SELECT count(*) FROM placed) WHERE id = which;"
+        " GET DIAGNOSTICS n = ROW_COUNT; RETURN n; END'",
+        "INSERT INTO others SELECT g, g % 4 FROM generate_series(1, 12) AS g",
+    )
+    pair.orochi("SELECT create_distributed_table('others', 'id', 3)")
+    create = (
+        "create_reference_table('placed')"
+        if layout == "reference"
+        else "create_distributed_table('placed', 'id', 4)"
+    )
+    pair.orochi(f"SELECT {create}")
+    pair.both("INSERT INTO placed SELECT g, g FROM generate_series(1, 9) AS g")
+    for body in _BY_PLACE:
+        pair.both("BEGIN", "SET LOCAL application_name = '-'")
+        pair.same(
+            f"DO $$ DECLARE found integer; BEGIN {body};"
+            " PERFORM set_config('application_name', coalesce(found::text, '?'), true); END $$",
+            details=False,
         )
-    assert pair.orochi("SELECT count(*) FROM placed WHERE n = 0") == [(9,)]
+        if pair.plain.info.transaction_status.name == "INTRANS":
+            pair.same("SHOW application_name")
+            pair.same("SELECT id, n, at = now(), twice FROM placed ORDER BY 1", details=False)
+            pair.same("SELECT * FROM others")
+        pair.both("ROLLBACK")
+    pair.same("DO $$ BEGIN UPDATE placed SET at = date_trunc('century', now()) WHERE id < 8; END $$")
+    pair.check_tables("placed", "others")
+    for _ in range(7):  # the plan is kept
+        pair.same("DO $$ BEGIN UPDATE placed SET n = n + 1 + 0 * extract(year FROM now()); END $$")
+    pair.same("SELECT sum(n) FROM placed")
+
+
+def test_what_would_not_run_on_a_shell_is_not_made(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
+    pair.orochi("CREATE TABLE bare (id integer PRIMARY KEY, n integer)")
+    pair.orochi("CREATE TABLE ruled (id integer PRIMARY KEY, n integer)")
+    pair.orochi("SELECT create_distributed_table('bare', 'id', 4)")
+    pair.orochi("CREATE FUNCTION noop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'")
+    pair.orochi("CREATE RULE nothing AS ON DELETE TO ruled DO INSTEAD NOTHING")
+    for sql in (
+        "CREATE TRIGGER g BEFORE INSERT ON shells.bare FOR EACH ROW EXECUTE FUNCTION shells.noop()",
+        "CREATE TRIGGER g AFTER UPDATE ON shells.bare FOR EACH STATEMENT EXECUTE FUNCTION shells.noop()",
+        "CREATE CONSTRAINT TRIGGER g AFTER INSERT ON shells.bare FOR EACH ROW EXECUTE FUNCTION shells.noop()",
+        "CREATE RULE r AS ON INSERT TO shells.bare DO INSTEAD NOTHING",
+        "CREATE FUNCTION f() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM ONLY shells.bare'",
+        "CREATE FUNCTION f() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM ONLY shells.bare; END",
+        "CREATE PROCEDURE p() LANGUAGE plpgsql AS 'BEGIN COPY bare (id) TO PROGRAM ''cat''; END'",
+        "ALTER TABLE shells.bare DISABLE TRIGGER ALL",
+        "SELECT create_distributed_table('shells.ruled', 'id', 4)",
+        "DO 'BEGIN PERFORM FROM ONLY bare; END'",
+    ):
+        answer = oracle.ask(pair.gateway, sql)
+        assert (answer.sqlstate, bool(answer.hint)) == ("0A000", True), sql
+        if sql.startswith("CREATE"):
+            with cluster.connect_coordinator() as direct:
+                answer = oracle.ask(direct, sql)
+            assert (answer.sqlstate, bool(answer.hint)) == ("0A000", True), sql
+    pair.orochi(
+        "CREATE FUNCTION first(n integer) RETURNS SETOF bare LANGUAGE sql AS"
+        " 'SELECT * FROM bare ORDER BY id FETCH FIRST 3 ROWS ONLY'"
+    )
+    assert pair.orochi("SELECT count(*) FROM ONLY bare") == [(0,)]
+
+
+def test_volatile_functions_do_not_miss_what_their_statement_changed(pair: oracle.Pair) -> None:
+    pair.both(
+        "CREATE TABLE seen (id integer PRIMARY KEY, n integer)",
+        "INSERT INTO seen SELECT g, 0 FROM generate_series(1, 4) AS g",
+        "CREATE FUNCTION now_seen() RETURNS integer LANGUAGE sql VOLATILE AS 'SELECT sum(n)::int + 1 FROM seen'",
+        "CREATE FUNCTION was_seen() RETURNS integer LANGUAGE sql STABLE AS 'SELECT sum(n)::int + 1 FROM seen'",
+    )
+    pair.orochi("SELECT create_distributed_table('seen', 'id', 4)")
+    for sql in (
+        "UPDATE seen SET n = now_seen() + id",
+        "INSERT INTO seen SELECT g, now_seen() FROM generate_series(11, 13) AS g",
+        "INSERT INTO seen VALUES (21, now_seen()), (22, now_seen())",
+        "DELETE FROM seen WHERE now_seen() % 2 = id % 2",
+    ):
+        answer = oracle.ask(pair.gateway, sql)
+        assert (answer.sqlstate, bool(answer.hint)) == ("0A000", True), sql
+        pair.same(sql.replace("now_seen", "was_seen"))
+        pair.same("SELECT * FROM seen")
+    pair.same("INSERT INTO seen VALUES (31, now_seen())")
+    pair.same("UPDATE seen SET n = now_seen() WHERE id = 31")
+    pair.check_tables("seen")
 
 
 def test_functions_read_rows_wherever_a_statement_calls_them(pair: oracle.Pair) -> None:

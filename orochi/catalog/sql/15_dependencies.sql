@@ -51,3 +51,48 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
         THEN 'it has ONLY, TABLESAMPLE or system columns'
     END
 $$;
+
+-- Whether a policy of the table has what PostgreSQL would compute otherwise over a shell's child.
+CREATE OR REPLACE FUNCTION orochi._policies_not_through_shells(shell oid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = shell
+        AND concat(pg_get_expr(p.polqual, p.polrelid), ' ', pg_get_expr(p.polwithcheck, p.polrelid))
+            ~ '\m(ONLY|TABLESAMPLE|tableoid|ctid|xmin|xmax|cmin|cmax)\M')
+$$;
+
+-- Names of relations that a function's body reads by ONLY or COPY TO: of a shell that is nothing.
+CREATE OR REPLACE FUNCTION orochi._relations_past_children(body text) RETURNS SETOF text
+LANGUAGE sql IMMUTABLE SET search_path = '' AS $$
+    SELECT DISTINCT CASE WHEN found[1] LIKE '"%' THEN replace(substr(found[1], 2, length(found[1]) - 2), '""', '"')
+        ELSE lower(found[1]) END
+    FROM regexp_matches(body, '\mONLY\s*\(?\s*(?:(?:"[^"]+"|\w+)\s*\.\s*)?("[^"]+"|\w+)', 'gi') AS found
+    UNION
+    SELECT CASE WHEN found[1] LIKE '"%' THEN replace(substr(found[1], 2, length(found[1]) - 2), '""', '"')
+        ELSE lower(found[1]) END
+    FROM regexp_matches(body, '\mCOPY\s+(?:(?:"[^"]+"|\w+)\s*\.\s*)?("[^"]+"|\w+)\s*(?:\([^)]*\)\s*)?TO\M', 'gi') AS found
+$$;
+
+CREATE OR REPLACE FUNCTION orochi._relations_past_children(made oid) RETURNS SETOF text
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT n FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang,
+        orochi._relations_past_children(coalesce(pg_get_function_sqlbody(p.oid), p.prosrc)) AS n
+    WHERE p.oid = made AND l.lanname IN ('sql', 'plpgsql')
+$$;
+
+-- What of a table about to become a shell would not work there any more; NULL for nothing.
+CREATE OR REPLACE FUNCTION orochi._unfit_for_shell(shell oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT CASE
+        WHEN orochi._policies_not_through_shells(shell)
+        THEN 'a policy of it has ONLY, TABLESAMPLE or system columns'
+        WHEN EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = shell)
+        THEN (SELECT format('it has the rule "%s"', min(r.rulename)) FROM pg_rewrite r WHERE r.ev_class = shell)
+        ELSE (SELECT format('function %s has ONLY or COPY TO of it in its body', min(p.oid::regprocedure::text))
+            FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+            WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'orochi')
+                AND coalesce(pg_get_function_sqlbody(p.oid), p.prosrc) ~* '\m(ONLY|COPY)\M'
+                AND (SELECT c.relname FROM pg_class c WHERE c.oid = shell)
+                    IN (SELECT orochi._relations_past_children(p.oid))
+            HAVING count(*) > 0)
+    END
+$$;

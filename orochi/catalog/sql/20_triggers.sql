@@ -100,6 +100,32 @@ BEGIN
     END IF;
 END $$;
 
+-- What would not do on an Orochi table what it does on others is not made, through the gateway or past it.
+CREATE OR REPLACE FUNCTION orochi._check_created(tag text, made oid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    past text;
+BEGIN
+    IF tag = 'CREATE TRIGGER' AND EXISTS (SELECT FROM pg_trigger g JOIN orochi.orochi_tables t ON t.table_oid = g.tgrelid
+            WHERE g.oid = made AND g.tgname NOT IN ('orochi_guard', 'OROCHI_remove', 'orochi_send'))
+    THEN
+        RAISE EXCEPTION 'triggers on Orochi tables are not supported' USING ERRCODE = '0A000',
+            HINT = 'Triggers do not run on shards. Use an INSTEAD OF INSERT trigger on a view, or statements of your own.';
+    ELSIF tag = 'CREATE RULE' AND EXISTS (SELECT FROM pg_rewrite r JOIN orochi.orochi_tables t ON t.table_oid = r.ev_class
+            WHERE r.oid = made)
+    THEN
+        RAISE EXCEPTION 'rules on Orochi tables are not supported'
+            USING ERRCODE = '0A000', HINT = 'Use a view, or rewrite the query.';
+    ELSIF tag IN ('CREATE FUNCTION', 'CREATE PROCEDURE') THEN
+        SELECT n INTO past FROM orochi._relations_past_children(made) AS n
+            WHERE n IN (SELECT c.relname FROM pg_class c JOIN orochi.orochi_tables t ON t.table_oid = c.oid) LIMIT 1;
+        IF past IS NOT NULL THEN
+            RAISE EXCEPTION 'a function body with ONLY or COPY TO of the Orochi table "%" is not supported', past
+                USING ERRCODE = '0A000', HINT = 'Leave out ONLY, and copy (SELECT * FROM it).';
+        END IF;
+    END IF;
+END $$;
+
 -- Shells and the views over them may change in ways that plans depend on, and so may what their names
 -- mean: a relation of the same name, or a schema, may come before them on a search path.
 CREATE OR REPLACE FUNCTION orochi._on_ddl() RETURNS event_trigger
@@ -137,11 +163,23 @@ BEGIN
                         item.relation, orochi._not_through_shells(item.objid)
                     USING ERRCODE = '0A000', HINT = 'Use CREATE TABLE AS through the gateway, or a view.';
             END IF;
-            IF item.command_tag = 'ALTER TABLE' AND EXISTS (SELECT FROM pg_class c
-                    JOIN orochi.orochi_tables t ON t.table_oid = c.oid WHERE c.oid = item.objid AND c.relrowsecurity)
-            THEN  -- through the gateway or not: nodes do not know the policies, and would give all rows
-                RAISE EXCEPTION 'row-level security on Orochi tables is not supported'
-                    USING ERRCODE = '0A000', HINT = 'Grant on views that filter the rows.';
+            PERFORM orochi._check_created(item.command_tag, item.objid);
+            IF item.command_tag IN ('CREATE POLICY', 'ALTER POLICY') AND EXISTS (SELECT FROM pg_policy p
+                    JOIN orochi.orochi_tables t ON t.table_oid = p.polrelid
+                    WHERE p.oid = item.objid AND orochi._policies_not_through_shells(p.polrelid))
+            THEN
+                RAISE EXCEPTION 'policies with ONLY, TABLESAMPLE or system columns on Orochi tables are not supported'
+                    USING ERRCODE = '0A000', HINT = 'Write the condition without them.';
+            END IF;
+            IF item.command_tag = 'ALTER TABLE' AND EXISTS (SELECT FROM orochi.orochi_tables t WHERE t.table_oid = item.objid)
+            THEN  -- for which roles its row security is active is part of what gateways remember
+                IF (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = item.objid)
+                   AND to_regnamespace('pg_orochi') IS NULL
+                THEN
+                    RAISE EXCEPTION 'row-level security on Orochi tables needs postgres_fdw on the coordinator'
+                        USING ERRCODE = '0A000', HINT = 'Grant on views that filter the rows.';
+                END IF;
+                PERFORM pg_notify('orochi_catalog', 'rights');
             END IF;
             changed := changed
                 OR item.command_tag ~ '^ALTER' OR item.object_type IN ('view', 'schema')

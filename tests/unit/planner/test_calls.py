@@ -55,7 +55,7 @@ def test_storage_options_are_taken_out_of_alter_table() -> None:
 @pytest.mark.parametrize(
     "sql",
     [
-        "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE t DISABLE TRIGGER ALL",
         "CREATE TRIGGER x BEFORE INSERT ON t EXECUTE FUNCTION f()",
         "CREATE TABLE u () INHERITS (t)",
     ],
