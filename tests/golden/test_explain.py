@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
 from orochi.executor import transport
-from orochi.planner import explain, fragment, literals, modify, parse, select, staged
+from orochi.planner import context, explain, fragment, literals, modify, parse, select, staged
 from orochi.planner import plan as plans
-from tests.support import planner_snapshots
+from tests.support import explained, explained_statements, planner_snapshots, tpch_queries, tpch_snapshot
 
 FOLDED = {"now()": literals.Literal(0, "timestamp with time zone", "2024-01-03 12:00:00+00")}
 _INTEGER = fragment.OutputColumn("level", 23, -1, "integer")
@@ -84,6 +84,24 @@ def test_text(name: str, golden: Callable[[str, str], None]) -> None:
         lines = explain.text(_plan(sql), planner_snapshots.shop())
         parts.append("\n".join([f"-- {sql}", *lines]))
     golden(name, "\n\n".join(parts) + "\n")
+
+
+def _golden_of(statements: Iterable[str], ctx: context.PlanContext) -> str:
+    parts = ("\n".join([f"-- {sql.strip()}", *explained.text(sql, ctx)]) for sql in statements)
+    return "\n\n".join(parts) + "\n"
+
+
+@pytest.mark.parametrize("name", explained_statements.STATEMENTS)
+def test_statements(name: str, golden: Callable[[str, str], None]) -> None:
+    ctx = planner_snapshots.shop_context().forcing(explained_statements.FORCED.get(name, ""))
+    golden(name, _golden_of(explained_statements.STATEMENTS[name], ctx))
+
+
+@pytest.mark.parametrize("spread", [True, False], ids=["key", "reference"])
+def test_tpch(spread: bool, golden: Callable[[str, str], None]) -> None:
+    found = _golden_of(tpch_queries.QUERIES.values(), tpch_snapshot.tables(spread=spread))
+    assert "Orochi Pull" not in found
+    golden(f"tpch_{'key' if spread else 'reference'}", found)
 
 
 def test_analyze(golden: Callable[[str, str], None]) -> None:
