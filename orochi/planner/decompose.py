@@ -15,6 +15,7 @@ from orochi.planner import (
     aggregates,
     analyze,
     fused,
+    given,
     lookup,
     names,
     parse,
@@ -83,7 +84,7 @@ def plan(prepared: prepare.Prepared, level: names.Level, found: spread.Spread) -
         raise spread.Unfit("an aggregate of distinct constants")
     final = f"SELECT {head} FROM {pieces.FROM}{tail}{pieces.limit_sql(level.stmt)}"
     intermediate = _intermediate(prepared, level, keys, columns, splitter)
-    return plans.Distributed("two-phase aggregate", (intermediate,), final)
+    return plans.Distributed("two-phase aggregate", (intermediate, *splitter.given.intermediates()), final)
 
 
 def _intermediate(
@@ -225,6 +226,7 @@ class _Splitter:
         values: what shards group by beside the groups, for aggregates of distinct values.
         added: some parts are aggregates of values that no two shards share.
         as_it_is: an aggregate of distinct values runs over the partial result's rows.
+        given: what sub-SELECTs beside the aggregates read.
     """
 
     def __init__(
@@ -239,6 +241,7 @@ class _Splitter:
         self._level = level
         self._groups = groups
         self.parts = _Parts()
+        self.given = given.Given(prepared)
         self.values: list[tree.Node] = []
         self.added = self.as_it_is = False
 
@@ -257,8 +260,11 @@ class _Splitter:
         for index, group in enumerate(self._groups):
             if node == group:
                 return tree.column(pieces.RELATION, f"g{index}")
-        if isinstance(node, (ast.SubLink, ast.SelectStmt)):
-            raise spread.Unfit("a sub-SELECT beside an aggregate")
+        if isinstance(node, ast.SubLink):
+            found = self.given.sublink(node, self.final)
+            if found is None:
+                raise spread.Unfit("a sub-SELECT beside an aggregate")
+            return found
         if isinstance(node, ast.ColumnRef):
             raise spread.Unfit("a column that is neither grouped nor aggregated")
         if isinstance(node, ast.FuncCall) and node.over is None:

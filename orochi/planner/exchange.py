@@ -14,6 +14,7 @@ from orochi.planner import (
     arrange,
     ctes,
     decorrelate,
+    given,
     homes,
     names,
     parse,
@@ -99,11 +100,13 @@ def _sublinks(prepared: prepare.Prepared, builder: recursive.Builder) -> tree.No
     for level in prepared.scopes.levels:
         if level.place != "sublink" or level.parent is None or _is_inside_sublink(level.parent):
             continue
-        if not recursive.reads_orochi(level, prepared, distributed=True):
+        beside = spread.is_aggregated(level.parent.stmt, prepared) and given.is_beside(level)
+        if not recursive.reads_orochi(level, prepared, distributed=not beside):
             continue
-        if _is_bound(level, prepared):
+        closed = recursive.is_closed(level, prepared)
+        if _is_bound(level, prepared) and not (beside and closed):
             continue
-        if recursive.is_closed(level, prepared):
+        if closed:
             made = builder.add(_named_outputs(level.stmt))
             replaced[id(level.stmt)] = recursive.stage_select(made)
             continue

@@ -11,6 +11,7 @@ from pglast import enums
 
 from orochi.planner import (
     decompose,
+    given,
     lookup,
     names,
     parse,
@@ -54,7 +55,8 @@ def plan(prepared: prepare.Prepared, level: names.Level, reason: str) -> plans.D
         whereClause=None,
     )
     text = parse.deparse(final)
-    return plans.Distributed("pushdown", (_intermediate(prepared, level, rewriter),), text, reason=reason)
+    parts = (_intermediate(prepared, level, rewriter), *rewriter.given.intermediates())
+    return plans.Distributed("pushdown", parts, text, reason=reason)
 
 
 def _intermediate(prepared: prepare.Prepared, level: names.Level, rewriter: _Rewriter) -> plans.Intermediate:
@@ -110,6 +112,7 @@ class _Rewriter:
         self._aggregated = spread.is_aggregated(level.stmt, prepared)
         self._groups = decompose.groups(level) if self._aggregated else []
         self.columns: list[tree.Node] = []
+        self.given = given.Given(prepared)
 
     def expression(self, node: tree.Node) -> tree.Node:
         """What stands in the target list, HAVING or WINDOW; over groups, if the statement has any."""
@@ -148,11 +151,16 @@ class _Rewriter:
         )
         if whole:
             return tree.transform(node, self._over_rows)
-        if isinstance(node, (ast.ColumnRef, ast.SubLink, ast.SelectStmt)):
+        found = self.given.sublink(node, self.expression) if isinstance(node, ast.SubLink) else None
+        if found is None and isinstance(node, (ast.ColumnRef, ast.SubLink, ast.SelectStmt)):
             raise spread.Unfit("it needs more than groups and columns of FROM")
-        return None
+        return found
 
     def _over_rows(self, node: tree.Node) -> tree.Node | None:
+        if isinstance(node, ast.SubLink) and not self._aggregated:
+            found = self.given.sublink(node, self.expression)
+            if found is not None:
+                return found
         if isinstance(node, (ast.SubLink, ast.SelectStmt)):
             raise spread.Unfit("a sub-SELECT outside FROM and WHERE")
         if not isinstance(node, ast.ColumnRef):

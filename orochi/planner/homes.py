@@ -152,7 +152,7 @@ def _on(item: analyze.Item | None) -> tuple[tree.Node, ...]:
 
 
 def _kept(prepared: prepare.Prepared) -> Iterator[int]:
-    """Reference tables on the preserved side of an outer join, or asked for row by row in a sub-SELECT."""
+    """Reference tables on the preserved side of an outer join, or asked for row by row in sub-SELECTs."""
     for level in prepared.scopes.levels:
         root = prepared.analysis.joins[id(level)]
         if root is None:
@@ -170,12 +170,17 @@ def _kept(prepared: prepare.Prepared) -> Iterator[int]:
 def _preserved(item: analyze.Item) -> Iterator[int]:
     if not isinstance(item, analyze.Join):
         return
-    if item.kind == "JOIN_FULL" or (item.kind == "JOIN_LEFT" and _spreads(item.right)):
+    repeated = item.kind == "JOIN_LEFT" or _is_lateral(item.right)
+    if item.kind == "JOIN_FULL" or (repeated and _spreads(item.right)):
         for side in (item.left, item.right) if item.kind == "JOIN_FULL" else (item.left,):
             if not _spreads(side):
                 yield from _replicas(side)
     yield from _preserved(item.left)
     yield from _preserved(item.right)
+
+
+def _is_lateral(item: analyze.Item) -> bool:
+    return isinstance(item, names.Other) and item.level is not None and item.level.place == "lateral"
 
 
 def _leaves(item: analyze.Item) -> Iterator[names.Reference]:

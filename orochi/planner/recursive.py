@@ -189,8 +189,9 @@ def stage_relation(made: snapshots.Table, alias: str, columns: tuple[str, ...] =
 
 
 def stage_select(made: snapshots.Table) -> tree.Node:
-    """A SELECT of all of a stage's rows, in its columns' order."""
-    return parse.parse_one(f"SELECT * FROM {made.schema}.{made.name}").tree
+    """A SELECT of all of a stage's rows, in its columns' order, under their names."""
+    listed = ", ".join(f"{made.name}.{names.quoted(column.name)}" for column in made.columns)
+    return parse.parse_one(f"SELECT {listed} FROM {made.schema}.{made.name}").tree
 
 
 def replaced(node: tree.Node, by: dict[int, tree.Node]) -> tree.Node:

@@ -138,6 +138,7 @@ def build(
                 for name, item, shard, wanted in zip(
                     placeholders, references, unit.shards, columns, strict=True
                 )
+                if not staged.is_stage(item.table) or name in sql
             ),
             sql=sql,
             columns=outputs,

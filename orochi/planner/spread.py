@@ -176,6 +176,8 @@ class Checker:
                 + (_inner(item.left, level) if item.kind == "JOIN_FULL" else ())
             )
         left = self._item(item.left, terms if item.kind != "JOIN_FULL" else inside)
+        if left.distributed and not left.single and self._is_bound(item.right, left.keys):
+            return left
         right = self._item(item.right, inside)
         if not left.distributed and not right.distributed:
             return REPLICATED
@@ -193,6 +195,34 @@ class Checker:
         if item.kind == "JOIN_FULL" or (item.kind == "JOIN_LEFT" and right.distributed):
             raise Unfit("an outer join keeps rows of a table that every node has")
         return left if left.distributed else right
+
+    def _is_bound(self, item: analyze.Item, keys: tuple[analyze.ColumnKey, ...]) -> bool:
+        """Whether a LATERAL sub-SELECT reads, for each row with such keys, rows of its shard only."""
+        if not isinstance(item, names.Other) or item.level is None or item.level.place != "lateral":
+            return False
+        if item.level.stmt.withClause is not None or item.level.stmt.lockingClause:
+            return False
+        inside = [
+            reference
+            for other in self._prepared.scopes.levels
+            if other is item.level or _is_below(other, item.level)
+            for reference in other.references
+        ]
+        return any(map(scans.is_distributed, inside)) and self._are_bound(inside, list(keys))
+
+    def _are_bound(self, inside: list[names.Reference], accepted: list[analyze.ColumnKey]) -> bool:
+        """Whether tables are read by one of the `accepted` distribution columns, or one that equals such."""
+        for reference in inside:
+            if reference.table.kind is snapshots.TableKind.SINGLE or reference.sampled or reference.hidden:
+                return False
+            if not scans.is_distributed(reference):
+                continue
+            key = (id(reference), str(reference.table.distribution_column))
+            classes = self._analysis.classes(self._analysis.quals(reference))
+            if not any(classes.equal(key, other) for other in accepted):
+                return False
+            accepted.append(key)
+        return True
 
     def _sublinks(self, level: names.Level, spread: Spread) -> None:
         """Check that sub-SELECTs in expressions of `level` stay within the shard of the row."""

@@ -51,6 +51,11 @@ _STATEMENTS = (
     "SELECT x.what, x.n, o.k FROM (SELECT what, count(*) AS n FROM places GROUP BY 1) x LEFT JOIN other o ON o.t = x.what",
     "SELECT id FROM places r WHERE NOT EXISTS (SELECT FROM other o WHERE o.ref = r.id)",
     "SELECT id, (SELECT sum(v) FROM other o WHERE o.ref < r.id) FROM places r WHERE EXISTS (SELECT FROM events e WHERE e.id = r.id)",
+    # sub-SELECTs beside aggregates, LATERAL within the shard and for each row of a reference table
+    "SELECT what, (SELECT max(k) FROM other), count(*) FROM events GROUP BY 1 HAVING count(*) IN (SELECT ref FROM other) OR sum(amount) > (SELECT avg(big) FROM places)",
+    "SELECT o.max, n FROM (SELECT (SELECT max(k) FROM other), count(*) AS n FROM events) o",
+    "SELECT e.id, l.n FROM events e LEFT JOIN LATERAL (SELECT x.id AS n FROM events x WHERE x.id = e.id AND x.tenant = e.tenant ORDER BY x.amount LIMIT 1) l ON l.n > 9",
+    "SELECT r.id, l.k FROM places r, LATERAL (SELECT o.k FROM other o WHERE o.big = r.big ORDER BY o.k LIMIT 2) l",
     # an error that PostgreSQL never comes to, and one that it does
     "WITH unused AS (SELECT 1 / (id - id) FROM events) SELECT count(*) FROM other",
     "SELECT count(*) FROM other WHERE false AND v > (SELECT max(1 / (id - id)) FROM events)",

@@ -83,6 +83,7 @@ STATEMENTS = {
         "SELECT o.id, m.value FROM orders o JOIN metrics m ON m.value = o.customer",
         "SELECT id FROM orders WHERE customer = ANY (SELECT level FROM events) OR total > ALL (SELECT value FROM events)",
         "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM orders)",
+        "SELECT customer, sum(total) FROM orders GROUP BY customer HAVING sum(total) > (SELECT avg(total) FROM orders)",
     ],
     "repartition": [
         "SELECT o.id, e.value FROM orders o JOIN events e ON e.level = o.id",

@@ -36,6 +36,8 @@ FRAGMENT = [
     "select id, b.n from a right join b using (id) where id = 6",
 ]
 PUSHDOWN = [
+    "select b.id, q.* from b, lateral (select x.k, x.y from b x where x.id = b.id order by x.y limit 1) q",
+    "select b.id, q.n from b left join lateral (select sum(x.y) as n from b x left join a on a.id = x.id where x.id = b.id) q on q.n > 3",
     "select id, k + 1 as k from b where y > 0",
     "select * from a where ts > now() - interval '100 years' and ts < now() and id < 3",
     "select row_to_json(b) from b",
@@ -129,6 +131,9 @@ PULL = [
 ]
 #: Statements of several stages, with the strategy of the last.
 STAGED = {
+    "select k, count(*) from b group by k having count(*) > (select avg(y) from a join b on a.k = b.y) order by 2, 1": "two-phase aggregate",
+    "select k, (select max(k) from r), sum(y) from b group by 1 having k in (select k from a)": "two-phase aggregate",
+    "select r.k, q.n from r, lateral (select count(*) as n from b where b.k = r.k) q": "pushdown",
     "select r.k, count(a.id) from r left join a on a.k = r.k group by r.k": "pushdown",
     "select id from a where (id, k) in (select id, k from b)": "pushdown",
     "select label, n from vv": "recursive",
