@@ -27,6 +27,7 @@ log = structlog.get_logger()
 
 #: Bound on cached generic plans; the least recently used goes first.
 PLAN_CACHE_SIZE = 5_000
+_RECOVER_AGAIN_SECONDS = 0.5
 
 PlanKey: TypeAlias = tuple[str, tuple[int, ...], tuple[str, ...], int, frozenset[str]]
 CachedPlan: TypeAlias = "templates.Template | None"
@@ -149,14 +150,18 @@ class Runtime:
     async def _recover(self) -> None:
         """Finish the commits of dead gateways, even while no worker is there to do it.
 
-        Workers do it too; whoever comes second finds the lock taken, or nothing left.
+        Workers do it too; whoever comes second finds the lock taken, or nothing left. While the coordinator
+        is down, ask for it more often: rows stay locked until it is back.
         """
+        interval = self.settings.recovery_interval
         while True:
-            await asyncio.sleep(self.settings.recovery_interval)
+            pause = min(interval, _RECOVER_AGAIN_SECONDS)
             try:
                 await asyncio.to_thread(recovery.run, self.settings)
-            except Exception as error:  # a server is down: the next run finds it back
-                log.info("recovery.postponed", error=type(error).__name__)
+                pause = interval
+            except Exception as error:  # the coordinator is down
+                log.debug("recovery.postponed", error=type(error).__name__)
+            await asyncio.sleep(pause)
 
 
 async def _load_builtins(connection: client.PgConnection) -> builtins.Builtins:

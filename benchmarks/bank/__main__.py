@@ -102,7 +102,7 @@ def _drive(
 ) -> None:
     """Kill as commits come in, evenly, until there are enough of all."""
     chance = random.Random(options.seed)
-    plan = [(point, role) for point in kills.POINTS for role in kills.HOLDERS]
+    plan = [(point, *roles) for roles in kills.VICTIMS for point in kills.POINTS]
     goals = {"commits": options.commits, "kills": options.kills, "sums": options.sums}
     tasks = {name: bar.add_task(name, total=goal) for name, goal in goals.items()}
     values: dict[str, Callable[[], int]] = {

@@ -28,9 +28,15 @@ from orochi.embedded import state
 from orochi.executor import deadlock
 
 POINTS = (1, 2, 3, 4, 5, 6)
-#: What is killed while a commit is held; the rest only at random.
-HOLDERS = ("gateway", "nodes", "coordinator")
-ROLES = (*HOLDERS, "workers", "redis")
+ROLES = ("gateway", "nodes", "coordinator", "workers", "redis")
+#: What is killed while a commit is held at a point: each alone, and what carries it two at a time.
+VICTIMS = (
+    *((role,) for role in ROLES),
+    ("gateway", "nodes"),
+    ("gateway", "coordinator"),
+    ("nodes", "coordinator"),
+    ("gateway", "workers", "redis"),
+)
 _WAIT_SECONDS, _POLL_SECONDS = 60.0, 0.02
 _BRANCH = re.compile(r"PREPARE TRANSACTION '([^']+)'")
 
@@ -86,8 +92,9 @@ class Killer:
         self.kills[key] = self.kills.get(key, 0) + 1
         return True
 
-    def _kill_at(self, role: str, point: int) -> None:
-        if not self.kill(role, f"at point {point}"):
+    def _kill_at(self, roles: Sequence[str], point: int) -> None:
+        hit = [self.kill(role, f"at point {point}") for role in roles]
+        if not all(hit):
             raise Missed
 
     def healthy(self) -> bool:
@@ -110,7 +117,7 @@ class Killer:
                 oldest = max(oldest, float(row[0]) if row else 0.0)
         return oldest
 
-    def at_point(self, point: int, role: str) -> str:
+    def at_point(self, point: int, *roles: str) -> str:
         """Hold a transfer of our own at the point, and kill there; what its client was told.
 
         Raises:
@@ -118,11 +125,11 @@ class Killer:
         """
         try:
             with contextlib.ExitStack() as stack:
-                return self._at_point(point, role, stack)
+                return self._at_point(point, roles, stack)
         except psycopg.Error as error:
             raise Missed from error
 
-    def _at_point(self, point: int, role: str, stack: contextlib.ExitStack) -> str:
+    def _at_point(self, point: int, roles: Sequence[str], stack: contextlib.ExitStack) -> str:
         client = stack.enter_context(contextlib.closing(self._bank.connect()))
         nodes = [stack.enter_context(_admin(dsn)) for dsn in self._nodes]
         token = self._begin_over_nodes(client, nodes)
@@ -133,7 +140,7 @@ class Killer:
         answer: list[str] = []
         committing = threading.Thread(target=lambda: answer.append(self._bank.commit(client, token)))
         if point == 1:
-            self._kill_at(role, point)
+            self._kill_at(roles, point)
         elif point == 2:
             stopped(backends[1])
         else:
@@ -143,7 +150,7 @@ class Killer:
             if point > 1:
                 branch = wait(lambda: _prepared(nodes[0], backends[0]))
                 self._go_on(point, client, admin, nodes, backends, stopped, twophase.gid_of(branch))
-                self._kill_at(role, point)
+                self._kill_at(roles, point)
                 if point > 3:
                     self.decided.append(token)
         finally:

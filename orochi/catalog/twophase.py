@@ -6,6 +6,9 @@ both. A decision is one row a node plus one with `MARKER_NODE`, whose key exclud
 
 from __future__ import annotations
 
+import re
+import secrets
+
 #: What tells a cluster from all others: the coordinator's server and database.
 CLUSTER_ID_SQL = (
     "SELECT pg_catalog.to_hex(s.system_identifier) || '.' || pg_catalog.to_hex(d.oid::bigint) "
@@ -17,9 +20,23 @@ CLUSTER_ID_SQL = (
 MARKER_NODE = -1
 
 
+_OWNER = re.compile(r"_p(\d+)\.[0-9a-f]+$")
+
+
 def gid(cluster_id: str, unique: str) -> str:
     """A global transaction id; nodes may serve several clusters."""
     return f"orochi_{cluster_id}_{unique}"
+
+
+def new_gid(cluster_id: str, owner: int) -> str:
+    """A gid that never was; `owner` is the process on the coordinator whose session decides."""
+    return gid(cluster_id, f"p{owner}.{secrets.token_hex(8)}")
+
+
+def owner_of(gid: str) -> int | None:
+    """The process that alone can decide the transaction; None if its name does not tell."""
+    found = _OWNER.search(gid)
+    return None if found is None else int(found[1])
 
 
 def branch(gid: str, node_id: int) -> str:

@@ -18,6 +18,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 
 import psutil
@@ -46,6 +47,8 @@ SETTINGS = {
     "log_line_prefix": "%m [%p] %q%u@%d ",
     "log_min_messages": "warning",
 }
+if sys.platform == "linux":
+    SETTINGS["recovery_init_sync_method"] = "syncfs"  # back from a crash in half a second, not in three
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ log = structlog.get_logger()
 _POLL_SECONDS = 0.1
 _READY_POLL_SECONDS = 0.05
 #: A process that was healthy for so long did not die of how it starts.
-_STABLE_SECONDS = 2.0
+_STABLE_SECONDS = 1.0
 _LONGEST_DELAY = 10.0
 
 

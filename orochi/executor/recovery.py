@@ -7,8 +7,8 @@ finishes after, so what is in T but not in Q is done and its row may go.
 
 An undecided transaction must not be aborted between our look and its decision. Decision and abort
 therefore exclude each other in the database: both insert the row (gid, `twophase.MARKER_NODE`), whose
-primary key lets only one commit. So a slow gateway cannot be torn; the grace period only spares it
-needless aborts. One recovery runs at a time, under an advisory lock. Running twice does no harm.
+primary key lets only one commit. So a slow gateway cannot be torn; that its session on the coordinator,
+which would decide, is still there, and the grace period then, only spare it needless aborts. One recovery runs at a time, under an advisory lock. Running twice does no harm.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from orochi import settings as process_settings
 from orochi.catalog import store, twophase
 from orochi.executor import node_pool
 
-#: Seconds that a prepared, undecided transaction is left to its gateway.
+#: Seconds that a prepared, undecided transaction is left to its gateway while that may still decide.
 GRACE_SECONDS = 10.0
 #: The advisory lock that one recovery holds, in the coordinator database.
 ADVISORY_LOCK = 0x6F726F63_68690001
@@ -73,7 +73,7 @@ def resolve(
     Args:
         coordinator: connection string of the coordinator database, for Orochi's own role.
         nodes: connection string of every node by id.
-        grace_seconds: leave younger undecided transactions alone.
+        grace_seconds: leave younger undecided transactions alone whose owner is there, or unknown.
 
     Returns:
         What was done, or None when another recovery is running.
@@ -148,7 +148,7 @@ class _Run:
                 gid = twophase.gid_of(branch)
                 if gid in decided:
                     self._finish(branch, node_id, commit=node_id in decided[gid])
-                elif age >= self._grace:
+                elif age >= self._grace or self._orphaned(gid):
                     undecided.setdefault(gid, []).append((node_id, branch))
         for gid, parts in undecided.items():
             self._abort(gid, parts)
@@ -159,6 +159,14 @@ class _Run:
             node_id: dict(connection.execute(_PREPARED, (self._prefix,)).fetchall())
             for node_id, connection in self._nodes.items()
         }
+
+    def _orphaned(self, gid: str) -> bool:
+        """Whether the session that would decide has ended: nobody else can."""
+        owner = twophase.owner_of(gid)
+        if owner is None:
+            return False
+        there = "SELECT FROM pg_catalog.pg_stat_activity WHERE pid = %s"
+        return self._catalog.execute(there, (owner,)).fetchone() is None
 
     def _decisions(self, gid: str | None = None) -> dict[str, set[int]]:
         """Nodes by decided gid; a gid that has only the marker was aborted and maps to no node."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import secrets
 from collections.abc import Awaitable, Callable, Iterable
 
 from orochi import errors
@@ -60,7 +59,7 @@ class TwoPhase:
             OrochiError: nothing is committed anywhere.
         """
         try:
-            gid = await self._new_gid()
+            gid = twophase.new_gid(await self._pool.cluster_id(), coordinator.pid)
             await self._prepare(writers, gid)
         except BaseException:
             await self._rollback()
@@ -107,9 +106,6 @@ class TwoPhase:
         """Undecided for us: recovery will tell by the decision rows."""
         for participant in writers:
             self._let_go(participant)
-
-    async def _new_gid(self) -> str:
-        return twophase.gid(await self._pool.cluster_id(), secrets.token_hex(10))
 
     async def _prepare(self, writers: list[Participant], gid: str) -> None:
         async def one(participant: Participant) -> None:

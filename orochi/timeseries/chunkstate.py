@@ -9,7 +9,6 @@ relations waits for those that had already resolved the names.
 from __future__ import annotations
 
 import dataclasses
-import secrets
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -253,7 +252,7 @@ def commit(catalog: Connection, node: Connection, state: State) -> None:
     """
     row = catalog.execute(twophase.CLUSTER_ID_SQL).fetchone()
     assert row is not None
-    gid = twophase.gid(str(row[0]), f"m{secrets.token_hex(8)}")
+    gid = twophase.new_gid(str(row[0]), catalog.info.backend_pid)
     branch = twophase.branch(gid, state.node_id)
     node.execute(f"PREPARE TRANSACTION '{branch}'".encode())
     try:

@@ -211,6 +211,18 @@ def test_recovery_follows_the_decision(cluster: Cluster, decided: bool) -> None:
     assert cluster.recover() == recovery.Outcome()
 
 
+def test_recovery_waits_only_for_who_can_decide(cluster: Cluster) -> None:
+    cluster_id = str(cluster.run("co", twophase.CLUSTER_ID_SQL)[0][0])
+    with psycopg.connect(cluster.database("co")) as owner:
+        gids = [twophase.new_gid(cluster_id, pid) for pid in (owner.info.backend_pid, 999_999_999)]
+        for value, gid in enumerate(gids):
+            branch = twophase.branch(gid, 1)
+            cluster.run("n1", f"BEGIN; INSERT INTO t VALUES ({value}); PREPARE TRANSACTION '{branch}'")
+        assert cluster.recover(grace=600.0).aborted == 1
+        assert cluster.prepared() == [twophase.branch(gids[0], 1)]
+    assert cluster.recover().aborted == 1
+
+
 def test_lost_decision_is_unknown_and_recovered(cluster: Cluster) -> None:
     async def scenario() -> None:
         pool, coordinator = cluster.pool(), await cluster.coordinator()

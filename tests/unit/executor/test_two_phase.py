@@ -16,6 +16,7 @@ class _Node:
 
     closed = False
     status = "I"
+    pid = 1
 
     def __init__(self, answers: list[str | None]) -> None:
         self.answers = answers
