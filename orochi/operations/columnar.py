@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from orochi import errors, ids
 from orochi.executor import context
-from orochi.operations import ddl, privileges, relay, select, shells, sinks, striped
+from orochi.operations import privileges, relay, select, shells, sinks, storage_options, striped
 from orochi.pgwire import messages
 from orochi.planner import classify, columnar, parse, quoting, tree
 from orochi.planner import ddl as planner
@@ -105,7 +105,7 @@ async def _alter(session: context.Session, statement: parse.Statement, sink: _He
 async def _set_options(session: context.Session, oid: int, options: Mapping[str, str]) -> None:
     if options:
         await session.catalog_changed()
-        await ddl.set_options(session, session.snapshot().tables[ids.TableId(oid)], options)
+        await storage_options.set_options(session, session.snapshot().tables[ids.TableId(oid)], options)
     await session.catalog_changed()
 
 

@@ -8,23 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-from collections.abc import Mapping
 
 from orochi import errors
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import ddl_checks, privileges, relay, shells, striped, unstripe
+from orochi.operations import ddl_checks, privileges, relay, shells, storage_options, striped, unstripe
 from orochi.planner import classify, parse
 from orochi.planner import ddl as planner
 from orochi.planner import tree as trees
 from orochi.sharding import alter, colocation
-from orochi.storage.columnar import sorting
-from orochi.timeseries import stripes
-
-_STORAGE_TYPES = ("row", "columnar")
-_PLAIN_OPTIONS = frozenset({"compression", "compression_level", "stripe_row_limit", "chunk_group_row_limit"})
 
 
 async def execute(session: context.Session, statement: parse.Statement, sink: context.Sink) -> None:
@@ -71,7 +64,7 @@ async def run(session: context.Session, statement: parse.Statement, ddl: planner
             await ddl_checks.no_local_references(session, left)
     if ddl.options:
         for table in tables:
-            await set_options(session, table, ddl.options)
+            await storage_options.set_options(session, table, ddl.options)
             if "storage_type" in ddl.options:
                 await striped.store_as(session, table, ddl.options["storage_type"] or "row")
     await session.catalog_changed()
@@ -175,7 +168,7 @@ async def _follow(
         if statements:
             for node_id in shard.node_ids:
                 work.setdefault(node_id, []).extend(statements)
-    await _follow_names(session, table, before, after)
+    await storage_options.follow_names(session, table, before, after)
     needed = definitions.prerequisites(after)
     return {node_id: [*needed, *statements] for node_id, statements in work.items()}
 
@@ -226,95 +219,3 @@ async def _any_rows(session: context.Session, table: snapshots.Table) -> bool:
         if result[-1].rows[0][0] == b"t":
             return True
     return False
-
-
-async def _follow_names(
-    session: context.Session,
-    table: snapshots.Table,
-    before: definitions.Definition,
-    after: definitions.Definition,
-) -> None:
-    """Column names in the table's storage settings follow the columns."""
-    now = {column.attnum: column.name for column in after.columns}
-    names = {column.name: now.get(column.attnum) for column in before.columns}
-    segmentby = [new for old in table.segmentby if (new := names.get(old)) is not None]
-    orderby = []
-    for text in table.orderby:
-        key = sorting.SortKey.parse(text)
-        new = names.get(key.column)
-        if new is not None:
-            orderby.append(order_text(dataclasses.replace(key, column=new)))
-    if segmentby != list(table.segmentby) or any(new != old for old, new in names.items() if new is not None):
-        await session.catalog_execute(
-            f"UPDATE orochi.orochi_tables SET segmentby = {_array(segmentby)}, orderby = {_array(orderby)}"
-            f" WHERE table_oid = {table.oid}"
-        )
-
-
-def order_text(key: sorting.SortKey) -> str:
-    """A sort key as the catalog keeps it."""
-    nulls = "" if key.nulls_first is None else " nulls first" if key.nulls_first else " nulls last"
-    return f"{definitions.quote(key.column)}{' desc' if key.descending else ''}{nulls}"
-
-
-def _array(items: list[str]) -> str:
-    return f"ARRAY[{', '.join(definitions.quote_literal(item) for item in items)}]::text[]"
-
-
-async def set_options(session: context.Session, table: snapshots.Table, options: Mapping[str, str]) -> None:
-    """Storage options of ALTER TABLE ... SET (orochi....); a reset one is ''."""
-    shell = await shells.definition(session, table.oid)
-    if not shell.owned:
-        raise errors.OrochiError(f"must be owner of table {shell.name}", sqlstate="42501")
-    changes = []
-    plain = {name: value for name, value in options.items() if name in _PLAIN_OPTIONS}
-    for name, value in options.items():
-        if name == "segmentby":
-            columns = [shell.column(part).name for part in _names(value)]
-            changes.append(f"segmentby = {_array(columns)}")
-        elif name == "orderby":
-            keys = [sorting.SortKey.parse(part) for part in _names(value, keep_words=True)]
-            for key in keys:
-                shell.column(key.column)
-            changes.append(f"orderby = {_array([order_text(key) for key in keys])}")
-        elif name == "storage_type":
-            if value and value not in _STORAGE_TYPES:
-                raise errors.InvalidParameter(
-                    f'unknown storage_type "{value}"', hint="It is row or columnar."
-                )
-        elif name != "compress" and name not in _PLAIN_OPTIONS:
-            raise errors.InvalidParameter(
-                f'unrecognized parameter "orochi.{name}"',
-                hint=f"Parameters are segmentby, orderby, storage_type, {', '.join(sorted(_PLAIN_OPTIONS))}.",
-            )
-    kept = {name: value for name, value in plain.items() if value}
-    _check_write_options(kept)
-    if plain:
-        gone = _array([name for name, value in plain.items() if not value])
-        added = definitions.quote_literal(json.dumps(kept))
-        changes.append(f"options = (options - {gone}) || {added}::jsonb")
-    if changes:
-        await session.catalog_execute(
-            f"UPDATE orochi.orochi_tables SET {', '.join(changes)} WHERE table_oid = {table.oid}"
-        )
-
-
-def _check_write_options(options: dict[str, str]) -> None:
-    try:
-        stripes.write_options(options)
-    except ValueError as error:
-        raise errors.InvalidParameter(f"invalid storage parameter: {error}") from error
-
-
-def _names(text: str, *, keep_words: bool = False) -> list[str]:
-    """The comma-separated parts of an option, quoted names respected."""
-    parts, current, quoted = [], "", False
-    for character in text:
-        quoted ^= character == '"'
-        if character == "," and not quoted:
-            parts.append(current)
-            current = ""
-        else:
-            current += character
-    parts = [part.strip() for part in [*parts, current] if part.strip()]
-    return parts if keep_words else [sorting.SortKey.parse(part).column for part in parts]

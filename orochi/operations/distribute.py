@@ -9,7 +9,7 @@ from orochi import settings as process_settings
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import chunks, redistribute, shells
+from orochi.operations import chunks, redistribute, shells, storage_options
 from orochi.sharding import colocation, placement
 from orochi.timeseries import ranges
 
@@ -49,8 +49,8 @@ async def create_distributed_table(
         source = await _leave_single(session, shell, old, "distributed", attnum, colocation_id)
     else:
         await session.catalog_execute(
-            "INSERT INTO orochi.orochi_tables (table_oid, kind, distribution_attnum, colocation_id)"
-            f" VALUES ({oid}, 'distributed', {attnum}, {colocation_id})"
+            "INSERT INTO orochi.orochi_tables (table_oid, kind, distribution_attnum, colocation_id, options)"
+            f" VALUES ({oid}, 'distributed', {attnum}, {colocation_id}, {await storage_options.defaults(session)})"
         )
     await populate(session, shell, new_shards, source)
     if old is not None:

@@ -14,7 +14,7 @@ from orochi import errors, ids, pgtypes
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import chunks, distribute, shells, striped
+from orochi.operations import chunks, distribute, shells, storage_options, striped
 from orochi.sharding import colocation, placement
 from orochi.timeseries import ranges
 
@@ -188,7 +188,8 @@ async def _partition_local(
     node_id = placement.least_loaded(snapshot)
     shell = await _prepare_shell(session, shell, options)
     await session.catalog_execute(
-        f"INSERT INTO orochi.orochi_tables (table_oid, kind) VALUES ({shell.oid}, 'single')"
+        "INSERT INTO orochi.orochi_tables (table_oid, kind, options)"
+        f" VALUES ({shell.oid}, 'single', {await storage_options.defaults(session)})"
     )
     await _insert_dimension(session, shell, options, interval)
     shard = colocation.NewShard(0, *distribute.FULL_RANGE, (node_id,))

@@ -11,7 +11,7 @@ from orochi import errors, ids
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import distribute, recall, shells
+from orochi.operations import distribute, recall, shells, storage_options
 from orochi.sharding import colocation, placement
 
 
@@ -43,8 +43,8 @@ async def check(session: context.Session, oid: int) -> tuple[definitions.Definit
 async def adopt(session: context.Session, shell: definitions.Definition, node_id: ids.NodeId) -> None:
     """Make a table that `check` let pass columnar; its rows move to its shard."""
     await session.catalog_execute(
-        "INSERT INTO orochi.orochi_tables (table_oid, kind, storage_type)"
-        f" VALUES ({shell.oid}, 'single', 'columnar')"
+        "INSERT INTO orochi.orochi_tables (table_oid, kind, storage_type, options)"
+        f" VALUES ({shell.oid}, 'single', 'columnar', {await storage_options.defaults(session)})"
     )
     shard = colocation.NewShard(0, *distribute.FULL_RANGE, (node_id,))
     await distribute.populate(session, shell, [shard], None)

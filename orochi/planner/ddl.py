@@ -139,6 +139,12 @@ def _alter_table(statement: parse.Statement) -> Ddl:
             if own and not rest:
                 continue
             command = tree.changed(command, def_=rest) if own else command
+        if name in ("AT_SetOptions", "AT_ResetOptions"):
+            own, rest = split_options(command.def_, reset=name == "AT_ResetOptions")
+            options.update({f"{option}.{command.name}": value for option, value in own.items()})
+            if own and not rest:
+                continue
+            command = tree.changed(command, def_=rest) if own else command
         kept.append(command)
     if not options:
         return Ddl(Scope.SHARDS, statement.sql, using=using)

@@ -21,6 +21,8 @@ State = chunkstate.State
 Connection = chunkstate.Connection
 _TEXT_OIDS = frozenset({19, 25, 1042, 1043})
 _STAGING = "orochi_compressing"
+#: What the option that is a column's own compression is called, before the column's name.
+COLUMN_OPTION = "compression."
 _PIECE_BYTES = 1 << 20
 _SAMPLE_ROWS = 20_000
 
@@ -263,6 +265,11 @@ def write_options(options: dict[str, Any]) -> writer.WriteOptions:
         level=int(options.get("compression_level", defaults.level)),
         stripe_row_limit=stripe,
         chunk_group_row_limit=int(options.get("chunk_group_row_limit", group)),
+        codecs={
+            name.removeprefix(COLUMN_OPTION): str(value)
+            for name, value in options.items()
+            if name.startswith(COLUMN_OPTION)
+        },
     )
 
 

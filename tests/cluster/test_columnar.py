@@ -179,6 +179,52 @@ def test_maintenance_flushes_the_heap(filled: oracle.Pair) -> None:
     filled.check_tables("t")
 
 
+def _encodings(pair: oracle.Pair) -> dict[str, set[str]]:
+    rows = pair.orochi(
+        "SELECT k.column_name, k.encoding, k.compression FROM orochi.orochi_column_chunks k"
+        " JOIN orochi.orochi_stripes USING (stripe_id) JOIN orochi.orochi_chunks USING (chunk_id)"
+        " JOIN orochi.orochi_shards s USING (shard_id) WHERE s.table_oid = 't'::regclass"
+    )
+    found: dict[str, set[str]] = {}
+    for name, encoding, block in rows:
+        found.setdefault(name, set()).update((encoding, block))
+    return found
+
+
+def test_compression_is_chosen_by_options(filled: oracle.Pair) -> None:
+    """Of the table, of a column, of the session when the table is made; what does not fit is refused."""
+    filled.orochi(
+        "ALTER TABLE t SET (orochi.compression = 'delta'), ALTER n SET (orochi.compression = 'none')"
+    )
+    filled.orochi("ALTER TABLE t ALTER k SET (orochi.compression = 'plain', n_distinct = 3)")
+    refusals = {
+        "ALTER TABLE t ALTER k SET (orochi.compression = 'gorilla')": 'does not fit column "k" of type text',
+        "ALTER TABLE t ALTER id SET (orochi.compression = 'numeric')": 'does not fit column "id"',
+        "ALTER TABLE t ALTER k SET (orochi.compression = 'magic')": 'unknown compression "magic"',
+        "ALTER TABLE t SET (orochi.compression = 'magic')": 'unknown compression "magic"',
+        "ALTER TABLE t ALTER k SET (orochi.level = '3')": 'unrecognized parameter "orochi.level.k"',
+    }
+    for sql, message in refusals.items():
+        answer = oracle.ask(filled.gateway, sql)
+        assert (answer.sqlstate, message in str(answer.message)) == ("22023", True), answer
+    filled.both("ALTER TABLE t RENAME k TO kind")
+    filled.orochi("SELECT compress_chunk(show_chunks('t'))")
+    found = _encodings(filled)
+    assert (found["id"] & {"delta"}, found["kind"] & {"plain"}) == ({"delta"}, {"plain"})
+    assert found["n"] == {"numeric", "none"}
+    filled.check_tables("t")
+    filled.orochi("ALTER TABLE t RESET (orochi.compression), ALTER kind RESET (orochi.compression)")
+    filled.orochi("SET orochi.compression = 'rle'")
+    filled.orochi("CREATE TABLE made (id int) USING columnar")
+    filled.orochi("SET orochi.compression = 'magic'")
+    assert oracle.ask(filled.gateway, "CREATE TABLE other (id int) USING columnar").sqlstate == "22023"
+    filled.orochi("RESET orochi.compression")
+    options = "SELECT options FROM orochi.orochi_tables WHERE table_oid = %s::regclass"
+    assert filled.orochi(options, ("made",)) == [({"compression": "rle"},)]
+    ((left,),) = filled.orochi(options, ("t",))
+    assert {name for name in left if name.startswith("compression")} == {"compression.n"}
+
+
 def test_damage_is_an_error_that_names_the_file(cluster: clusters.Cluster, filled: oracle.Pair) -> None:
     """A flipped byte never comes out as a row: XX001 at the client, and `orochi verify` finds it."""
     filled.orochi("SELECT compress_chunk(show_chunks('t'))")

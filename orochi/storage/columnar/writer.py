@@ -44,9 +44,10 @@ class WriteOptions:
     """How to lay out and compress a stripe.
 
     Attributes:
-        compression: `auto`, `zstd`, `lz4` or `none`: the block compressor over the codecs.
+        compression: `auto`, `zstd`, `lz4` or `none`: the block compressor over the codecs; or the codec
+            that every column must use whose type it fits.
         level: Zstandard's level.
-        codecs: column name to the codec that column must use where it fits.
+        codecs: column name to what `compression` is for that column.
     """
 
     compression: str = "auto"
@@ -56,21 +57,27 @@ class WriteOptions:
     codecs: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.compression not in chooser.COMPRESSIONS:
-            raise errors.InvalidParameter(
-                f'unknown compression "{self.compression}"',
-                hint=f"Compressions are {', '.join(chooser.COMPRESSIONS)}.",
-            )
+        for named in (self.compression, *self.codecs.values()):
+            if named not in chooser.COMPRESSIONS and named not in registry.CODEC_IDS:
+                known = (*chooser.COMPRESSIONS, *sorted(registry.CODEC_IDS))
+                raise errors.InvalidParameter(
+                    f'unknown compression "{named}"', hint=f"It is one of {', '.join(known)}."
+                )
         if not 1 <= self.level <= 19:
             raise errors.InvalidParameter("compression level must be between 1 and 19")
         if not 1 <= self.chunk_group_row_limit <= self.stripe_row_limit <= 10_000_000:
             raise errors.InvalidParameter("row limits must satisfy 1 <= chunk group <= stripe <= 10,000,000")
-        for codec in self.codecs.values():
-            if codec not in registry.CODEC_IDS:
-                raise errors.InvalidParameter(
-                    f'unknown codec "{codec}"',
-                    hint=f"Codecs are {', '.join(sorted(registry.CODEC_IDS))}.",
-                )
+
+    def of(self, column: StripeColumn) -> tuple[str | None, str]:
+        """The codec a column must use, if any, and its block compressor."""
+        named = self.codecs.get(column.name)
+        block = self.compression if self.compression in chooser.COMPRESSIONS else "auto"
+        if named in chooser.COMPRESSIONS:
+            return None, str(named)
+        if named is None and self.compression in registry.CODEC_IDS:
+            fits = self.compression in chooser.fitting(pgtypes.carrier(column.type_oid))
+            return (self.compression if fits else None), block
+        return named, block
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -187,7 +194,9 @@ def _column(
     """Write a column: its dictionary, its chunks, its filter."""
     arrow = pgtypes.carrier(column.type_oid)
     whole = pa.chunked_array([piece for group in groups for piece in group.chunks], arrow)
-    shared = None if column.name in options.codecs else dictionaries.build(whole)
+    codec, block = options.of(column)
+    options = dataclasses.replace(options, compression=block, codecs={})
+    shared = None if codec is not None else dictionaries.build(whole)
     table = None
     if shared is not None:
         stored, table = _part(plain.pack(shared.values), len(shared.values), at, options)
@@ -199,7 +208,7 @@ def _column(
         array = pa.concat_arrays(group.chunks)
         codes = None if shared is None else shared.codes[row : row + len(array)]
         row += len(array)
-        stored, chunk = _encode(array, column, number, at, options, codes)
+        stored, chunk = _encode(array, column, number, at, options, codec, codes)
         write(stored)
         at += chunk.extent
         written.append(chunk)
@@ -233,6 +242,7 @@ def _encode(
     group: int,
     offset: int,
     options: WriteOptions,
+    codec: str | None,
     codes: buffers.Int64s | None,
 ) -> tuple[bytes, layout.ColumnChunk]:
     stored, encoded, stats = chunks.encode(
@@ -240,7 +250,7 @@ def _encode(
         column.type_oid,
         compression=options.compression,
         level=options.level,
-        codec=options.codecs.get(column.name),
+        codec=codec,
         codes=codes,
     )
     chunk = layout.ColumnChunk(

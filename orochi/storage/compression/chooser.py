@@ -87,6 +87,12 @@ def encode(
     return Encoded(fallback.ID, block, len(data), stored)
 
 
+def fitting(arrow_type: pa.DataType) -> tuple[str, ...]:
+    """Names of the codecs that values of a carrier type can be encoded by."""
+    numbers = (boolean.ID,) if pa.types.is_boolean(arrow_type) else _candidates(arrow_type)
+    return tuple(registry.CODECS[number].NAME for number in numbers)
+
+
 def store(data: bytes, codec: int, *, compression: str, level: int) -> Encoded:
     """Bytes already encoded, block-compressed when that saves enough."""
     stored, block = _compress(data, compression, level)

@@ -10,7 +10,7 @@ loops or loads them from numba's cache, and no call can compile another variant 
 """
 
 # numba infers the scalars; to mypy they are numpy's, and decorated functions untyped.
-# mypy: disallow-untyped-decorators=False
+# mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: disable-error-code="arg-type,assignment,no-any-return,return-value"
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ LANES = 16
 _I64_IN = types.Array(types.int64, 1, "C", readonly=True)
 _U64_IN = types.Array(types.uint64, 1, "C", readonly=True)
 _U32_IN = types.Array(types.uint32, 1, "C", readonly=True)
+_I32 = types.Array(types.int32, 1, "C")
 _I64 = types.Array(types.int64, 1, "C")
 _U64 = types.Array(types.uint64, 1, "C")
 _U32 = types.Array(types.uint32, 1, "C")
@@ -69,17 +70,46 @@ def residuals(values: Vector, base: int, scale: int, zigzag: bool, out: Vector) 
             out[i] = np.uint64((signed << 1) ^ (signed >> 63))
 
 
-@numba.njit(types.void(_U64_IN, _I64), cache=True, nogil=True)
-def bit_lengths(values: Vector, histogram: Vector) -> None:
-    """Adds to `histogram[b]` how many values need exactly `b` bits."""
+@numba.njit(
+    types.UniTuple(types.int64, 2)(
+        _I64_IN, types.int64, types.int64, types.boolean, types.int64, types.int64
+    ),
+    cache=True,
+    nogil=True,
+    error_model="numpy",
+)
+def best_width(
+    values: Vector, base: int, scale: int, zigzag: bool, count: int, exception_bytes: int
+) -> tuple[int, int]:
+    """The width that packs `count` values like these in the fewest bytes, and how many those are.
+
+    What residuals are made of is as in `residuals`; wider ones are exceptions.
+    """
+    histogram = np.zeros(65, np.int64)
     for i in range(values.size):
-        value = values[i]
+        difference = values[i] - base
+        if scale != 1:
+            difference //= scale
+        if zigzag:
+            difference = (difference << 1) ^ (difference >> 63)
+        folded = np.uint64(difference)
         length = 0
         for step in (32, 16, 8, 4, 2, 1):
-            if value >> np.uint64(step):
-                value >>= np.uint64(step)
+            if folded >> np.uint64(step):
+                folded >>= np.uint64(step)
                 length += step
-        histogram[length + np.int64(value)] += 1
+        histogram[length + np.int64(folded)] += 1
+    best, best_size = 64, np.int64(0x7FFFFFFFFFFFFFFF)
+    wider = values.size
+    for width in range(65):
+        wider -= histogram[width]
+        if histogram[width] == 0 and width > 0:
+            continue
+        words = count // BLOCK * LANES * width + (count % BLOCK * width + 63) // 64
+        size = words * 8 + wider * exception_bytes * count // values.size
+        if size < best_size:
+            best, best_size = width, size
+    return best, best_size
 
 
 @numba.njit(types.int64(_U64, types.int64, _U32, _U64), cache=True, nogil=True)
@@ -200,3 +230,14 @@ def double_running_sum(differences: Vector, first: int, step: int, out: Vector) 
         step += differences[i]
         total += step
         out[i + 2] = total
+
+
+@numba.njit(types.boolean(_I64_IN, types.int64, _I32), cache=True, nogil=True)
+def narrow_codes(codes: Vector, distinct: int, out: Vector) -> bool:
+    """Codes as int32; False if one does not lie between 0 and `distinct`."""
+    seen = np.uint64(0)
+    limit = np.uint64(distinct)
+    for i in range(codes.size):
+        seen |= np.uint64(np.uint64(codes[i]) >= limit)
+        out[i] = np.int32(codes[i])
+    return seen == np.uint64(0)

@@ -28,6 +28,10 @@ _HEADER = struct.Struct("<BBBBIqqqq")
 _EXCEPTION_BYTES = 12
 #: Width and base are judged by about this many values; a bad guess costs exceptions, never values.
 _JUDGED = 2048
+#: The order of differences is judged by runs of this length.
+_TRIED = 768
+#: Quantiles are of about this many.
+_RANKED = 256
 _MASK = (1 << 64) - 1
 
 
@@ -45,6 +49,8 @@ class _Plan:
 def encode(values: buffers.Int64s, orders: Sequence[int]) -> bytes:
     """The smallest stream for `values` among the given orders."""
     best: tuple[_Plan, int, buffers.Int64s] | None = None
+    if len(orders) > 1 and len(values) > 4 * _TRIED:
+        orders = (_promising(values, orders),)
     for order in orders:
         if order > len(values):
             continue
@@ -58,6 +64,16 @@ def encode(values: buffers.Int64s, orders: Sequence[int]) -> bytes:
     first = int(values[0]) if order else 0
     step = _wrap(int(values[1]) - first) if order == 2 else 0
     return _pack(differences, plan, order, first, step)
+
+
+def _promising(values: buffers.Int64s, orders: Sequence[int]) -> int:
+    """The order that packs two runs of the values best."""
+    sizes = dict.fromkeys(orders, 0)
+    for start in (len(values) // 5, 4 * len(values) // 5 - _TRIED):
+        run = values[start : start + _TRIED]
+        for order in orders:
+            sizes[order] += _plan(_differences(run, order)).size
+    return min(orders, key=lambda order: sizes[order])
 
 
 def decode_into(data: buffers.Data, out: buffers.Int64s) -> int:
@@ -110,17 +126,11 @@ def _plan(values: buffers.Int64s) -> _Plan:
     if int(values.max()) - int(values.min()) >= 1 << 63:
         scale = 1  # residuals may wrap, and what wraps is no multiple
     judged = np.ascontiguousarray(values[:: max(1, count // _JUDGED) | 1])
-    folded = np.empty(len(judged), np.uint64)
     best: _Plan | None = None
     for base, zigzag in _bases(values, judged):
-        histogram = np.zeros(65, np.int64)
-        int_kernels.residuals(judged, base, scale, zigzag, folded)
-        int_kernels.bit_lengths(folded, histogram)
-        wider = (len(judged) - np.cumsum(histogram)) * (count / len(judged))
-        for width in {0, *np.flatnonzero(histogram).tolist()}:
-            size = _HEADER.size + _word_count(count, width) * 8 + int(wider[width] * _EXCEPTION_BYTES)
-            if best is None or size < best.size:
-                best = _Plan(base, scale, zigzag, width, size)
+        width, size = int_kernels.best_width(judged, base, scale, zigzag, count, _EXCEPTION_BYTES)
+        if best is None or size + _HEADER.size < best.size:
+            best = _Plan(base, scale, zigzag, int(width), int(size) + _HEADER.size)
     if best is None:
         raise ValueError("no width fits the vector")
     return best
@@ -128,8 +138,9 @@ def _plan(values: buffers.Int64s) -> _Plan:
 
 def _bases(values: buffers.Int64s, judged: buffers.Int64s) -> tuple[tuple[int, bool], ...]:
     """Values of the vector to subtract, each with whether residuals are folded by zigzag."""
-    low, middle = len(judged) // 50, len(judged) // 2
-    ranked = np.partition(judged, (low, middle))
+    few = judged[:: max(1, len(judged) // _RANKED) | 1]
+    low, middle = len(few) // 50, len(few) // 2
+    ranked = np.partition(few, (low, middle))
     minimum, quantile, median = int(values.min()), int(ranked[low]), int(ranked[middle])
     bases = [(minimum, False), (median, True)]
     if quantile != minimum:

@@ -30,7 +30,9 @@ def encode(codes: buffers.Int64s) -> bytes:
 
 
 def decode_into(data: buffers.Data, out: buffers.Vector, distinct: int) -> None:
-    """The codes into `out`; ValueError if one does not lie in a dictionary of `distinct` values."""
+    """The codes into `out`, int32; ValueError if one does not lie in a dictionary of `distinct` values."""
+    from orochi.storage.compression import int_kernels
+
     if not len(out):
         return
     octets = buffers.raw(data)
@@ -39,6 +41,5 @@ def decode_into(data: buffers.Data, out: buffers.Vector, distinct: int) -> None:
         rle.decode_into(octets[_HEADER:], wide)
     else:
         integers.decode_into(octets[_HEADER:], wide)
-    if int(wide.max()) >= distinct or int(wide.min()) < 0:
+    if not int_kernels.narrow_codes(wide, distinct, out):
         raise ValueError("code outside the dictionary")
-    np.copyto(out, wide, casting="unsafe")
