@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orochi.engine import native
-from orochi.storage.columnar import chunks
+from orochi.storage.columnar import bulk, chunks
 from orochi.storage.columnar import format as layout
-from orochi.storage.compression import buffers, chooser, integers, registry
+from orochi.storage.compression import buffers, bulk_kernels, chooser, integers, registry
 
 TYPES = [
     pa.bool_(),
@@ -227,6 +227,52 @@ def test_column_chunk_round_trip_with_nulls(arrow_type: pa.DataType, data: st.Da
     decoded = chunks.decode(pa.py_buffer(stored), chunk, arrow_type)
     decoded.validate(full=True)
     assert identical(decoded, array)
+
+
+AT_ONCE = [
+    *((pa.int64(), name) for name in ("frame_of_reference", "delta", "delta_of_delta", "rle")),
+    *((pa.int32(), name) for name in ("frame_of_reference", "delta", "rle")),
+    (pa.float64(), "alp"),
+]
+
+
+@pytest.mark.parametrize(("arrow_type", "name"), AT_ONCE, ids=str)
+@given(data=st.data())
+def test_chunks_decode_at_once(arrow_type: pa.DataType, name: str, data: st.DataObject) -> None:
+    arrays = data.draw(st.lists(dense(arrow_type).filter(len), min_size=1, max_size=4))
+    compression = data.draw(st.sampled_from(chooser.COMPRESSIONS))
+    parts, stored = [], []
+    for array in arrays:
+        octets, encoded, stats = chunks.encode(array, 20, compression=compression, level=1, codec=name)
+        codec, block = registry.NAMES[encoded.codec], registry.BLOCK_NAMES[encoded.block]
+        size = len(encoded.data)
+        parts.append(layout.ColumnChunk("c", 0, 0, size, encoded.payload_size, 0, 0, codec, block, stats))
+        stored.append(pa.py_buffer(octets))
+    dtype = buffers.dtype_of(arrow_type)
+    assert dtype is not None
+    loop = bulk.loop_for(parts, dtype)
+    assert (loop is None) == any(part.codec == "plain" for part in parts)
+    if loop is not None:
+        out = np.empty(sum(map(len, arrays)), dtype)
+        assert loop(bulk.Words(stored, parts), out) == -1
+        assert out.tobytes() == b"".join(buffers.values(array).tobytes() for array in arrays)
+
+
+@given(
+    st.binary(min_size=8, max_size=400).map(lambda octets: octets[: len(octets) // 8 * 8]),
+    st.integers(1, 2000),
+)
+def test_loops_stay_inside_their_chunks(octets: bytes, count: int) -> None:
+    """Whatever the bytes are, a loop declines them or fills its part."""
+    words = np.frombuffer(octets, np.uint64)
+    starts, ends, counts = np.zeros(1, np.int64), np.array([len(words)]), np.array([count])
+    for kind in (0, 1):
+        out = np.empty(count, np.int64)
+        kinds = np.array([kind])
+        assert bulk_kernels.integers(words, starts, ends, counts, kinds, out) in (-1, 0)
+    assert bulk_kernels.doubles(words, starts, ends, counts, np.empty(count)) in (-1, 0)
+    assert bulk_kernels.decimals(words, starts, ends, counts, 2, np.empty(count, np.int64)) in (-1, 0)
+    assert bulk_kernels.codes(words, starts, ends, counts, 9, np.empty(count, np.int32)) in (-1, 0)
 
 
 def with_nulls(array: pa.Array, nulls: pa.Array) -> pa.Array:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from orochi import errors
-from orochi.storage.columnar import bloom, chunks, scan, skiplist
+from orochi.storage.columnar import bloom, bulk, chunks, scan, skiplist
 from orochi.storage.columnar import cache as caching
 from orochi.storage.columnar import format as layout
 from orochi.storage.columnar import predicates as filters
@@ -136,7 +136,7 @@ class StripeReader:
         found = self._kept(
             (self._key, column.name),
             groups,
-            lambda: self._fill(column, groups, np.dtype(np.int32), pa.int32(), codes),
+            lambda: self._fill(column, groups, pa.int32(), codes, distinct=len(values)),
         )
         return pa.DictionaryArray.from_arrays(found, values, safe=False)
 
@@ -155,7 +155,7 @@ class StripeReader:
             return self._kept(
                 (self._key, column.name, scale),
                 groups,
-                lambda: self._fill(column, groups, np.dtype(np.int64), pa.int64(), fill),
+                lambda: self._fill(column, groups, pa.int64(), fill, scale=scale),
             )
         except numeric.NotScaledError:
             return None
@@ -296,9 +296,8 @@ class StripeReader:
 
     def _decode(self, column: layout.FooterColumn, groups: Sequence[int]) -> pa.Array:
         """The chunks as one array."""
-        dtype = buffers.dtype_of(column.arrow)
-        if dtype is not None:
-            return self._fill(column, groups, dtype, column.arrow)
+        if buffers.dtype_of(column.arrow) is not None:
+            return self._fill(column, groups, column.arrow)
         parts = [column.chunks[group] for group in groups]
         stored = self._stored(column, groups)
         arrays = [self._array(data, chunk, column) for data, chunk in zip(stored, parts, strict=True)]
@@ -308,15 +307,23 @@ class StripeReader:
         self,
         column: layout.FooterColumn,
         groups: Sequence[int],
-        dtype: np.dtype[Any],
         arrow: pa.DataType,
         fill: Callable[[layout.ColumnChunk], chunks.Filler] | None = None,
+        **wanted: int,
     ) -> pa.Array:
-        """Chunks as fixed-width values, straight into one buffer of the Arrow pool."""
+        """Chunks as fixed-width values, straight into one buffer of the Arrow pool.
+
+        All at once if `bulk` has a loop for them, which `wanted` says more of; else one by one.
+        """
+        dtype = buffers.dtype_of(arrow)
+        assert dtype is not None
         parts = [column.chunks[group] for group in groups]
         rows = sum(chunk.stats.rows for chunk in parts)
         nulls = sum(chunk.stats.null_count for chunk in parts)
         buffer, out = buffers.allocate(rows, dtype)
+        loop = bulk.loop_for(parts, dtype, **wanted)
+        if loop is not None and self._at_once(column, groups, parts, loop, out):
+            return buffers.wrap(arrow, rows, buffer)
         valid = np.ones(rows, np.bool_) if nulls else None
         at = 0
         for data, chunk in zip(self._stored(column, groups), parts, strict=True):
@@ -329,6 +336,20 @@ class StripeReader:
             at = end
         bitmap = None if valid is None else chunks.validity(valid)
         return pa.Array.from_buffers(arrow, rows, [bitmap, buffer], nulls)
+
+    def _at_once(
+        self,
+        column: layout.FooterColumn,
+        groups: Sequence[int],
+        parts: Sequence[layout.ColumnChunk],
+        loop: bulk.Loop,
+        out: buffers.Vector,
+    ) -> bool:
+        """Whether the loop decoded all; what it declines is damaged, or for the codecs themselves."""
+        try:
+            return loop(bulk.Words(self._stored(column, groups), parts), out) < 0
+        except _UNREADABLE:
+            return False
 
     def _array(self, data: pa.Buffer, chunk: layout.ColumnChunk, column: layout.FooterColumn) -> pa.Array:
         try:

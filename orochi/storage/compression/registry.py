@@ -90,6 +90,6 @@ BLOCK_NAMES: dict[int, str] = {number: name for name, number in BLOCK_IDS.items(
 
 def warm() -> None:
     """Loads (or, once a machine, compiles) all kernels; call it in a prefork parent."""
-    from orochi.storage.compression import float_kernels, int_kernels, numeric_kernels
+    from orochi.storage.compression import bulk_kernels, float_kernels, int_kernels, numeric_kernels
 
-    del float_kernels, int_kernels, numeric_kernels
+    del bulk_kernels, float_kernels, int_kernels, numeric_kernels
