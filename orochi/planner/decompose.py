@@ -119,7 +119,7 @@ def _intermediate(
 
 def _type(name: str, node: tree.Node, level: names.Level) -> fragments.OutputColumn:
     """The type of a column of the partial result, as far as it is known here."""
-    if isinstance(node, ast.A_Indirection):
+    if isinstance(node, ast.A_Indirection) and name.startswith("p"):  # a key may be an element of any type
         return fragments.OutputColumn(name, pgtypes.FLOAT8, -1, "double precision")
     if isinstance(node, ast.FuncCall) and tree.strings(node.funcname) == ("count",):
         return fragments.OutputColumn(name, pgtypes.INT8, -1, "bigint")

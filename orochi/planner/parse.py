@@ -11,11 +11,11 @@ import enum
 import functools
 
 import pglast
-from pglast import parser, stream
+from pglast import parser
 
 from orochi import errors
 from orochi.catalog import api
-from orochi.planner import tree
+from orochi.planner import printing, tree
 from orochi.planner.tree import ast
 
 #: Parsed texts kept; a batch longer than this is parsed each time.
@@ -164,7 +164,7 @@ def deparse(node: tree.Node) -> str:
         CannotDeparse: no text of ours parses back to the same tree.
     """
     try:
-        text = str(stream.RawStream()(node))
+        text = printing.text(node)
         back = pglast.parse_sql(text)
     except Exception as error:
         raise CannotDeparse(str(error)) from error
@@ -186,7 +186,7 @@ def deparse_expression(node: tree.Node) -> str:
         CannotDeparse: as `deparse`.
     """
     try:
-        text = str(stream.RawStream()(node))
+        text = printing.text(node)
         back: tree.Node = pglast.parse_sql(f"SELECT ({text})")
     except Exception as error:
         raise CannotDeparse(str(error)) from error

@@ -1,0 +1,49 @@
+"""Trees to text with little ado: pglast's own printers, their preparation done in one plain loop.
+
+Printers look at what stands around a node, so every node is told its ancestors first, in the order in
+which pglast tells them: a node that stands in two places keeps the later one.
+"""
+
+from __future__ import annotations
+
+import collections
+
+from pglast import stream, visitors
+
+from orochi.planner import tree
+from orochi.planner.tree import ast
+
+_set = object.__setattr__  # the values are right: nothing to validate
+
+
+class _Printer(stream.RawStream):
+    def text(self, node: tree.Node) -> str:
+        statement = (node,)
+        _tell_ancestors(statement)
+        self.print_node(node)
+        return str(self.getvalue())
+
+
+def text(node: tree.Node) -> str:
+    """The SQL of a statement or an expression; the caller checks that it means the same."""
+    return _Printer().text(node)
+
+
+def _tell_ancestors(root: tuple[tree.Node, ...]) -> None:
+    ancestor, plain = visitors.Ancestor, (tuple, ast.Node)
+    todo = collections.deque([(ancestor(), root)])
+    while todo:
+        above, found = todo.popleft()
+        items = enumerate(found) if isinstance(found, tuple) else ((-1, found),)
+        for index, item in items:
+            own = above if index < 0 else ancestor(above, found, index)
+            if isinstance(item, ast.Node):
+                _set(item, "ancestors", own)
+                for member in item:
+                    value = getattr(item, member)
+                    if isinstance(value, plain):
+                        todo.append((ancestor(own, item, member), value))
+            elif isinstance(item, tuple):
+                for number, value in enumerate(item):
+                    if isinstance(value, plain):
+                        todo.append((ancestor(own, item, number), value))
