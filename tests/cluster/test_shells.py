@@ -235,12 +235,7 @@ def test_what_bodies_may_not(pair: oracle.Pair) -> None:
     pair.orochi("CREATE TABLE held (id integer PRIMARY KEY, at timestamptz)")
     pair.orochi("SELECT create_distributed_table('held', 'id', 4)")
     pair.orochi("INSERT INTO held SELECT g FROM generate_series(1, 9) AS g")
-    pair.orochi(
-        "CREATE FUNCTION merged() RETURNS void LANGUAGE sql AS"
-        " 'INSERT INTO held VALUES (1) ON CONFLICT DO NOTHING'"
-    )
     for sql in (
-        "SELECT merged()",
         "DO $$ BEGIN INSERT INTO held VALUES (1) ON CONFLICT (id) DO UPDATE SET at = now(); END $$",
         "DO $$ BEGIN DELETE FROM held WHERE ctid = '(0,1)'; END $$",
         "DO $$ BEGIN MERGE INTO held USING (VALUES (1)) AS v ON false WHEN NOT MATCHED THEN INSERT VALUES (1); END $$",
@@ -382,6 +377,53 @@ def test_changes_by_place(pair: oracle.Pair, layout: str) -> None:
     for _ in range(7):  # the plan is kept
         pair.same("DO $$ BEGIN UPDATE placed SET n = n + 1 + 0 * extract(year FROM now()); END $$")
     pair.same("SELECT sum(n) FROM placed")
+
+
+#: In bodies and past the gateway.
+_OR_NOTHING = (
+    "INSERT INTO merged VALUES (3, 'again'), (11, 'new'), (11, 'twice') ON CONFLICT DO NOTHING",
+    """INSERT INTO merged AS m SELECT g, 'on conflict do update' FROM generate_series(2, 12, 5) AS g
+    ON CONFLICT (id) DO NOTHING -- on conflict do update""",
+    "INSERT INTO merged VALUES (4, 'x') ON CONFLICT (id) DO NOTHING RETURNING id INTO STRICT found",
+    "INSERT INTO merged (id) VALUES (41) ON CONFLICT ON CONSTRAINT merged_pkey DO NOTHING RETURNING length(what) INTO found",
+    "INSERT INTO merged VALUES (3, 'on conflict do nothing')",
+    "INSERT INTO merged VALUES (NULL, 'x') ON CONFLICT DO NOTHING",
+    "INSERT INTO merged VALUES (50, 'too long to be') ON CONFLICT DO NOTHING",
+    "found = keep(3) + keep(60) + keep(60)",
+)
+
+
+def test_insert_or_nothing(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
+    pair.both(
+        "CREATE TABLE merged (id integer PRIMARY KEY, what text DEFAULT 'none' CHECK (what NOT LIKE 'too%'),"
+        " twice integer GENERATED ALWAYS AS (id * 2) STORED)",
+        "INSERT INTO merged SELECT g, 'old' FROM generate_series(1, 9) AS g",
+    )
+    pair.orochi("SELECT create_distributed_table('merged', 'id', 4)")
+    pair.both(
+        "CREATE FUNCTION keep(n integer) RETURNS bigint LANGUAGE sql AS"
+        " 'INSERT INTO merged (id) VALUES (n) ON CONFLICT DO NOTHING; SELECT count(*) FROM merged'"
+    )
+    for body in _OR_NOTHING:
+        pair.same(
+            f"DO $$ DECLARE found integer; BEGIN {body};"
+            " IF found IS NULL THEN GET DIAGNOSTICS found = ROW_COUNT; END IF;"
+            " PERFORM set_config('application_name', found::text, false); END $$"
+        )
+        pair.same("SHOW application_name")
+        pair.check_tables("merged")
+    with cluster.connect_coordinator() as direct:
+        direct.execute(f"SET search_path TO {SCHEMA}")
+        for sql in (
+            "INSERT INTO merged VALUES (3, 'a'), (70, 'b') ON CONFLICT DO NOTHING RETURNING *",
+            "INSERT INTO merged SELECT id + 1 FROM merged ON CONFLICT DO NOTHING",
+        ):
+            ours, theirs = (oracle.ask(connection, sql) for connection in (direct, pair.plain))
+            oracle.assert_same(sql, ours, theirs)
+        with direct.cursor() as cursor, cursor.copy("COPY merged (id, what) FROM STDIN") as copy:
+            copy.write("80\ton conflict do nothing\n")
+    pair.plain.execute("INSERT INTO merged VALUES (80, 'on conflict do nothing')")
+    pair.check_tables("merged")
 
 
 def test_what_would_not_run_on_a_shell_is_not_made(cluster: clusters.Cluster, pair: oracle.Pair) -> None:

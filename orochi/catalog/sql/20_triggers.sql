@@ -107,7 +107,7 @@ DECLARE
     past text;
 BEGIN
     IF tag = 'CREATE TRIGGER' AND EXISTS (SELECT FROM pg_trigger g JOIN orochi.orochi_tables t ON t.table_oid = g.tgrelid
-            WHERE g.oid = made AND g.tgname NOT IN ('orochi_guard', 'OROCHI_remove', 'orochi_send'))
+            WHERE g.oid = made AND g.tgname NOT IN ('orochi_guard', 'OROCHI_insert', 'OROCHI_remove', 'orochi_send'))
     THEN
         RAISE EXCEPTION 'triggers on Orochi tables are not supported' USING ERRCODE = '0A000',
             HINT = 'Triggers do not run on shards. Use an INSTEAD OF INSERT trigger on a view, or statements of your own.';

@@ -48,26 +48,79 @@ BEGIN
     RETURN NULL;
 END $$;
 
+-- What the statement that a trigger of a shell runs for, told by the trigger's PG_CONTEXT, does about conflicts: 'none' if
+-- it says nothing of them, 'nothing' for DO NOTHING on the shell's only unique key or any, else 'other'.
+CREATE OR REPLACE FUNCTION orochi._on_conflict(context text, shell oid) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = '' AS $$
+DECLARE
+    said text := regexp_replace(CASE WHEN strpos(context, E'\n') > 0 THEN substr(context, strpos(context, E'\n') + 1) ELSE '' END,
+        E'\n(PL/pgSQL function |SQL function "|SQL statement ").*$', '');
+BEGIN
+    IF said = '' THEN
+        said := current_query();
+    ELSIF said LIKE 'SQL function "%' THEN
+        SELECT string_agg(coalesce(pg_get_function_sqlbody(p.oid), p.prosrc), ' ') INTO said FROM pg_catalog.pg_proc p
+            JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+            WHERE p.proname = substring(said FROM '^SQL function "(.*)" ') AND l.lanname = 'sql';
+    ELSIF said NOT LIKE 'SQL statement "%' AND said NOT LIKE 'SQL expression "%' THEN
+        RETURN 'none';  -- COPY: what follows is data
+    END IF;
+    IF said !~* '\mconflict\M' THEN
+        RETURN 'none';
+    END IF;
+    said := regexp_replace(said, $re$'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$|--[^\n]*|/\*.*?\*/$re$, ' ', 'g');
+    IF said !~* '\mon\s+conflict\M' THEN
+        RETURN 'none';
+    ELSIF (SELECT count(*) FROM regexp_matches(said, '\minsert\s+into\M', 'gi')) = 1
+        AND (said ~* '\mon\s+conflict\s+do\s+nothing\M' OR said ~* '\mon\s+conflict\s*(\(.*\)|on\s+constraint\s+\S+)\s*do\s+nothing\M'
+            AND (SELECT count(*) FROM pg_catalog.pg_index WHERE indrelid = shell AND indisunique) = 1)
+    THEN
+        RETURN 'nothing';
+    END IF;
+    RETURN 'other';
+END $$;
+
+-- A row of INSERT ... ON CONFLICT DO NOTHING goes to the nodes at once, for they know whether it is one.
+CREATE OR REPLACE FUNCTION orochi._insert_row() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    context text;
+    columns text;
+    sent bigint;
+BEGIN
+    GET DIAGNOSTICS context = PG_CONTEXT;
+    IF orochi._on_conflict(context, TG_RELID) <> 'nothing' THEN
+        RETURN NEW;
+    END IF;
+    SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) INTO columns FROM pg_catalog.pg_attribute
+        WHERE attrelid = TG_RELID AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
+    EXECUTE format('INSERT INTO pg_orochi.%I (%s) SELECT %2$s FROM (SELECT ($1).*) AS r ON CONFLICT DO NOTHING',
+        'shell_' || TG_RELID, columns) USING NEW;
+    GET DIAGNOSTICS sent = ROW_COUNT;
+    IF sent = 0 THEN
+        RETURN NULL;
+    END IF;
+    RETURN NEW;
+END $$;
+
 CREATE OR REPLACE FUNCTION orochi._send_rows() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
 DECLARE
     columns text;
-    caller text;
+    context text;
 BEGIN
     IF NOT EXISTS (SELECT FROM orochi_new) THEN
         RETURN NULL;
     END IF;
-    GET DIAGNOSTICS caller = PG_CONTEXT;
-    caller := split_part(caller, E'\n', 2);  -- a statement of a PL/pgSQL function, or an SQL function's name
-    IF caller ~* '\mon\s+conflict\M'
-        OR caller = '' AND current_query() ~* '\mon\s+conflict\M'
-        OR EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
-            WHERE p.proname = substring(caller FROM '^SQL function "(.*)" ') AND l.lanname = 'sql'
-            AND coalesce(pg_get_function_sqlbody(p.oid), p.prosrc) ~* '\mon\s+conflict\M')
-    THEN
-        RAISE EXCEPTION 'INSERT ... ON CONFLICT into the Orochi table "%" is not supported inside a function', TG_TABLE_NAME
-            USING ERRCODE = '0A000', HINT = 'Send it through the gateway as a statement of its own, or catch unique_violation.';
-    END IF;
+    GET DIAGNOSTICS context = PG_CONTEXT;
+    CASE orochi._on_conflict(context, TG_RELID)
+        WHEN 'nothing' THEN
+            RETURN NULL;  -- they are there
+        WHEN 'other' THEN
+            RAISE EXCEPTION 'this form of INSERT ... ON CONFLICT into the Orochi table "%" is not supported inside a function', TG_TABLE_NAME
+                USING ERRCODE = '0A000', HINT = 'Send it through the gateway as a statement of its own, or catch unique_violation.';
+        ELSE
+    END CASE;
     SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) INTO columns FROM pg_catalog.pg_attribute
         WHERE attrelid = TG_RELID AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
     EXECUTE format('INSERT INTO pg_orochi.%I (%s) SELECT %2$s FROM orochi_new', 'shell_' || TG_RELID, columns);
@@ -83,7 +136,7 @@ BEGIN
         EXECUTE format('DROP FOREIGN TABLE pg_orochi.%I', 'shell_' || shell);
     END IF;
     FOR item IN SELECT tgname FROM pg_catalog.pg_trigger
-        WHERE tgrelid = shell AND tgname IN ('orochi_guard', 'OROCHI_remove', 'orochi_send')
+        WHERE tgrelid = shell AND tgname IN ('orochi_guard', 'OROCHI_insert', 'OROCHI_remove', 'orochi_send')
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', item, shell::regclass);
     END LOOP;
@@ -105,12 +158,14 @@ BEGIN
     UPDATE pg_catalog.pg_depend SET deptype = 'a' WHERE deptype = 'n' AND refobjid = shell AND refobjsubid = 0
         AND refclassid = 'pg_catalog.pg_class'::regclass AND classid = 'pg_catalog.pg_class'::regclass
         AND objid = ('pg_orochi.' || child)::regclass;
+    EXECUTE format('CREATE TRIGGER "OROCHI_insert" BEFORE INSERT ON %I.%I
+        FOR EACH ROW EXECUTE FUNCTION orochi._insert_row()', place.schema, place.name);
     EXECUTE format('CREATE TRIGGER "OROCHI_remove" AFTER INSERT ON %I.%I
         FOR EACH ROW EXECUTE FUNCTION orochi._remove_row()', place.schema, place.name);
     EXECUTE format('CREATE TRIGGER orochi_send AFTER INSERT ON %I.%I REFERENCING NEW TABLE AS orochi_new
         FOR EACH STATEMENT EXECUTE FUNCTION orochi._send_rows()', place.schema, place.name);
     UPDATE pg_catalog.pg_trigger SET tgisinternal = true
-        WHERE tgrelid = shell AND tgname IN ('OROCHI_remove', 'orochi_send');
+        WHERE tgrelid = shell AND tgname IN ('OROCHI_insert', 'OROCHI_remove', 'orochi_send');
 END $$;
 
 -- Shells that were renamed, alone or with their schema.
@@ -133,5 +188,5 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION orochi._attach_shell(oid), orochi._detach_shell(oid), orochi._follow_shells(),
-    orochi._remove_row(), orochi._send_rows() FROM PUBLIC;
+    orochi._remove_row(), orochi._insert_row(), orochi._send_rows() FROM PUBLIC;
 SELECT orochi._attach_shell(table_oid) FROM orochi.orochi_tables;
