@@ -282,7 +282,7 @@ def _second_gateway(cluster: clusters.Cluster) -> Iterator[str]:
         deadline = time.monotonic() + 60
         while True:
             try:
-                psycopg.connect(dsn, connect_timeout=10).close()
+                psycopg.connect(dsn, connect_timeout=60).close()
                 break
             except psycopg.OperationalError:
                 assert process.poll() is None

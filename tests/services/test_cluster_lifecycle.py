@@ -72,7 +72,7 @@ def _all_pids(info: dict[str, Any]) -> list[psutil.Process]:
 
 
 def _left(processes: list[psutil.Process]) -> list[str]:
-    _gone, alive = psutil.wait_procs(processes, timeout=10)
+    _gone, alive = psutil.wait_procs(processes, timeout=60)
     return [str(process) for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 

@@ -60,7 +60,7 @@ def _while_running(
     asyncio.run(main())
 
 
-async def _restarted(kept: supervisor.Supervisor, seconds: float = 15.0) -> None:
+async def _restarted(kept: supervisor.Supervisor, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not all(s.restarts and s.condition is supervisor.Condition.UP for s in kept.services):
         assert time.monotonic() < deadline

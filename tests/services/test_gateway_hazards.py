@@ -36,7 +36,7 @@ class Raw:
     """A client that sends what it is told."""
 
     def __init__(self, running: gateway.Running, *, login: bool = True) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", running.port), timeout=5)
+        self.socket = socket.create_connection(("127.0.0.1", running.port), timeout=60)
         self._splitter = codec.Splitter()
         if login:
             self.send(messages.startup({"user": "orochi", "database": "postgres"}))

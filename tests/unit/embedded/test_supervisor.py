@@ -24,7 +24,7 @@ def _spec(
     tier: int = 0,
     ready: bool = False,
     stop_timeout: float = 5.0,
-    start_timeout: float = 5.0,
+    start_timeout: float = 60.0,
 ) -> process.Spec:
     marker = folder / f"{name}.ready"
 
