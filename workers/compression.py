@@ -20,6 +20,12 @@ def decompress_chunk(request: dict[str, Any]) -> None:
     serving.seat().serve_call(request, maintenance.decompress_chunk)
 
 
+@app.task(names.WRITE_STRIPES)
+def write_stripes(request: dict[str, Any]) -> None:
+    """Write rows that a gateway ships as stripes of this worker's node."""
+    serving.seat().serve_rows(request, maintenance.write_stripes)
+
+
 @app.task(names.FLUSH_COLUMNAR)
 def flush() -> None:
     """Ask every node to move full heaps of columnar tables into stripes."""

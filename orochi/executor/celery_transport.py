@@ -88,7 +88,13 @@ class CeleryTransport:
         return batches
 
     async def run_task(
-        self, node_id: int, task_name: str, arguments: Mapping[str, Any], *, timeout: float
+        self,
+        node_id: int,
+        task_name: str,
+        arguments: Mapping[str, Any],
+        *,
+        timeout: float,
+        inputs: transport.Inputs = transport.NO_INPUTS,
     ) -> dict[str, Any]:
         """Run a maintenance task of a node and wait for what it returns; a lost one runs again.
 
@@ -97,19 +103,33 @@ class CeleryTransport:
             OrochiError: what the task raised; 57014 when `timeout` seconds have passed.
         """
         run_id, queue = secrets.token_hex(8), names.maintenance_queue(node_id)
-        described = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        described = ", ".join(
+            f"{name}={value}" for name, value in arguments.items() if not isinstance(value, list | dict)
+        )
+        folder = self._shared_folder()
+        shipment = shipping.Shipment(self._link, folder, run_id, inputs)
+        place = {"folder": str(folder.folder), "token": folder.token} if inputs else {}
 
         async def send(task_id: str) -> None:
-            request = {"run": run_id, "task": task_id, "arguments": dict(arguments)}
+            request = {"run": run_id, "task": task_id, "arguments": dict(arguments), **place}
             message = envelope.task_message(task_name, task_id, queue, request, f"{described} on n{node_id}")
             keys = {names.query_key(run_id): names.QUERY_TTL_SECONDS}
             await self._link.push({queue: [message]}, keys, redis_link.FIRST_SECONDS)
 
         watch = single_task.Watch(self._link, run_id, queue, send)
+        await shipment.publish()
         try:
-            return await watch.result(time.monotonic() + timeout)
+            answer = await watch.result(time.monotonic() + timeout)
+            if inputs and names.MISSING in answer:
+                shipment.missed = True
+                await shipment.upload_if_missed()
+                answer = await watch.again(time.monotonic() + timeout)
+            return answer
         finally:
             self._in_background(_forget(self._link, run_id, watch.task_ids, cancelled=not watch.answered))
+            if inputs:
+                folder.remove(run_id)
+                self._in_background(shipment.forget())
 
     async def cancel(self, query_id: str) -> None:
         """Stop the query's work; `run` then raises `QueryCanceled`."""

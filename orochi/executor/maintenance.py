@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
+import pyarrow as pa
 import structlog
 
 from orochi import settings as process_settings
 from orochi.catalog import nodes
 from orochi.executor import exchange, names, recovery
-from orochi.timeseries import compression, policies, upkeep
+from orochi.timeseries import compression, direct, policies, upkeep
 
 log = structlog.get_logger()
 
@@ -28,6 +29,13 @@ def compress_chunk(settings: Settings, arguments: Facts) -> Facts:
 def decompress_chunk(settings: Settings, arguments: Facts) -> Facts:
     """Move the rows of `chunk_id`, or of each of `chunk_ids`, back into the heap."""
     return _logged("chunk.decompressed", compression.decompress_chunks, settings, arguments)
+
+
+def write_stripes(settings: Settings, arguments: Facts, rows: Iterator[pa.RecordBatch]) -> Facts:
+    """Write rows as stripes, for the gateway to publish; what is in each file."""
+    facts = direct.write(settings, direct.Request.from_json(arguments), rows)
+    log.info("stripes.written", path=arguments["path"], stripes=len(facts))
+    return {"stripes": facts}
 
 
 def flush(settings: Settings, arguments: Facts) -> Facts:

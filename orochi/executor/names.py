@@ -11,6 +11,7 @@ COMPRESS_CHUNK = "orochi.compression.compress_chunk"
 DECOMPRESS_CHUNK = "orochi.compression.decompress_chunk"
 FLUSH_COLUMNAR = "orochi.compression.flush"
 FLUSH_NODE = "orochi.compression.flush_node"
+WRITE_STRIPES = "orochi.compression.write_stripes"
 COMPRESSION_DUE = "orochi.compression.run_due"
 COLLECT_STATS = "orochi.stats.collect"
 COLLECT_NODE_STATS = "orochi.stats.collect_node"
@@ -79,6 +80,10 @@ redis.call('EXPIRE', KEYS[1], ARGV[1])
 return length
 """
 
+#: In the answer of a task that found the rows it reads neither in a file nor in Redis.
+MISSING = "missing"
+#: What the rows shipped to a maintenance task are called.
+ROWS = "rows"
 #: A lease's value when its task has sent everything.
 DONE = b"done"
 

@@ -13,10 +13,11 @@ import os
 import pathlib
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
+import pyarrow as pa
 import redis
 import structlog
 from redis import backoff, retry
@@ -98,6 +99,22 @@ class Seat:
             outbox.add(json.dumps(answer).encode())
             outbox.flush()
             self._heartbeat.end(work)
+
+    def serve_rows(
+        self,
+        request: Answer,
+        function: Callable[[process_settings.Settings, Answer, Iterator[pa.RecordBatch]], Answer],
+    ) -> None:
+        """Call a function that also reads the rows which the gateway shipped with the request."""
+
+        def call(settings: process_settings.Settings, arguments: Answer) -> Answer:
+            rows = shipping.read(self._redis, _visible_folder(request), request["run"], names.ROWS, None)
+            try:
+                return function(settings, arguments, rows)
+            except shipping.Missing:
+                return {names.MISSING: True}
+
+        self.serve_call(request, call)
 
     def send(self, node_id: int, task_name: str, arguments: Answer) -> bool:
         """Ask a node's maintenance worker to do something; False if it has plenty to do already."""

@@ -77,6 +77,11 @@ class Watch:
                     hint="It may have done its work; running it again does no harm.",
                 ) from error
 
+    async def again(self, deadline: float) -> dict[str, Any]:
+        """Send it once more, after an answer, and wait for the next; raises what `result` does."""
+        self.answered = False
+        return await self.result(deadline)
+
     async def _sighting(self) -> tracking.Sighting:
         async def operation(client: Any) -> list[Any]:
             pipeline = client.pipeline(transaction=False)

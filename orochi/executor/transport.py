@@ -52,9 +52,15 @@ class Transport(Protocol):
         """A scan's stripe rows with `orochi_stripe_id` and `orochi_row_number`, deleted rows included."""
 
     async def run_task(
-        self, node_id: int, task_name: str, arguments: Mapping[str, Any], *, timeout: float
+        self,
+        node_id: int,
+        task_name: str,
+        arguments: Mapping[str, Any],
+        *,
+        timeout: float,
+        inputs: Inputs = NO_INPUTS,
     ) -> dict[str, Any]:
-        """Run a maintenance task of a node and wait for what it returns."""
+        """Run a maintenance task of a node and wait for what it returns; `inputs` are rows that it reads."""
 
     async def cancel(self, query_id: str) -> None:
         """Stop the query's work; `run` then raises `QueryCanceled`."""

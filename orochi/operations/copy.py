@@ -8,11 +8,11 @@ prints, over rows pulled into the client's session.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 from orochi import errors
 from orochi.executor import context, reduce
-from orochi.operations import privileges, redistribute, select, stage, writes
+from orochi.operations import copy_direct, load_target, privileges, redistribute, select, stage, writes
 from orochi.operations import secured as secured_reads
 from orochi.pgwire import client, messages
 from orochi.planner import classify, parse
@@ -46,20 +46,14 @@ async def copy_in(session: context.Session, plan: plans.CopyFrom, sink: context.
         raise errors.FeatureNotSupported(
             "COPY FROM not supported with row-level security", hint="Use INSERT statements instead."
         )
+    target = await load_target.find(session, plan.table)
+    if target is not None:
+        rows = await copy_direct.load(session, plan, target, sink)
+        return await writes.answer(session, sink, f"COPY {rows}")
     async with stage.table(session, plan.table):
-        if plan.from_client:
-            await session.coordinator.copy_in(plan.sql, _client_data(sink, plan))
-        else:
-            await session.coordinator.fetch(plan.sql)
+        await copy_direct.stage_all(session, plan, sink)
         rows = await _distribute(session, plan)
-    await writes.answer(session, sink, f"COPY {rows}")
-
-
-async def _client_data(sink: context.Sink, plan: plans.CopyFrom) -> AsyncIterator[bytes]:
-    # reached only once PostgreSQL has accepted the statement
-    overall = int(plan.binary)
-    async for data in sink.copy_in(overall, (overall,) * len(plan.columns)):
-        yield data
+    return await writes.answer(session, sink, f"COPY {rows}")
 
 
 async def _distribute(session: context.Session, plan: plans.CopyFrom) -> int:

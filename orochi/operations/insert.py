@@ -21,7 +21,9 @@ from orochi import errors, ids, pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
 from orochi.operations import (
+    bulk,
     evaluate,
+    load_target,
     modify,
     own_changes,
     recall,
@@ -325,6 +327,10 @@ async def _insert_staged(
                 f"UPDATE {stage.RELATION} SET {quoting.identifier(name)} = DEFAULT"
             )
         if not plan.returning and not plan.on_conflict:
+            if count >= bulk.ENOUGH_ROWS:
+                target = await load_target.find(session, table)
+                if target is not None:
+                    return await bulk.from_relation(session, target, stage.RELATION), []
             loaded = await redistribute.load_relation(session, table, stage.RELATION, columns)
             return loaded.rows, []
         tail = conflict.fill(plan.tail, literals)

@@ -87,14 +87,14 @@ async def load_relation(
     """Like `load`, of all rows of a relation that the client's coordinator connection can read."""
     if columns is None:
         columns = [column.name for column in routing.stored_columns(table)]
-    await _make_chunks_for(session, table, relation)
+    await make_chunks_for(session, table, relation)
     listed = ", ".join(quoting.identifier(column) for column in columns)
     stream = session.coordinator.copy_out(f"COPY (SELECT {listed} FROM {relation}) TO STDOUT (FORMAT binary)")
     table = session.snapshot().tables.get(table.oid, table)
     return await load(session, table, stream, columns, into=into, trace=trace)
 
 
-async def _make_chunks_for(session: context.Session, table: snapshots.Table, relation: str) -> None:
+async def make_chunks_for(session: context.Session, table: snapshots.Table, relation: str) -> None:
     """Make the chunks for a relation's rows before they are read.
 
     While rows stream from the coordinator connection nothing else can be done on it.

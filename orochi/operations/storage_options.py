@@ -20,6 +20,7 @@ from orochi.storage.columnar import sorting
 from orochi.storage.compression import chooser, registry
 from orochi.timeseries import stripes
 
+_TRUE = frozenset({"true", "on", "yes", "1", "t", "y"})
 _STORAGE_TYPES = ("row", "columnar")
 PLAIN = frozenset({"compression", "compression_level", "stripe_row_limit", "chunk_group_row_limit"})
 
@@ -98,7 +99,9 @@ async def set_options(session: context.Session, table: snapshots.Table, options:
                 )
         elif _is_of_column(name):
             _check_fits(shell.column(name.removeprefix(stripes.COLUMN_OPTION)), value)
-        elif name != "compress" and name not in PLAIN:
+        elif name == "compress":
+            plain[name] = "true" if value.lower() in _TRUE else ""
+        elif name not in PLAIN:
             raise errors.InvalidParameter(
                 f'unrecognized parameter "orochi.{name}"',
                 hint=f"Parameters are segmentby, orderby, storage_type, {', '.join(sorted(PLAIN))}.",

@@ -17,6 +17,23 @@ from orochi.planner.tree import ast
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Plain:
+    """How the data is written, where no option asks for more than separators.
+
+    Attributes:
+        quote: empty for the text form; else CSV, whose escape is the quote.
+        header: whether the first line is to be skipped.
+        again: the COPY of `CopyFrom` without a header, for pieces of the data.
+    """
+
+    delimiter: str
+    null: str
+    quote: str
+    header: bool
+    again: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class CopyFrom:
     """COPY ... FROM, aimed at the staging table.
 
@@ -24,6 +41,7 @@ class CopyFrom:
         sql: the COPY to run on the client's session, once the staging table exists.
         from_client: it reads the client's CopyData.
         columns: the columns that the data has; binary: whether its format is binary.
+        plain: None if only PostgreSQL is to read it.
     """
 
     table: snapshots.Table
@@ -31,6 +49,7 @@ class CopyFrom:
     from_client: bool
     columns: tuple[str, ...]
     binary: bool
+    plain: Plain | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,7 +100,64 @@ def analyze(
         return CopyTo(query, f" TO {target}{options}", tree.filename is None, len(columns), binary)
     where = f" WHERE {parse.deparse_expression(tree.whereClause)}" if tree.whereClause is not None else ""
     sql = f"COPY pg_temp.{insert.STAGING} ({names}) FROM {target}{options}{where}"
-    return CopyFrom(table, sql, tree.filename is None, tuple(columns), binary)
+    plain = None
+    if tree.filename is None and tree.whereClause is None and len(set(columns)) == len(columns):
+        plain = _plain(tree.options or (), f"COPY pg_temp.{insert.STAGING} ({names}) FROM STDIN")
+    return CopyFrom(table, sql, tree.filename is None, tuple(columns), binary, plain)
+
+
+#: What PostgreSQL's text form does not allow as a delimiter.
+_NO_DELIMITERS = frozenset("\\.abcdefghijklmnopqrstuvwxyz0123456789\r\n")
+
+
+def _plain(options: Sequence[trees.Node], head: str) -> Plain | None:
+    """The options as far as they are simple, and surely what PostgreSQL allows."""
+    given: dict[str, str] = {}
+    for option in options:
+        value = _simple(option.arg)
+        if value is None or option.defname in given:
+            return None
+        given[option.defname] = value
+    csv = given.pop("format", "text") == "csv"
+    if any(name not in _SIMPLE for name in given) or (given.get("encoding", "utf8").lower() not in _UTF8):
+        return None
+    delimiter = given.get("delimiter", "," if csv else "\t")
+    quote = given.get("quote", '"' if csv else "")
+    null = given.get("null", "" if csv else "\\N")
+    header = given.get("header", "false").lower()
+    if not all(len(one) == 1 and one.isascii() and one not in "\r\n\0" for one in (delimiter, *quote)):
+        return None
+    if (
+        delimiter == quote
+        or (not csv and (quote or delimiter in _NO_DELIMITERS))
+        or (csv and len(quote) != 1)
+    ):
+        return None
+    if "escape" in given and (not csv or given["escape"] != quote):
+        return None
+    if set(null) & {delimiter, *quote, "\r", "\n"} or (not csv and "\\" in null and null != "\\N"):
+        return None
+    if header not in (("true", "false", "on", "off", "1", "0") if csv else ("false", "off", "0")):
+        return None
+    rest = [option for option in options if option.defname != "header"]
+    return Plain(delimiter, null, quote, header in ("true", "on", "1"), head + _options(rest))
+
+
+_SIMPLE = frozenset({"delimiter", "null", "header", "quote", "escape", "encoding"})
+_UTF8 = frozenset({"utf8", "utf-8"})
+
+
+def _simple(argument: trees.Node | None) -> str | None:
+    match argument:
+        case None:
+            return "true"
+        case ast.Boolean():
+            return "true" if argument.boolval else "false"
+        case ast.Integer():
+            return str(argument.ival or 0)
+        case ast.String():
+            return str(argument.sval)
+    return None
 
 
 def _endpoint(tree: trees.Node) -> str:

@@ -293,22 +293,32 @@ def publish(catalog: Connection, made: NewStripes) -> None:
         with (
             catalog.cursor() as cursor,
             cursor.copy(
-                "COPY orochi.orochi_column_chunks (stripe_id, column_name, chunk_group, row_count, null_count,"
-                " min_value, max_value, encoding, compression, size_bytes) FROM STDIN"
+                f"COPY orochi.orochi_column_chunks (stripe_id, {CHUNK_COLUMNS}) FROM STDIN".encode()
             ) as copy,
         ):
-            for chunk in info.chunks:
-                copy.write_row(
-                    (
-                        stripe_id,
-                        chunk.column,
-                        chunk.group,
-                        chunk.stats.rows,
-                        chunk.stats.null_count,
-                        chunk.minimum_text,
-                        chunk.maximum_text,
-                        chunk.codec,
-                        chunk.block,
-                        chunk.stored_size,
-                    )
-                )
+            for row in chunk_rows(info):
+                copy.write_row((stripe_id, *row))
+
+
+#: Columns of `orochi_column_chunks`, but for the stripe's id, as `chunk_rows` gives them.
+CHUNK_COLUMNS = (
+    "column_name, chunk_group, row_count, null_count, min_value, max_value, encoding, compression, size_bytes"
+)
+
+
+def chunk_rows(info: writer.StripeInfo) -> list[tuple[Any, ...]]:
+    """What the catalog keeps of each column chunk of a stripe."""
+    return [
+        (
+            chunk.column,
+            chunk.group,
+            chunk.stats.rows,
+            chunk.stats.null_count,
+            chunk.minimum_text,
+            chunk.maximum_text,
+            chunk.codec,
+            chunk.block,
+            chunk.stored_size,
+        )
+        for chunk in info.chunks
+    ]

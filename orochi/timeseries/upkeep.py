@@ -24,6 +24,8 @@ Connection = psycopg.Connection[Any]
 
 #: A stripe file without a catalog row may be about to get one; after this it will not.
 ORPHAN_AGE_SECONDS = 3600.0
+#: Advisory lock in the coordinator's database: shared by transactions whose files have no catalog row yet.
+LOADING_LOCK = 0x6F726F63_68690020
 _BATCH = 200
 _LOCK_TIMEOUT = "2s"
 
@@ -47,7 +49,7 @@ def sweep(coordinator: str, node_id: int, settings: process_settings.Settings) -
             node.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT}'".encode())
             schemas = _sweep_schemas(catalog, node, node_id)
             stripes = _sweep_stripes(catalog, node, node_id, settings.stripe_dir)
-        orphans = _sweep_orphans(catalog, node_id, settings.stripe_dir)
+        orphans = _sweep_orphans_between_loads(catalog, node_id, settings.stripe_dir)
         _fold_versions(catalog)
     return Swept(schemas, stripes, orphans)
 
@@ -89,6 +91,17 @@ def _sweep_stripes(catalog: Connection, node: Connection, node_id: int, stripe_d
             "DELETE FROM orochi.orochi_cleanup WHERE cleanup_id = ANY(%s)", ([row[0] for row in rows],)
         )
     return len(rows)
+
+
+def _sweep_orphans_between_loads(catalog: Connection, node_id: int, stripe_dir: pathlib.Path) -> int:
+    """Remove orphans unless a load is open, however long it has been: its files are old, and yet to be published."""
+    row = catalog.execute("SELECT pg_try_advisory_lock(%s)", (LOADING_LOCK,)).fetchone()
+    if row is None or not row[0]:
+        return 0
+    try:
+        return _sweep_orphans(catalog, node_id, stripe_dir)
+    finally:
+        catalog.execute("SELECT pg_advisory_unlock(%s)", (LOADING_LOCK,))
 
 
 def _sweep_orphans(catalog: Connection, node_id: int, stripe_dir: pathlib.Path) -> int:

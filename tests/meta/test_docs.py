@@ -14,7 +14,7 @@ _SOURCES = sorted((_ROOT / "orochi").rglob("*.py")) + sorted((_ROOT / "workers")
 #: Names of SQL objects and settings start with `orochi.` too; these are not Python.
 _SQL = re.compile(
     r"^orochi\.(orochi_\w+|tables|shards|shard_placements|chunks|nodes|stat_\w+|jobs?\w*|continuous_\w+|_\w+|default_\w+"
-    r"|\w+_row_limit|compression(_\w+)?|enable_\w+|force_strategy|frozen_reads|snapshot_reads|small_query_bytes|cache_size_mb|parallel_workers)(\.\w+)?$"
+    r"|\w+_row_limit|compression(_\w+)?|enable_\w+|force_strategy|frozen_reads|snapshot_reads|direct_compress|small_query_bytes|cache_size_mb|parallel_workers)(\.\w+)?$"
 )
 
 

@@ -28,10 +28,12 @@ def encode(
     level: int,
     codec: str | None,
     codes: buffers.Int64s | None = None,
+    choose: Callable[..., chooser.Encoded] = chooser.encode,
 ) -> tuple[bytes, chooser.Encoded, skiplist.Stats]:
     """The bytes to store, padding included, how they came about, and the statistics.
 
-    `codes` into a shared dictionary, -1 for null, take the place of the values.
+    `codes` into a shared dictionary, -1 for null, take the place of the values. `choose` encodes as
+    `chooser.encode` does, and may remember what it chose before.
     """
     nulls = array.null_count
     bitmap = b""
@@ -45,7 +47,7 @@ def encode(
         data = bitmap + shared_dictionary.encode(codes[codes >= 0] if nulls else codes)
         encoded = chooser.store(data, shared_dictionary.ID, compression=compression, level=level)
     else:
-        encoded = chooser.encode(dense, compression=compression, level=level, codec=codec, prefix=bitmap)
+        encoded = choose(dense, compression=compression, level=level, codec=codec, prefix=bitmap)
     stored = bytes(encoded.data)
     return stored + bytes(buffers.pad(len(stored))), encoded, skiplist.compute(array, type_oid)
 

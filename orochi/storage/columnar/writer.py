@@ -20,7 +20,7 @@ from orochi import errors, pgtypes
 from orochi.storage.columnar import bloom, chunks, dictionaries, skiplist
 from orochi.storage.columnar import format as layout
 from orochi.storage.columnar.format import StripeColumn
-from orochi.storage.compression import buffers, chooser, plain, registry
+from orochi.storage.compression import buffers, chooser, habit, plain, registry
 
 __all__ = [
     "StripeColumn",
@@ -48,6 +48,7 @@ class WriteOptions:
             that every column must use whose type it fits.
         level: Zstandard's level.
         codecs: column name to what `compression` is for that column.
+        quick: keep a column's codec from chunk group to chunk group: encoding takes a third of the time.
     """
 
     compression: str = "auto"
@@ -55,6 +56,7 @@ class WriteOptions:
     stripe_row_limit: int = 150_000
     chunk_group_row_limit: int = 10_000
     codecs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    quick: bool = False
 
     def __post_init__(self) -> None:
         for named in (self.compression, *self.codecs.values()):
@@ -203,12 +205,13 @@ def _column(
         write(stored)
         at += table.extent
     written: list[layout.ColumnChunk] = []
+    choose = habit.Habit().encode if options.quick else chooser.encode
     row = 0
     for number, group in enumerate(groups):
         array = pa.concat_arrays(group.chunks)
         codes = None if shared is None else shared.codes[row : row + len(array)]
         row += len(array)
-        stored, chunk = _encode(array, column, number, at, options, codec, codes)
+        stored, chunk = _encode(array, column, number, at, options, codec, codes, choose)
         write(stored)
         at += chunk.extent
         written.append(chunk)
@@ -244,6 +247,7 @@ def _encode(
     options: WriteOptions,
     codec: str | None,
     codes: buffers.Int64s | None,
+    choose: Callable[..., chooser.Encoded],
 ) -> tuple[bytes, layout.ColumnChunk]:
     stored, encoded, stats = chunks.encode(
         array,
@@ -252,6 +256,7 @@ def _encode(
         level=options.level,
         codec=codec,
         codes=codes,
+        choose=choose,
     )
     chunk = layout.ColumnChunk(
         column=column.name,

@@ -1,0 +1,128 @@
+"""Rows that a gateway ships, written as stripes of a chunk before anyone can see them.
+
+A file is on disk, whole, when this returns; the gateway's transaction makes it part of the chunk, or never
+does. Running twice leaves files that nobody names, which the sweep removes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import secrets
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orochi import settings as process_settings
+from orochi.catalog import definition as definitions
+from orochi.storage.columnar import sorting, writer
+from orochi.timeseries import stripes
+
+#: Distinct strings up to which their ranks are sorted in the place of them.
+_MAX_RANKS = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """What to write.
+
+    Attributes:
+        path: what file names begin with, below the node's stripe directory.
+        columns: name and base type of every column, as the rows have them.
+        order: texts of `sorting.SortKey`, the most significant first.
+        options: the table's storage options.
+    """
+
+    path: str
+    columns: tuple[tuple[str, int], ...]
+    order: tuple[str, ...]
+    options: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """As it crosses the queue."""
+        return {
+            "path": self.path,
+            "columns": [list(column) for column in self.columns],
+            "order": list(self.order),
+            "options": self.options,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Request:
+        """The inverse of `to_json`."""
+        columns = tuple((str(name), int(oid)) for name, oid in data["columns"])
+        return cls(data["path"], columns, tuple(data["order"]), dict(data["options"]))
+
+
+def sort_keys(segmentby: Sequence[str], orderby: Sequence[str], time_column: str | None) -> tuple[str, ...]:
+    """The order of a stripe's rows, as `stripes.order_terms` has it."""
+    series = tuple(definitions.quote(name) for name in segmentby)
+    if orderby or time_column is None:
+        return (*series, *orderby)
+    return (*series, definitions.quote(time_column))
+
+
+def write(
+    settings: process_settings.Settings, request: Request, rows: Iterator[pa.RecordBatch]
+) -> list[dict[str, Any]]:
+    """Write the rows as stripes; of each its path, its rows and bytes, and its column chunks for the catalog."""
+    options = dataclasses.replace(stripes.write_options(request.options), quick=True)
+    columns = [writer.StripeColumn(name, oid, -1) for name, oid in request.columns]
+    table = pa.Table.from_batches(list(rows)).combine_chunks()
+    table = in_order(table, [sorting.SortKey.parse(text) for text in request.order])
+    folder = settings.stripe_dir / pathlib.Path(request.path).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[dict[str, Any]] = []
+    for piece in writer.slices(table, options):
+        path = f"{request.path}_{secrets.token_hex(6)}.stripe"
+        info = writer.write_stripe(settings.stripe_dir / path, piece.to_batches(), columns, options)
+        written.append(
+            {
+                "path": path,
+                "row_count": info.row_count,
+                "size_bytes": info.size_bytes,
+                "chunks": stripes.chunk_rows(info),
+            }
+        )
+    return written
+
+
+def in_order(table: pa.Table, keys: Sequence[sorting.SortKey]) -> pa.Table:
+    """The table sorted, stably; strings by their bytes."""
+    if not keys or table.num_rows < 2 or table.nbytes >= sorting.TAKE_BYTES:
+        return sorting.sort_rows(table, [], keys)
+    ranks = [_ranks(table, key) for key in keys]
+    order: npt.NDArray[np.int64] | None = None
+    for values in reversed(ranks):
+        if values is None:
+            return sorting.sort_rows(table, [], keys)
+        if order is None:
+            order = np.argsort(values, kind="stable")
+        else:
+            order = order[np.argsort(values[order], kind="stable")]
+    return table.take(pa.array(order))
+
+
+def _ranks(table: pa.Table, key: sorting.SortKey) -> npt.NDArray[Any] | None:
+    """Numbers in the order of the column's values; None where that is not simple."""
+    column = table.column(key.column)
+    if key.descending or column.null_count or column.num_chunks != 1:
+        return None
+    array = column.chunk(0)
+    if pa.types.is_integer(array.type):
+        values: npt.NDArray[Any] = array.to_numpy()
+        return values
+    if not pa.types.is_string(array.type):
+        return None
+    encoded = array.dictionary_encode()
+    words = encoded.dictionary.view(pa.binary())
+    if len(words) > _MAX_RANKS:
+        return None
+    ranks = np.empty(len(words), np.uint16)
+    ranks[pc.sort_indices(words).to_numpy()] = np.arange(len(words), dtype=np.uint16)
+    found: npt.NDArray[np.uint16] = ranks[encoded.indices.to_numpy()]
+    return found
