@@ -41,14 +41,17 @@ Minimum and maximum of integers and booleans are i64, of floats f64; the sum of 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from orochi.storage.columnar import skiplist
+from orochi.storage.columnar import bounds, skiplist
 from orochi.storage.compression import buffers, registry
 
 MAGIC = b"OROSTRIP"
@@ -62,7 +65,14 @@ _COUNTS = struct.Struct("<IIII")
 _COLUMN = struct.Struct("<IiBBH")
 _RECORD = struct.Struct("<QQQQIIIHBB8s8s16s")
 _PART = struct.Struct("<QQQIIB7x")
-_HEAP_REF = struct.Struct("<II")
+_RECORD_DTYPE = np.dtype(
+    {
+        "names": ["offset", "stored", "rows", "codec", "block"],
+        "formats": ["<u8", "<u8", "<u4", "u1", "u1"],
+        "offsets": [0, 8, 36, 46, 47],
+        "itemsize": _RECORD.size,
+    }
+)
 
 HEADER_SIZE = _HEADER.size
 TRAILER_SIZE = _TRAILER.size
@@ -126,12 +136,12 @@ class ColumnChunk:
     @property
     def minimum_text(self) -> str | None:
         """The lower bound as text for the catalog; binary as hexadecimal."""
-        return _text(self.stats.minimum)
+        return bounds.text(self.stats.minimum)
 
     @property
     def maximum_text(self) -> str | None:
         """The upper bound as text for the catalog; binary as hexadecimal."""
-        return _text(self.stats.maximum)
+        return bounds.text(self.stats.maximum)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -151,18 +161,31 @@ class Part:
         return self.stored_size + buffers.pad(self.stored_size)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class FooterColumn:
-    """A column of a stripe with its chunks, one a chunk group."""
+    """A column of a stripe.
+
+    Attributes:
+        load: its chunks; a column that nobody looks at is not taken apart.
+    """
 
     name: str
     type_oid: int
     typmod: int
     arrow: pa.DataType
-    chunks: tuple[ColumnChunk, ...]
-    stats: skiplist.Stats
+    load: Callable[[], tuple[ColumnChunk, ...]]
     dictionary: Part | None = None
     filter: Part | None = None
+
+    @functools.cached_property
+    def chunks(self) -> tuple[ColumnChunk, ...]:
+        """Its chunks, one a chunk group."""
+        return self.load()
+
+    @functools.cached_property
+    def stats(self) -> skiplist.Stats:
+        """What is known of all its values."""
+        return skiplist.merge([chunk.stats for chunk in self.chunks])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -262,27 +285,48 @@ def _decode_footer(data: bytes, footer_offset: int, file_size: int) -> Footer:
         extras.append(pair)
     heap_at = at + column_count * group_count * _RECORD.size
     heap = data[heap_at : heap_at + heap_length]
+    records = np.frombuffer(data, _RECORD_DTYPE, column_count * group_count, at)
+    _check_records(records.reshape(column_count, group_count), group_rows)
+    extents = (records["stored"] + 7) // 8 * 8
     expected = HEADER_SIZE
     columns = []
-    for (name, type_oid, typmod, arrow, _), (dictionary, bloom) in zip(described, extras, strict=True):
+    for number, ((name, type_oid, typmod, arrow, _), (dictionary, bloom)) in enumerate(
+        zip(described, extras, strict=True)
+    ):
         expected = _follows(dictionary, expected, f'dictionary of "{name}"')
-        chunks = []
-        for group in range(group_count):
-            chunk = _read_record(_RECORD.unpack_from(data, at), name, group, arrow, heap)
-            if chunk.stats.rows != group_rows[group]:
-                raise MalformedError(f'column chunk "{name}", group {group} has other rows')
-            expected = _follows(chunk, expected, f'column chunk "{name}", group {group}')
-            at += _RECORD.size
-            chunks.append(chunk)
-        expected = _follows(bloom, expected, f'filter of "{name}"')
-        stats = skiplist.merge([chunk.stats for chunk in chunks])
-        columns.append(FooterColumn(name, type_oid, typmod, arrow, tuple(chunks), stats, dictionary, bloom))
+        mine = slice(number * group_count, (number + 1) * group_count)
+        ends = expected + np.cumsum(extents[mine], dtype=np.int64)
+        if (records["offset"][mine] != ends - extents[mine]).any():
+            raise MalformedError(f'a column chunk of "{name}" is misplaced')
+        expected = _follows(bloom, int(ends[-1]) if group_count else expected, f'filter of "{name}"')
+        load = functools.partial(
+            _read_chunks, data, at + number * group_count * _RECORD.size, group_count, name, arrow, heap
+        )
+        columns.append(FooterColumn(name, type_oid, typmod, arrow, load, dictionary, bloom))
     if expected != footer_offset or sum(group_rows) != row_count:
         raise MalformedError("the column chunks do not fill the file")
     return Footer(row_count, tuple(group_rows), tuple(columns), file_size)
 
 
-def _follows(part: Part | ColumnChunk | None, expected: int, name: str) -> int:
+def _check_records(records: npt.NDArray[np.void], group_rows: Sequence[int]) -> None:
+    """What must hold for any chunk to be read."""
+    if (records["rows"] != np.array(group_rows, np.uint32)).any():
+        raise MalformedError("a column chunk has other rows than its chunk group")
+    known = np.isin(records["codec"], list(registry.NAMES)) & np.isin(
+        records["block"], list(registry.BLOCK_NAMES)
+    )
+    if not known.all():
+        raise MalformedError("a column chunk has an unknown codec")
+
+
+def _read_chunks(
+    data: bytes, at: int, count: int, name: str, arrow: pa.DataType, heap: bytes
+) -> tuple[ColumnChunk, ...]:
+    found = _RECORD.iter_unpack(data[at : at + count * _RECORD.size])
+    return tuple(_read_record(record, name, group, arrow, heap) for group, record in enumerate(found))
+
+
+def _follows(part: Part | None, expected: int, name: str) -> int:
     """Where the next part begins."""
     if part is None:
         return expected
@@ -325,9 +369,9 @@ def _record(chunk: ColumnChunk, arrow: pa.DataType, heap: bytearray) -> bytes:
         flags,
         registry.IDS[chunk.codec],
         registry.BLOCK_IDS[chunk.block],
-        _pack_bound(stats.minimum, arrow, heap),
-        _pack_bound(stats.maximum, arrow, heap),
-        _pack_sum(stats.total),
+        bounds.pack_bound(stats.minimum, arrow, heap),
+        bounds.pack_bound(stats.maximum, arrow, heap),
+        bounds.pack_sum(stats.total),
     )
 
 
@@ -339,10 +383,10 @@ def _read_record(
     stats = skiplist.Stats(
         rows,
         nulls,
-        _unpack_bound(minimum, arrow, heap) if flags & _HAS_MINIMUM else None,
-        _unpack_bound(maximum, arrow, heap) if flags & _HAS_MAXIMUM else None,
+        bounds.unpack_bound(minimum, arrow, heap) if flags & _HAS_MINIMUM else None,
+        bounds.unpack_bound(maximum, arrow, heap) if flags & _HAS_MAXIMUM else None,
         bool(flags & _EXACT),
-        _unpack_sum(total, arrow) if flags & _HAS_SUM else None,
+        bounds.unpack_sum(total, arrow) if flags & _HAS_SUM else None,
     )
     return ColumnChunk(
         column,
@@ -358,48 +402,5 @@ def _read_record(
     )
 
 
-def _pack_bound(value: Any, arrow: pa.DataType, heap: bytearray) -> bytes:
-    if value is None:
-        return bytes(8)
-    if pa.types.is_floating(arrow):
-        return struct.pack("<d", value)
-    if not buffers.is_bytes(arrow):
-        return struct.pack("<q", value)
-    octets = value.encode() if isinstance(value, str) else value
-    reference = _HEAP_REF.pack(len(heap), len(octets))
-    heap.extend(octets)
-    return reference
-
-
-def _unpack_bound(data: bytes, arrow: pa.DataType, heap: bytes) -> Any:
-    if pa.types.is_floating(arrow):
-        return struct.unpack("<d", data)[0]
-    if not buffers.is_bytes(arrow):
-        return struct.unpack("<q", data)[0]
-    start, length = _HEAP_REF.unpack(data)
-    octets = heap[start : start + length]
-    return octets.decode() if pa.types.is_string(arrow) else octets
-
-
-def _pack_sum(value: float | None) -> bytes:
-    if value is None:
-        return bytes(16)
-    if isinstance(value, int):
-        return value.to_bytes(16, "little", signed=True)
-    return struct.pack("<dQ", value, 0)
-
-
-def _unpack_sum(data: bytes, arrow: pa.DataType) -> int | float:
-    if pa.types.is_floating(arrow):
-        return float(struct.unpack_from("<d", data)[0])
-    return int.from_bytes(data, "little", signed=True)
-
-
 def _padded(data: bytes) -> bytes:
     return data + bytes(buffers.pad(len(data)))
-
-
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return value.hex() if isinstance(value, bytes) else str(value)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import pyarrow as pa
 
 from orochi import errors, pgtypes
-from orochi.storage.columnar import bloom, chunks, dictionaries, skiplist
+from orochi.storage.columnar import bloom, chunks, dictionaries
 from orochi.storage.columnar import format as layout
 from orochi.storage.columnar.format import StripeColumn
 from orochi.storage.compression import buffers, chooser, habit, plain, registry
@@ -222,9 +222,9 @@ def _column(
         stored, filters = _part(octets, len(groups), at, dataclasses.replace(options, compression="none"))
         write(stored)
         at += filters.extent
-    stats = skiplist.merge(parts)
+    found = tuple(written)
     footer = layout.FooterColumn(
-        column.name, column.type_oid, column.typmod, arrow, tuple(written), stats, table, filters
+        column.name, column.type_oid, column.typmod, arrow, lambda: found, table, filters
     )
     return _Written(footer, at)
 
