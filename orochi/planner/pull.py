@@ -371,8 +371,32 @@ def primary_key(
     for unique in reference.table.unique_keys:
         wanted = [reference.table.column(name) for name in unique]
         if set(unique) <= set(grouped) and all(column is not None and column.not_null for column in wanted):
-            return unique if len(columns) > len(grouped) else ()
+            relies = len(columns) > len(grouped) and _names_ungrouped(reference, grouped, prepared)
+            return unique if relies else ()
     return ()
+
+
+def _names_ungrouped(
+    reference: names.Reference, grouped: Mapping[str, tree.Node], prepared: prepare.Prepared
+) -> bool:
+    """Whether what is evaluated for each group may name a column of the table that GROUP BY does not."""
+    stmt = reference.level.stmt
+    parts = (stmt.targetList, stmt.havingClause, stmt.sortClause, stmt.windowClause, stmt.distinctClause)
+    levels = {id(node): level for node, level in prepared.scopes.columns}
+    for part in parts:
+        listed = part if isinstance(part, tuple) else (part,)
+        for node in tree.walk(tuple(item for item in listed if item is not None)):
+            if not isinstance(node, ast.ColumnRef):
+                continue
+            level = levels.get(id(node))
+            if level is None or not tree.is_column(node) or lookup.is_whole_row(node, level) is not None:
+                return True
+            key = prepared.analysis.key(node, level)
+            if key is None and tree.strings(node.fields)[-1] in reference.visible:
+                return True
+            if key is not None and key[0] == id(reference) and key[1] not in grouped:
+                return True
+    return False
 
 
 def _grouped_columns(reference: names.Reference, prepared: prepare.Prepared) -> dict[str, tree.Node]:

@@ -10,7 +10,7 @@ import datetime as dt
 import random
 from collections.abc import Iterator
 
-from tests.support import oracle
+from tests.support import layouts, oracle
 
 DDL = {
     "warehouse": "w_id int NOT NULL, w_name varchar(10), w_state char(2), w_tax numeric(4,4), w_ytd numeric(12,2),"
@@ -134,7 +134,7 @@ def load(pair: oracle.Pair, *, columnar: bool) -> None:
         pair.copy_in(f"COPY {name} FROM STDIN", text.encode())
         if columnar and name in _COLUMNAR:
             pair.orochi(f"ALTER TABLE {name} SET ACCESS METHOD columnar")
-    if columnar:
-        pair.orochi("SELECT run_maintenance()")
+    for name in _COLUMNAR if columnar else ():
+        layouts.compress(pair, name, "columnar")
     for name in DDL:
         pair.plain.execute(f"ANALYZE {name}")

@@ -11,7 +11,7 @@ import datetime as dt
 import random
 from collections.abc import Iterator
 
-from tests.support import oracle
+from tests.support import layouts, oracle
 
 DDL = {
     "region": "r_regionkey integer PRIMARY KEY, r_name char(25) NOT NULL, r_comment varchar(152)",
@@ -184,7 +184,7 @@ def load(pair: oracle.Pair, scale: float, *, columnar: bool = False, spread: boo
         pair.copy_in(f"COPY {name} FROM STDIN", text.encode())
         if columnar and name in KEYS:
             pair.orochi(f"ALTER TABLE {name} SET ACCESS METHOD columnar")
-    if columnar:
-        pair.orochi("SELECT run_maintenance()")
+    for name in KEYS if columnar else ():
+        layouts.compress(pair, name, "columnar")
     for name in DDL:
         pair.plain.execute(f"ANALYZE {name}")
