@@ -20,7 +20,7 @@ CLUSTER_ID_SQL = (
 MARKER_NODE = -1
 
 
-_OWNER = re.compile(r"_p(\d+)\.[0-9a-f]+$")
+_OWNER = re.compile(r"_p([1-9]\d*)\.[0-9a-f]+$")
 
 
 def gid(cluster_id: str, unique: str) -> str:
