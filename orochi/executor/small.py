@@ -103,9 +103,9 @@ async def fits(session: context.Session, fragments: Sequence[plan_fragment.Fragm
     try:
         return await _sizes.total(session, wanted, limit) <= limit
     except errors.OrochiError as error:
-        if _is_gone(error):
-            return False
-        raise
+        if error.sqlstate == "57014":
+            raise
+        return False  # a task will say what is wrong, if it still is
 
 
 async def run(
