@@ -38,7 +38,10 @@ class Settings(pydantic_settings.BaseSettings):
     fragment_timeout: float = 3600.0
     inline_result_bytes: int = 4 << 20
     small_query_bytes: int = 512 << 10
+    small_query_column_chunks: int = 512
+    kept_plans: int = 256
     cache_size_mb: int = 256
+    gateway_cache_mb: int = 64
     node_pool_size: int = 20
     prepared_per_connection: int = 500
     recovery_interval: float = 2.0

@@ -27,7 +27,9 @@ from orochi.engine import (
     fused,
     heapfilter,
     native,
+    newest,
     placeholders,
+    rows,
     shapes,
     staging,
     stripes,
@@ -107,7 +109,7 @@ class _Run:
             return "postgres"
         deleted = stripes.deleted_rows(self._connection, iter(self._fragment.scans))
         if self._fragment.fused is not None and self._fuse(self._fragment.fused, deleted):
-            return "fused"
+            return "columns" if self._fragment.fused.rows else "fused"
         if self._fragment.vector_sql is not None:
             batches = self._vectorised(self._fragment.vector_sql, deleted)
             if batches is not None:
@@ -180,6 +182,21 @@ class _Run:
     def _fuse(self, shape: shapes.Shape, deleted: Deleted) -> bool:
         """Answer by the fused aggregate; False, with nothing sent, if it declines the values."""
         (scan,) = self._fragment.scans
+        if shape.best is not None:
+            return self._last_points(shape, scan, deleted)
+        if shape.rows:
+            self._copy_out(placeholders.fill(self._fragment.sql, {scan.name: scan.relation}))
+            for found in rows.of_stripes(
+                shape,
+                scan,
+                self._fragment.columns,
+                self._stripe_dir,
+                deleted,
+                self._counters,
+                self._cancelled,
+            ):
+                self._send(found)
+            return True
         heap: Iterable[pa.RecordBatch] = ()
         if not shape.partial:
             heap = self._heap_rows(scan)
@@ -203,9 +220,29 @@ class _Run:
         self._send(batch)
         return True
 
+    def _last_points(self, shape: shapes.Shape, scan: contract.Scan, deleted: Deleted) -> bool:
+        """Heap and stripes each with their own last points; False, with nothing sent, if declined."""
+        try:
+            found = newest.of_stripes(
+                shape,
+                scan,
+                self._fragment.columns,
+                self._stripe_dir,
+                deleted,
+                self._counters,
+                self._cancelled,
+            )
+        except native.Unsupported as error:
+            log.info("fragment.not_fused", fragment=self._fragment.number, error=str(error)[:300])
+            self._counters = stripes.Counters()
+            return False
+        self._copy_out(placeholders.fill(self._fragment.sql, {scan.name: scan.relation}))
+        for batch in found:
+            self._send(batch)
+        return True
+
     def _heap_rows(self, scan: contract.Scan) -> Iterator[pa.RecordBatch]:
-        names = ", ".join(placeholders.quote(column.name) for column in scan.columns)
-        return self._copied(f"SELECT {names} FROM {scan.relation}{heapfilter.where(scan)}", scan.columns)
+        return self._copied(heapfilter.rows_sql(scan), scan.columns)
 
     def _vectorised(self, sql: str, deleted: Deleted) -> list[pa.RecordBatch] | None:
         """The result by DuckDB, None if it or a type refuses."""

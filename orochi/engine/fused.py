@@ -35,6 +35,7 @@ def run(
     heap: Iterable[pa.RecordBatch],
     counters: stripes.Counters,
     cancelled: contract.Cancelled,
+    kept: cache.Cache | None = None,
 ) -> pa.RecordBatch:
     """The groups of the scan's rows, each once, as the fragment's columns.
 
@@ -47,6 +48,7 @@ def run(
         heap: heap rows, all of the scan's columns; none where others answer for the heap.
         counters: added to.
         cancelled: asked before each stripe.
+        kept: footers and decoded columns; None for the process's.
 
     Raises:
         Unsupported: the rows hold what only PostgreSQL computes right.
@@ -56,7 +58,7 @@ def run(
     """
     plain = {key.column for key in shape.keys if key.width == 0}
     types = {column.name: column.type_oid for column in scan.columns}
-    work = _Work(shape, plain, types, stripe_dir, cancelled)
+    work = Work(shape, plain, types, stripe_dir, cancelled, kept or cache.shared())
     parts: list[grouping.Partial] = []
     for batch in heap:
         parts += work.heap(dict(zip(types, batch.columns, strict=True)), batch.num_rows)
@@ -75,6 +77,27 @@ def run(
     return results.of_groups(shape, grouping.merge(shape, parts), outputs)
 
 
+def weight(
+    shape: shapes.Shape, scan: contract.Scan, stripe_dir: pathlib.Path, kept: cache.Cache, enough: int
+) -> int:
+    """How many column chunks `run` would decode; it is not counted beyond `enough`.
+
+    Raises:
+        FileNotFoundError: a stripe is not here.
+        Unsupported: `run` would decline.
+        DataCorrupted: a footer is damaged.
+    """
+    plain = {key.column for key in shape.keys if key.width == 0}
+    types = {column.name: column.type_oid for column in scan.columns}
+    work = Work(shape, plain, types, stripe_dir, lambda: False, kept)
+    found = 0
+    for stripe in scan.stripes:
+        found += work.weight(stripe)
+        if found > enough:
+            break
+    return found
+
+
 @functools.lru_cache(maxsize=1)
 def _pool(_process: int) -> concurrent.futures.ThreadPoolExecutor:
     """The process's threads; a forked child makes its own."""
@@ -82,7 +105,7 @@ def _pool(_process: int) -> concurrent.futures.ThreadPoolExecutor:
     return concurrent.futures.ThreadPoolExecutor(count, thread_name_prefix="orochi-fused")
 
 
-class _Work:
+class Work:
     """What all stripes of one run share."""
 
     def __init__(
@@ -92,9 +115,12 @@ class _Work:
         types: Mapping[str, int],
         stripe_dir: pathlib.Path,
         cancelled: contract.Cancelled,
+        kept: cache.Cache,
     ) -> None:
+        self.cache = kept
         self.shape = shape
         self.plain = plain
+        self.needed = {*(key.column for key in shape.keys), *grouping.needs(shape)}
         self.types = types
         self.conditions = [
             (item.column, predicates.condition(item, pgtypes.carrier(types[item.column])))
@@ -108,8 +134,9 @@ class _Work:
     def heap(self, columns: Mapping[str, pa.Array], rows: int) -> list[grouping.Partial]:
         """The groups of rows that are in memory."""
         kept = filtering.evaluate([(columns[name], condition) for name, condition in self.conditions])
-        needed = {*self.plain, *(key.column for key in self.shape.keys), *grouping.needs(self.shape)}
-        arrays = {name: encoded(columns[name]) if name in self.plain else columns[name] for name in needed}
+        arrays = {
+            name: encoded(columns[name]) if name in self.plain else columns[name] for name in self.needed
+        }
         return [grouping.aggregate(self.shape, rows, arrays, kept)]
 
     def stripe(
@@ -120,19 +147,25 @@ class _Work:
             raise errors.QueryCanceled("canceling statement due to user request")
         path = self._stripe_dir / stripe.path
         try:
-            opened = reader.StripeReader(path, cache=cache.shared())
+            opened = reader.StripeReader(path, cache=self.cache)
             key = cache.file_key(path.stat())
         except FileNotFoundError as error:
             raise errors.StalePlan(f"stripe {stripe.stripe_id} is not on this node any more") from error
         with opened as source:
-            return _Stripe(self, source, key, deleted).run()
+            return Stripe(self, source, key, deleted).run()
+
+    def weight(self, stripe: contract.StripeRef) -> int:
+        """How many column chunks of a stripe the skip list leaves."""
+        with reader.StripeReader(self._stripe_dir / stripe.path, cache=self.cache) as source:
+            groups, left = Stripe(self, source, None, None).pruned()
+            return len(groups) * len({*(name for name, _ in left), *self.needed})
 
 
-class _Stripe:
+class Stripe:
     """One stripe of a run."""
 
     def __init__(
-        self, work: _Work, source: reader.StripeReader, key: Hashable, deleted: np.ndarray | None
+        self, work: Work, source: reader.StripeReader, key: Hashable, deleted: np.ndarray | None
     ) -> None:
         self._work = work
         self._source = source
@@ -144,22 +177,23 @@ class _Stripe:
     def run(self) -> tuple[list[grouping.Partial], int, int]:
         """The stripe's groups, and what was skipped."""
         total = len(self._footer.group_rows)
-        groups, open_conditions = self._prune()
-        skipped = total - len(groups)
+        groups, kept, skipped = self.wanted()
         if not groups:
             return [], total, skipped
-        kept = self._passing(groups, open_conditions)
+        columns = {name: self._column(name, groups) for name in self._work.needed}
+        rows = sum(self._footer.group_rows[group] for group in groups)
+        return [grouping.aggregate(self._work.shape, rows, columns, kept)], total, skipped
+
+    def wanted(self) -> tuple[list[int], np.ndarray | None, int]:
+        """The chunk groups with rows that count, which rows these are (None: all), and how many were ruled out."""
+        groups, left = self.pruned()
+        skipped = len(self._footer.group_rows) - len(groups)
+        kept = self._passing(groups, left) if groups else None
         if kept is not None:
             groups, kept = self._narrowed(groups, kept)
-            if not groups:
-                return [], total, skipped
-        shape = self._work.shape
-        names = {*self._work.plain, *(key.column for key in shape.keys), *grouping.needs(shape)}
-        columns = {name: self._column(name, groups) for name in names}
-        rows = sum(self._footer.group_rows[group] for group in groups)
-        return [grouping.aggregate(shape, rows, columns, kept)], total, skipped
+        return groups, kept, skipped
 
-    def _prune(self) -> tuple[list[int], list[tuple[str, predicates.Condition]]]:
+    def pruned(self) -> tuple[list[int], list[tuple[str, predicates.Condition]]]:
         """The chunk groups that may hold a wanted row, and the conditions that some row of them may fail."""
         kept = list(range(len(self._footer.group_rows)))
         for name, condition in self._work.conditions:
@@ -185,15 +219,15 @@ class _Stripe:
         direct = []
         for name, condition in conditions:
             if pgtypes.carrier(self._work.types[name]) != pa.string():
-                direct.append((self._raw(name, groups), condition))
+                direct.append((self.raw(name, groups), condition))
                 continue
-            codes = self._codes(name, groups)
+            codes = self.codes(name, groups)
             chosen = filtering.evaluate([(codes.dictionary, _valued(condition))])
             passed = _both(passed, _of_codes(codes, chosen, condition))
         if direct:
             passed = _both(passed, filtering.evaluate(direct))
         if self._deleted is not None:
-            alive = ~np.isin(self._row_numbers(groups), self._deleted)
+            alive = ~np.isin(self.row_numbers(groups), self._deleted)
             passed = passed if alive.all() else _both(passed, alive)
         return passed
 
@@ -210,9 +244,10 @@ class _Stripe:
         ]
 
     def _column(self, name: str, groups: Sequence[int]) -> pa.Array:
-        return self._codes(name, groups) if name in self._work.plain else self._raw(name, groups)
+        return self.codes(name, groups) if name in self._work.plain else self.raw(name, groups)
 
-    def _raw(self, name: str, groups: Sequence[int]) -> pa.Array:
+    def raw(self, name: str, groups: Sequence[int]) -> pa.Array:
+        """A column in carrier form; null where the stripe is older than it."""
         if name not in self._read:
             column = self._footer.column(name)
             if column is None:
@@ -222,26 +257,27 @@ class _Stripe:
                 self._read[name] = grouping.plain(self._source.column(column, groups))
         return self._read[name]
 
-    def _codes(self, name: str, groups: Sequence[int]) -> pa.DictionaryArray:
+    def codes(self, name: str, groups: Sequence[int]) -> pa.DictionaryArray:
         """A column as codes into a dictionary of the whole stripe: the file's, or one that the cache keeps."""
         column = self._footer.column(name)
         if column is None:
-            return encoded(self._raw(name, groups))
+            return encoded(self.raw(name, groups))
         if column.dictionary is not None:
             return self._source.column(column, groups)
         everything = range(len(self._footer.group_rows))
         key = (self._key, name, "codes")
-        whole = cache.shared().get(key)
+        whole = self._work.cache.get(key)
         if whole is None:
             whole = encoded(self._source.column(column, everything))
-            cache.shared().put(key, whole, whole.nbytes)
+            self._work.cache.put(key, whole, whole.nbytes)
         if len(groups) == len(everything):
             return whole
         rows = np.concatenate(([0], np.cumsum(self._footer.group_rows)))
         pieces = [whole.indices.slice(rows[group], rows[group + 1] - rows[group]) for group in groups]
         return pa.DictionaryArray.from_arrays(pa.concat_arrays(pieces), whole.dictionary)
 
-    def _row_numbers(self, groups: Sequence[int]) -> np.ndarray:
+    def row_numbers(self, groups: Sequence[int]) -> np.ndarray:
+        """Each row's position in the stripe."""
         starts = np.concatenate(([0], np.cumsum(self._footer.group_rows)))
         return np.concatenate(
             [np.arange(starts[group], starts[group + 1], dtype=np.int32) for group in groups]

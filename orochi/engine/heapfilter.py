@@ -17,6 +17,12 @@ _EXTREMES = {
 }
 
 
+def rows_sql(scan: contract.Scan) -> str:
+    """A SELECT of the heap rows that can matter to the scan, with its columns."""
+    names = ", ".join(placeholders.quote(column.name) for column in scan.columns)
+    return f"SELECT {names} FROM {scan.relation}{where(scan)}"
+
+
 def where(scan: contract.Scan) -> str:
     """` WHERE ...`, or nothing."""
     types = {column.name: column.type_oid for column in scan.columns}

@@ -33,7 +33,7 @@ class Output:
     """A column of the result.
 
     Attributes:
-        kind: `key`, `count`, `sum`, `min`, `max`, `avg`, or `moment`, an element of PostgreSQL's
+        kind: `column` (of a shape of rows), `key`, `count`, `sum`, `min`, `max`, `avg`, or `moment`, an element of PostgreSQL's
             transition state of a float's average (count, sum, 0: nobody reads the third).
         column: the argument; empty for `count(*)` and keys.
         index: which key, or which element from 1.
@@ -54,17 +54,29 @@ class Condition:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Best:
+    """Of the rows with one key only the first by an order column is wanted: the last point of a series."""
+
+    column: str
+    descending: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Shape:
-    """A fused aggregate.
+    """A fused aggregate, or rows that are only filtered.
 
     Attributes:
         partial: the coordinator adds groups up, so heap and stripes may answer apart.
+        rows: nothing is aggregated; each output is a column.
+        best: of rows, which one of each value of the only key; more of them do no harm.
     """
 
     keys: tuple[Key, ...]
     outputs: tuple[Output, ...]
     conditions: tuple[Condition, ...] = ()
     partial: bool = False
+    rows: bool = False
+    best: Best | None = None
 
     @property
     def filters(self) -> Sequence[predicates.Predicate]:
@@ -83,4 +95,6 @@ def from_dict(item: dict[str, Any] | None) -> Shape | None:
             Condition(each["column"], each["op"], tuple(each["values"])) for each in item["conditions"]
         ),
         partial=item["partial"],
+        rows=item["rows"],
+        best=None if item["best"] is None else Best(**item["best"]),
     )

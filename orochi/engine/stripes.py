@@ -7,7 +7,7 @@ that the heap is read in; `without` does.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import psycopg
@@ -93,6 +93,11 @@ def deleted_rows(
         "SELECT stripe_id, row_number FROM orochi_data.delete_vectors WHERE stripe_id = ANY(%s) ORDER BY 1, 2",
         (wanted,),
     ).fetchall()
+    return by_stripe(rows)
+
+
+def by_stripe(rows: Iterable[tuple[int, int]]) -> dict[int, np.ndarray]:
+    """Sorted (stripe, row number) pairs as sorted row numbers by stripe."""
     found: dict[int, list[int]] = {}
     for stripe_id, row_number in rows:
         found.setdefault(stripe_id, []).append(row_number)

@@ -109,15 +109,22 @@ async def fits(session: context.Session, fragments: Sequence[plan_fragment.Fragm
 
 
 async def run(
-    session: context.Session, fragments: Sequence[plan_fragment.Fragment], inputs: transport.Inputs
+    session: context.Session,
+    fragments: Sequence[plan_fragment.Fragment],
+    inputs: transport.Inputs,
+    *,
+    steady: bool = False,
 ) -> list[transport.FragmentResult] | None:
-    """Every fragment's result, or None: they are not small, and tasks are to run them."""
+    """Every fragment's result, or None: they are not small, and tasks are to run them.
+
+    `steady`: those of a node read one snapshot.
+    """
     if not _brings_little(fragments, inputs) or not await fits(session, fragments):
         return None
     by_node: dict[int, list[plan_fragment.Fragment]] = collections.defaultdict(list)
     for part in fragments:
         by_node[part.node_id].append(part)
-    asked = (_on_node(session, node_id, parts, inputs) for node_id, parts in by_node.items())
+    asked = (_on_node(session, node_id, parts, inputs, steady) for node_id, parts in by_node.items())
     answers = await asyncio.gather(*asked, return_exceptions=True)
     failed = [answer for answer in answers if isinstance(answer, BaseException)]
     for error in failed:
@@ -150,26 +157,27 @@ async def _on_node(
     node_id: int,
     fragments: Sequence[plan_fragment.Fragment],
     inputs: transport.Inputs,
+    steady: bool,
 ) -> list[transport.FragmentResult]:
     """A node's fragments, sent at once, as one transaction."""
     async with session.runtime.nodes.lease(node_id, session.settings) as connection:
         session.transaction.beside.add(connection)
         try:
-            return await _pipelined(connection, fragments, inputs, limit_of(session))
+            begin = _begin(fragments[0].settings, steady)
+            return await _pipelined(connection, begin, fragments, inputs, limit_of(session))
         finally:
             session.transaction.beside.discard(connection)
 
 
 async def _pipelined(
     connection: client.PgConnection,
+    begin: str,
     fragments: Sequence[plan_fragment.Fragment],
     inputs: transport.Inputs,
     limit: int,
 ) -> list[transport.FragmentResult]:
     started = time.perf_counter()
-    requests: list[tuple[bytes, replies.Reply]] = [
-        (messages.query(_begin(fragments[0].settings)), replies.Reply())
-    ]
+    requests: list[tuple[bytes, replies.Reply]] = [(messages.query(begin), replies.Reply())]
     streams = []
     for part in fragments:
         values: list[bytes | None] = []
@@ -200,9 +208,10 @@ async def _pipelined(
     return results
 
 
-def _begin(settings: Iterable[tuple[str, str]]) -> str:
+def _begin(settings: Iterable[tuple[str, str]], steady: bool) -> str:
     path = dict(settings).get("search_path")  # all others are the connection's already
-    return f"BEGIN READ ONLY; SET LOCAL search_path = {path}" if path else "BEGIN READ ONLY"
+    begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if steady else "BEGIN READ ONLY"
+    return f"{begin}; SET LOCAL search_path = {path}" if path else begin
 
 
 def _filled(fragment: plan_fragment.Fragment, inputs: transport.Inputs, values: list[bytes | None]) -> str:

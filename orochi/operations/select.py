@@ -17,8 +17,8 @@ import pyarrow as pa
 from orochi import errors
 from orochi import settings as process_settings
 from orochi.catalog import snapshot as snapshots
-from orochi.executor import context, reduce, results, small, transport
-from orochi.operations import describe, local, own_types, scrolling, stages
+from orochi.executor import context, reduce, results, small, small_stripes, transport
+from orochi.operations import describe, local, own_types, planned, scrolling, stages
 from orochi.operations import parameters as bound
 from orochi.pgwire import client, messages
 from orochi.planner import coalesce, edit, literals, parse, pull, select, staged
@@ -112,10 +112,10 @@ async def plan_select(
     parameters: context.Parameters | None,
 ) -> plans.Router | plans.Distributed:
     """A plan for this execution: stable expressions folded, fragment column types known."""
-
-    def attempt(plan_context: planning.PlanContext) -> plans.Router | plans.Distributed:
-        return select.plan(statement, plan_context)
-
+    known = planned.find(session, statement, await plan_context_of(session, parameters))
+    if known is not None:
+        return known
+    attempt = planned.Attempt(statement)
     plan = await with_folding(session, parameters, attempt)
     if not isinstance(plan, plans.Distributed):
         return plan
@@ -128,6 +128,7 @@ async def plan_select(
     ):
         # No relation can have such a column; the rows themselves can always be pulled.
         return await _plan_pulled(session, statement, parameters)
+    attempt.keep(session, described)
     return described
 
 
@@ -340,7 +341,9 @@ async def run_fragments(
                 part for item in plan.intermediates for part in coalesce.together(item.fragments, slots)
             ]
         fragments = await local.with_snapshot(session, fragments)
-        small_results = await small.run(session, fragments, inputs)
+        small_results = await small.run(session, fragments, inputs) or await small_stripes.run(
+            session, fragments
+        )
         if small_results is not None:
             for result in small_results:
                 yield result

@@ -249,7 +249,7 @@ def _intermediate(
             if scan.predicates:
                 found[f"Predicates of {scan.name}"] = [_predicate(predicate) for predicate in scan.predicates]
         found["SQL"] = first.sql
-        if first.fused is not None and any(scan.stripes for scan in scans):
+        if first.fused is not None and not first.fused.rows and any(scan.stripes for scan in scans):
             found["Fused Aggregate"] = _shape(first.fused)
         if first.vector_sql is not None:
             found["Vector SQL"] = first.vector_sql
@@ -290,7 +290,9 @@ def _engine(part: fragments.Fragment) -> str:
     if not any(scan.stripes for scan in part.scans):
         return "PostgreSQL"
     if part.fused is not None:
-        return "Fused Aggregate"
+        if part.fused.best is not None:
+            return "Last Points"
+        return "Column Scan" if part.fused.rows else "Fused Aggregate"
     return "vector" if part.vector_sql is not None else "PostgreSQL over staged stripes"
 
 

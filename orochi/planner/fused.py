@@ -7,6 +7,7 @@ DuckDB or PostgreSQL runs the fragment.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -81,6 +82,38 @@ def shape(
         return None
 
 
+def rows(prepared: prepare.Prepared, level: names.Level, outputs: Sequence[tree.Node]) -> shapes.Shape | None:
+    """The shape of a fragment that hands on columns of the rows it filters; None if it has none."""
+    try:
+        finder = _Finder(prepared, level)
+        listed = tuple(shapes.Output("column", finder.any_column(node).name) for node in outputs)
+        return shapes.Shape((), listed, finder.conditions(), rows=True)
+    except _NoShape:
+        return None
+
+
+def best_rows(
+    prepared: prepare.Prepared,
+    level: names.Level,
+    outputs: Sequence[tree.Node],
+    key: tree.Node,
+    order: tree.Node,
+    *,
+    descending: bool,
+) -> shapes.Shape | None:
+    """The shape of `SELECT DISTINCT ON (key) ... ORDER BY key, order`; None if it has none."""
+    found = rows(prepared, level, outputs)
+    if found is None:
+        return None
+    try:
+        finder = _Finder(prepared, level)
+        series = shapes.Key(finder.column(key, _GROUPED).name)
+        column = finder.column(order, pgtypes.INTEGERS | pgtypes.TIMES)
+    except _NoShape:
+        return None
+    return dataclasses.replace(found, keys=(series,), best=shapes.Best(column.name, descending))
+
+
 class _Finder:
     """Reads the statement's only scan."""
 
@@ -92,11 +125,18 @@ class _Finder:
         self._prepared = prepared
         self._level = level
 
-    def column(self, node: tree.Node, types: frozenset[int] | set[int]) -> snapshots.Column:
-        """A plain column of one of `types`, with the database's own collation if it has one."""
+    def any_column(self, node: tree.Node) -> snapshots.Column:
+        """A plain column, whatever its type."""
         found = lookup.find_column(node, self._level) if tree.is_column(node) else None
         column: snapshots.Column | None = found[0].table.column(found[1]) if found is not None else None
-        if column is None or column.type_oid not in types:
+        if column is None:
+            raise _NoShape
+        return column
+
+    def column(self, node: tree.Node, types: frozenset[int] | set[int]) -> snapshots.Column:
+        """A plain column of one of `types`, with the database's own collation if it has one."""
+        column = self.any_column(node)
+        if column.type_oid not in types:
             raise _NoShape
         if column.collation not in (None, 'pg_catalog."default"'):
             raise _NoShape

@@ -120,7 +120,7 @@ def _build(
         types,
         describe,
         vector.rows(prepared, level, targets, top),
-        _fused(prepared, level, [node for node, _ in targets]),
+        _fused(prepared, level, [node for node, _ in targets], top),
     )
     final = None
     listed = list(zip(columns, targets, strict=True))
@@ -149,13 +149,34 @@ def _alone(prepared: prepare.Prepared, level: names.Level) -> bool:
     return _fused(prepared, level, targets) is not None
 
 
-def _fused(prepared: prepare.Prepared, level: names.Level, targets: list[tree.Node]) -> shapes.Shape | None:
-    """The shape of a shard's own groups; all of them, however few rows suffice."""
+def _last_points(
+    prepared: prepare.Prepared, level: names.Level, targets: list[tree.Node]
+) -> shapes.Shape | None:
+    """The shape of DISTINCT ON one column, sorted by it and one other."""
+    distinct, keys = level.stmt.distinctClause, pieces.sort_keys(level)
+    if len(distinct) != 1 or distinct[0] is None or len(keys) != 2 or any(key.collation for key in keys):
+        return None
+    if spread.is_aggregated(level.stmt, prepared):
+        return None
+    series = pieces.canonical(pieces.sorted_by(distinct[0], level), level)
+    first, second = (pieces.canonical(key.expression, level) for key in keys)
+    if series != first or keys[1].words.strip().upper() not in ("", "ASC", "DESC"):
+        return None
+    descending = keys[1].words.strip().upper() == "DESC"
+    return fused.best_rows(prepared, level, targets, series, second, descending=descending)
+
+
+def _fused(
+    prepared: prepare.Prepared, level: names.Level, targets: list[tree.Node], top: int | None = None
+) -> shapes.Shape | None:
+    """The shape of a shard's own rows, or groups: all of them, however few suffice."""
     stmt, grouped = level.stmt, spread.group_expressions(level)
+    if stmt.distinctClause and not (stmt.groupClause or stmt.havingClause or stmt.windowClause):
+        return _last_points(prepared, level, targets)
     if grouped is None or stmt.havingClause or stmt.windowClause or stmt.distinctClause:
         return None
     if not spread.is_aggregated(stmt, prepared):
-        return None
+        return fused.rows(prepared, level, targets) if top is None else None
     keys = [pieces.canonical(node, level) for node in grouped]
     outputs = [pieces.canonical(node, level) for node in targets]
     return fused.shape(prepared, level, keys, outputs, partial=False)

@@ -123,3 +123,15 @@ def greatest(cells: Vector, valid: Vector, values: Vector, found: Vector) -> Non
             value = values[row]
             if value > found[cell] or value != value:
                 found[cell] = value
+
+
+@numba.njit(types.void(_I32_IN, _I64_IN, types.boolean, _I64), cache=True, nogil=True)
+def best_rows(cells: Vector, values: Vector, descending: bool, rows: Vector) -> None:
+    """Each cell's row with the greatest value, or the least; `rows` begins with -1, which stays without rows."""
+    for row in range(cells.size):
+        cell = cells[row]
+        if cell < 0:
+            continue
+        best = rows[cell]
+        if best < 0 or (values[row] > values[best] if descending else values[row] < values[best]):
+            rows[cell] = row

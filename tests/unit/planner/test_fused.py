@@ -11,7 +11,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 
-from orochi.engine import copybinary, fused, native, stripes
+from orochi.engine import copybinary, fused, native, newest, rows, stripes
 from orochi.planner import fragment as fragments
 from orochi.planner import plan as plans
 from orochi.storage.columnar import writer
@@ -193,6 +193,37 @@ def test_random(mixed: Mixed) -> None:
 
 def test_distinct(mixed: Mixed) -> None:
     _check(mixed, "SELECT count(DISTINCT host), sum(DISTINCT small) FROM n")
+
+
+def test_rows(mixed: Mixed) -> None:
+    for where in _WHERE:
+        sql = f"SELECT host, id, usage, host, flag, at FROM m{' WHERE ' + where if where else ''}"
+        plan = mixed.world.plan(sql)
+        part = plan.intermediates[0].fragments[0]
+        assert part.fused is not None
+        assert part.fused.rows
+        scan = dataclasses.replace(part.scans[0], stripes=mixed.stripes)
+        args = (mixed.folder, mixed.deleted, stripes.Counters(), lambda: False)
+        found = list(rows.of_stripes(part.fused, scan, part.columns, *args))
+        exact = f"({part.sql.replace(scan.name, '(SELECT * FROM plain.m WHERE id <= 1000)')})"
+        assert _rows(found) == _rows(_copy(mixed.world.connection, exact[1:-1], part.columns)), sql
+
+
+@pytest.mark.parametrize("key", ["host", "region", "small"])
+def test_last_points(mixed: Mixed, key: str) -> None:
+    for number, where in enumerate(_WHERE):
+        condition = f" WHERE {where}" if where else ""
+        way = (" DESC", "")[number % 2]
+        sql = f"SELECT DISTINCT ON ({key}) host, id, at, usage FROM m{condition} ORDER BY {key}, at{way}"
+        plan = mixed.world.plan(sql)
+        part = plan.intermediates[0].fragments[0]
+        assert part.fused is not None
+        assert part.fused.best is not None
+        scan = dataclasses.replace(part.scans[0], stripes=mixed.stripes)
+        args = (mixed.folder, mixed.deleted, stripes.Counters(), lambda: False)
+        found = newest.of_stripes(part.fused, scan, part.columns, *args)
+        exact = part.sql.replace(scan.name, "(SELECT * FROM plain.m WHERE id <= 1000)")
+        assert _rows(found) == _rows(_copy(mixed.world.connection, exact, part.columns)), sql
 
 
 def test_skips(mixed: Mixed) -> None:

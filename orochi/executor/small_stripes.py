@@ -1,0 +1,148 @@
+"""Fused aggregates over few column chunks: threads of the gateway run them, where it sees the nodes' stripe files.
+
+Delete vectors and heap rows come from the node in one snapshot, as `small` brings them; the stripes are
+read by a bounded pool of threads, with a cache of the gateway's own. Whatever speaks against it (more
+chunks than are few, a heap that is not small, a file that is not here, values that the engine declines)
+leaves the fragments to tasks: nothing has been handed on by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import functools
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from orochi import errors, pgtypes
+from orochi import settings as process_settings
+from orochi.engine import fused, heapfilter, native, shapes, stripes
+from orochi.executor import context, small, transport
+from orochi.planner import fragment as plan_fragment
+from orochi.storage.columnar import cache
+
+_THREADS = 2
+_DELETED = (
+    plan_fragment.OutputColumn("stripe_id", pgtypes.INT8, -1, "bigint"),
+    plan_fragment.OutputColumn("row_number", pgtypes.INT4, -1, "integer"),
+)
+
+
+@functools.lru_cache(maxsize=1)
+def _cache() -> cache.Cache:
+    return cache.Cache(process_settings.get().gateway_cache_mb << 20)
+
+
+@functools.lru_cache(maxsize=1)
+def _pool() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="orochi-small")
+
+
+async def run(
+    session: context.Session, fragments: Sequence[plan_fragment.Fragment]
+) -> list[transport.FragmentResult] | None:
+    """Every fragment's result, or None: tasks are to run them."""
+    limit = process_settings.get().small_query_column_chunks
+    if not limit or not small.limit_of(session) or not all(_is_fused(part) for part in fragments):
+        return None
+    loop = asyncio.get_running_loop()
+    if not await loop.run_in_executor(_pool(), _are_few, fragments, limit):
+        return None
+    asked = [item for part in fragments for item in _asked(part)]
+    answers = await small.run(session, asked, transport.NO_INPUTS, steady=True)
+    if answers is None:
+        return None
+    return await loop.run_in_executor(
+        _pool(), _answered, fragments, {answer.fragment: answer.batches for answer in answers}
+    )
+
+
+def _is_fused(part: plan_fragment.Fragment) -> bool:
+    return bool(
+        part.fused is not None
+        and not part.fused.rows
+        and not part.snapshot
+        and len(part.scans) == 1
+        and part.scans[0].stripes
+        and _folder(part.node_id).is_dir()
+    )
+
+
+def _folder(node_id: int) -> pathlib.Path:
+    """Where the stripe files of a node on this host are."""
+    return process_settings.get().data_dir / f"node{node_id}" / "stripes"
+
+
+def _shape(part: plan_fragment.Fragment) -> shapes.Shape:
+    assert part.fused is not None
+    return part.fused
+
+
+def _are_few(fragments: Sequence[plan_fragment.Fragment], limit: int) -> bool:
+    found = 0
+    try:
+        for part in fragments:
+            found += fused.weight(_shape(part), part.scans[0], _folder(part.node_id), _cache(), limit - found)
+            if found > limit:
+                return False
+    except (OSError, native.Unsupported, errors.DataCorrupted):
+        return False  # a worker will say what is wrong
+    return True
+
+
+def _asked(part: plan_fragment.Fragment) -> list[plan_fragment.Fragment]:
+    """What to ask the node for a fragment: its heap's answer or rows, and its delete vectors."""
+    (scan,) = part.scans
+    scan = dataclasses.replace(scan, stripes=())
+    wanted = ",".join(str(stripe.stripe_id) for stripe in part.scans[0].stripes)
+    deleted = (
+        "SELECT stripe_id, row_number FROM orochi_data.delete_vectors "
+        f"WHERE stripe_id = ANY ('{{{wanted}}}'::bigint[]) ORDER BY 1, 2"
+    )
+    heap = dataclasses.replace(part, number=2 * part.number, scans=(scan,), fused=None, vector_sql=None)
+    if not _shape(part).partial:
+        heap = dataclasses.replace(heap, sql=heapfilter.rows_sql(scan), columns=scan.columns)
+    vectors = dataclasses.replace(heap, number=2 * part.number + 1, scans=(), sql=deleted, columns=_DELETED)
+    return [heap, vectors]
+
+
+def _answered(
+    fragments: Sequence[plan_fragment.Fragment], answers: Mapping[int, list[pa.RecordBatch]]
+) -> list[transport.FragmentResult] | None:
+    try:
+        return [_one(part, answers[2 * part.number], answers[2 * part.number + 1]) for part in fragments]
+    except (native.Unsupported, errors.StalePlan, errors.DataCorrupted):
+        return None
+
+
+def _one(
+    part: plan_fragment.Fragment, heap: list[pa.RecordBatch], vectors: list[pa.RecordBatch]
+) -> transport.FragmentResult:
+    started, shape = time.perf_counter(), _shape(part)
+    pairs = [(row["stripe_id"], row["row_number"]) for batch in vectors for row in batch.to_pylist()]
+    counters = stripes.Counters()
+    answer = fused.run(
+        shape,
+        part.scans[0],
+        part.columns,
+        _folder(part.node_id),
+        stripes.by_stripe(pairs),
+        () if shape.partial else heap,
+        counters,
+        lambda: False,
+        _cache(),
+    )
+    batches = [*heap, answer] if shape.partial else [answer]
+    stats = transport.FragmentStats(
+        rows=sum(batch.num_rows for batch in batches),
+        bytes=sum(batch.nbytes for batch in batches),
+        seconds=time.perf_counter() - started,
+        chunk_groups_total=counters.total,
+        chunk_groups_skipped=counters.skipped,
+        engine="fused in gateway",
+    )
+    return transport.FragmentResult(part.number, batches, stats)
