@@ -59,13 +59,17 @@ class Load:
         self._table = wanted.table
         self._columns = tuple((column.name, column.base_oid) for column in wanted.columns)
         dimension = self._table.dimension
+        time_column = dimension.column if dimension else None
+        unsaid = not self._table.segmentby and not self._table.orderby
         self._request = direct.Request(
             path="",
             columns=self._columns,
-            order=direct.sort_keys(
-                self._table.segmentby, self._table.orderby, dimension.column if dimension else None
-            ),
+            order=direct.sort_keys(self._table.segmentby, self._table.orderby, time_column),
             options=wanted.options,
+            time_column=time_column if unsaid else None,
+            indexed=tuple(sorted(stripes.indexed_series(wanted.shell, time_column)))
+            if time_column is not None
+            else (),
         )
         self._limit = stripes.write_options(wanted.options).stripe_row_limit
         self._held: dict[_Key, list[pa.RecordBatch]] = {}

@@ -35,12 +35,16 @@ class Request:
         columns: name and base type of every column, as the rows have them.
         order: texts of `sorting.SortKey`, the most significant first.
         options: the table's storage options.
+        time_column: set where nobody said how to order: rows go by series too, if there are.
+        indexed: columns by which an index leads to times.
     """
 
     path: str
     columns: tuple[tuple[str, int], ...]
     order: tuple[str, ...]
     options: dict[str, Any]
+    time_column: str | None = None
+    indexed: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As it crosses the queue."""
@@ -49,13 +53,16 @@ class Request:
             "columns": [list(column) for column in self.columns],
             "order": list(self.order),
             "options": self.options,
+            "time_column": self.time_column,
+            "indexed": list(self.indexed),
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Request:
         """The inverse of `to_json`."""
         columns = tuple((str(name), int(oid)) for name, oid in data["columns"])
-        return cls(data["path"], columns, tuple(data["order"]), dict(data["options"]))
+        order, indexed = tuple(data["order"]), tuple(data["indexed"])
+        return cls(data["path"], columns, order, dict(data["options"]), data["time_column"], indexed)
 
 
 def sort_keys(segmentby: Sequence[str], orderby: Sequence[str], time_column: str | None) -> tuple[str, ...]:
@@ -73,7 +80,12 @@ def write(
     options = dataclasses.replace(stripes.write_options(request.options), quick=True)
     columns = [writer.StripeColumn(name, oid, -1) for name, oid in request.columns]
     table = pa.Table.from_batches(list(rows)).combine_chunks()
-    table = in_order(table, [sorting.SortKey.parse(text) for text in request.order])
+    keys = [sorting.SortKey.parse(text) for text in request.order]
+    if request.time_column is not None:
+        sample = table.slice(0, stripes.SAMPLE_ROWS)
+        series = sorting.series_key(sample, request.time_column, request.indexed)
+        keys = keys if series is None else [sorting.SortKey(series), *keys]
+    table = in_order(table, keys)
     folder = settings.stripe_dir / pathlib.Path(request.path).parent
     folder.mkdir(parents=True, exist_ok=True)
     written: list[dict[str, Any]] = []

@@ -24,7 +24,8 @@ _STAGING = "orochi_compressing"
 #: What the option that is a column's own compression is called, before the column's name.
 COLUMN_OPTION = "compression."
 _PIECE_BYTES = 1 << 20
-_SAMPLE_ROWS = 20_000
+#: Rows that a chunk's series key is judged by.
+SAMPLE_ROWS = 20_000
 
 _Written = list[tuple[int, str, writer.StripeInfo]]
 
@@ -224,7 +225,7 @@ def _series(node: Connection, state: State, source: str) -> tuple[str, ...]:
     names = ", ".join(definitions.quote(column.name) for column in state.definition.columns)
     decoder = copybinary.Decoder(columns)
     batches: list[pa.RecordBatch] = []
-    query = f"COPY (SELECT {names} FROM {source} LIMIT {_SAMPLE_ROWS}) TO STDOUT (FORMAT binary)"
+    query = f"COPY (SELECT {names} FROM {source} LIMIT {SAMPLE_ROWS}) TO STDOUT (FORMAT binary)"
     with node.cursor() as cursor, cursor.copy(query.encode()) as copy:
         for data in _pieces(copy):
             batches.extend(decoder.feed(data))
