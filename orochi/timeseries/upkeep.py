@@ -220,6 +220,14 @@ def _store(
         with cursor.copy("COPY gone FROM STDIN") as copy:
             for stripe_id, rows in deleted:
                 copy.write_row((stripe_id, rows))
+        # without waiting: whoever drops or compresses a table has its shards first, then its chunks
+        cursor.execute(
+            "SELECT s.shard_id FROM orochi.orochi_shards s"
+            " JOIN orochi.orochi_shard_placements p ON p.shard_id = s.shard_id AND p.ordinal = 0"
+            " WHERE p.node_id = %s FOR NO KEY UPDATE OF s SKIP LOCKED",
+            (node_id,),
+        )
+        shards = [int(shard_id) for (shard_id,) in cursor.fetchall()]
         cursor.execute(
             "UPDATE orochi.orochi_chunks c SET row_count = n.rows, size_bytes = n.size FROM ("
             "  SELECT h.id, h.rows + coalesce(sum(f.row_count - coalesce(g.rows, 0)), 0) AS rows,"
@@ -227,6 +235,8 @@ def _store(
             "  FROM heaps h LEFT JOIN orochi.orochi_stripes f ON f.chunk_id = h.id LEFT JOIN gone g USING (stripe_id)"
             "  WHERE h.kind = 'c' GROUP BY h.id, h.rows, h.size) n"
             " WHERE c.chunk_id = n.id AND (c.row_count, c.size_bytes) IS DISTINCT FROM (n.rows, n.size)"
+            " AND c.shard_id = ANY(%s)",
+            (shards,),
         )
         cursor.execute(
             "UPDATE orochi.orochi_shards s SET row_count = n.rows, size_bytes = n.size FROM ("
@@ -237,6 +247,7 @@ def _store(
             "  LEFT JOIN (SELECT shard_id, sum(row_count) AS rows, sum(size_bytes) AS size"
             "             FROM orochi.orochi_chunks GROUP BY shard_id) c ON c.shard_id = p.shard_id"
             "  WHERE p.node_id = %s AND p.ordinal = 0) n"
-            " WHERE s.shard_id = n.shard_id AND (s.row_count, s.size_bytes) IS DISTINCT FROM (n.rows, n.size)",
-            (node_id,),
+            " WHERE s.shard_id = n.shard_id AND (s.row_count, s.size_bytes) IS DISTINCT FROM (n.rows, n.size)"
+            " AND s.shard_id = ANY(%s)",
+            (node_id, shards),
         )
