@@ -8,6 +8,7 @@ result never depends on the engine.
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,7 +34,9 @@ from orochi.engine import (
     shapes,
     staging,
     stripes,
+    tables,
 )
+from orochi.storage.columnar import reader
 
 log = structlog.get_logger()
 
@@ -65,8 +68,13 @@ def run_fragment(
         psycopg.Error: PostgreSQL refused the statement or a row.
         OrochiError: a stripe is gone or damaged, or the query was cancelled.
     """
-    run = _Run(fragment, connection, stripe_dir, cancelled, emit)
-    run.stage(staged or staging.Staging(staging.none))
+    run = _Run(fragment, connection, stripe_dir, cancelled, emit, staged or staging.Staging(staging.none))
+    if run.has_inputs and run.is_vectorised:
+        # rows of stages are loaded outside the transaction, so first see whether they have to be
+        with _transaction(connection, fragment.settings, fragment.snapshot, with_stripes=True):
+            if run.vectorise():
+                return run.stats("duckdb")
+    run.stage()
     with _transaction(connection, fragment.settings, fragment.snapshot, with_stripes=run.has_stripes):
         engine = run.execute()
     return run.stats(engine)
@@ -82,6 +90,7 @@ class _Run:
         stripe_dir: pathlib.Path,
         cancelled: contract.Cancelled,
         emit: contract.Emit,
+        staged: staging.Staging,
     ) -> None:
         self._fragment = fragment
         self._connection = connection
@@ -93,13 +102,30 @@ class _Run:
         self._bytes = 0
         self._counters = stripes.Counters()
         self.has_stripes = any(scan.stripes for scan in fragment.scans)
+        self.has_inputs = any(scan.input is not None for scan in fragment.scans)
+        self.is_vectorised = self.has_stripes and fragment.vector_sql is not None
+        self._staged_inputs = staged
         self._inputs: dict[str, str] = {}
 
-    def stage(self, staged: staging.Staging) -> None:
+    def stage(self) -> None:
         """Have the rows of earlier stages on the node."""
         for scan in self._fragment.scans:
             if scan.input is not None:
-                self._inputs[scan.name] = staged.relation(self._connection, scan)
+                self._inputs[scan.name] = self._staged_inputs.relation(self._connection, scan)
+
+    def vectorise(self, deleted: Deleted | None = None) -> bool:
+        """Run it in DuckDB; False, and never again, if that or a type refuses."""
+        assert self._fragment.vector_sql is not None
+        if deleted is None:
+            deleted = stripes.deleted_rows(self._connection, iter(self._fragment.scans))
+        batches = self._vectorised(self._fragment.vector_sql, deleted)
+        if batches is None:
+            self.is_vectorised = False
+            self._counters = stripes.Counters()
+            return False
+        for batch in batches:
+            self._send(batch)
+        return True
 
     def execute(self) -> str:
         """Run it; the name of the engine that answered."""
@@ -110,13 +136,8 @@ class _Run:
         deleted = stripes.deleted_rows(self._connection, iter(self._fragment.scans))
         if self._fragment.fused is not None and self._fuse(self._fragment.fused, deleted):
             return "columns" if self._fragment.fused.rows else "fused"
-        if self._fragment.vector_sql is not None:
-            batches = self._vectorised(self._fragment.vector_sql, deleted)
-            if batches is not None:
-                for batch in batches:
-                    self._send(batch)
-                return "duckdb"
-            self._counters = stripes.Counters()
+        if self.is_vectorised and self.vectorise(deleted):
+            return "duckdb"
         relations = {
             scan.name: self._staged(scan, f"orochi_stage_{index}", deleted)
             if scan.stripes
@@ -158,9 +179,16 @@ class _Run:
                     raise errors.QueryCanceled("canceling statement due to user request")
         yield from decoder.finish()
 
-    def _stripe_batches(self, scan: contract.Scan, deleted: Deleted) -> Iterator[pa.RecordBatch]:
+    def _stripe_batches(
+        self, scan: contract.Scan, deleted: Deleted, forms: reader.Forms | None = None
+    ) -> Iterator[pa.RecordBatch]:
         for batch in stripes.read_stripes(
-            scan, self._stripe_dir, with_row_ids=True, counters=self._counters, cancelled=self._cancelled
+            scan,
+            self._stripe_dir,
+            with_row_ids=True,
+            counters=self._counters,
+            cancelled=self._cancelled,
+            forms=forms,
         ):
             yield stripes.without(batch, deleted)
 
@@ -247,8 +275,8 @@ class _Run:
     def _vectorised(self, sql: str, deleted: Deleted) -> list[pa.RecordBatch] | None:
         """The result by DuckDB, None if it or a type refuses."""
         try:
-            tables = {scan.name: self._native_table(scan, deleted) for scan in self._fragment.scans}
-            return native.from_native(duck.query(sql, tables), self._fragment.columns)
+            given = {scan.name: self._native_table(scan, deleted) for scan in self._fragment.scans}
+            return native.from_native(duck.query(sql, given), self._fragment.columns)
         except (duck.Error, native.Unsupported) as error:
             if self._cancelled():
                 raise errors.QueryCanceled("canceling statement due to user request") from error
@@ -256,14 +284,10 @@ class _Run:
             return None
 
     def _native_table(self, scan: contract.Scan, deleted: Deleted) -> pa.Table:
-        schema = native.native_schema(scan.columns)
-        heap = self._heap_rows(scan)
-        batches = [
-            native.to_native(batch, scan.columns)
-            for source in (heap, self._stripe_batches(scan, deleted))
-            for batch in source
-        ]
-        return pa.Table.from_batches(batches, schema=schema)
+        if scan.input is not None:
+            return self._staged_inputs.native(scan)
+        stored = self._stripe_batches(scan, deleted, tables.forms(scan))
+        return tables.table(itertools.chain(self._heap_rows(scan), stored), scan.columns)
 
 
 class _transaction:  # noqa: N801 - reads as a statement

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from orochi import pgtypes
 from orochi.engine import contract, copybinary
 from orochi.engine.kernels import numericin
+from orochi.storage.compression import numeric_kernels
 
 _SHIFT_MICROSECONDS = pgtypes.EPOCH_SHIFT_SECONDS * 1_000_000
 _AS_IS = frozenset(
@@ -30,9 +31,12 @@ _AS_IS = frozenset(
         pgtypes.FLOAT8,
         pgtypes.TEXT,
         pgtypes.VARCHAR,
+        pgtypes.BPCHAR,
     }
 )
 _DECIMAL_DIGITS = 18
+#: Before the first year of the era both engines count years differently.
+_FIRST_DAY = -730_119
 
 
 class Unsupported(Exception):
@@ -83,12 +87,13 @@ def _to(array: pa.Array, column: contract.OutputColumn) -> pa.Array:
     if column.type_oid in _AS_IS:
         return array
     if column.type_oid == pgtypes.NUMERIC:
-        return _decimals(array, target)
+        return scaled_decimals(array, target) if pa.types.is_int64(array.type) else _decimals(array, target)
     if len(array) - array.null_count:
         low, high = pc.min_max(array).as_py().values()
-        limits = (-(2**31), 2**31 - 1) if column.type_oid == pgtypes.DATE else (-(2**63), 2**63 - 1)
+        last = 2**31 - 1 if column.type_oid == pgtypes.DATE else 2**63 - 1
         shift = pgtypes.EPOCH_SHIFT_DAYS if column.type_oid == pgtypes.DATE else _SHIFT_MICROSECONDS
-        if low == limits[0] or high + shift > limits[1]:
+        first = _FIRST_DAY if column.type_oid == pgtypes.DATE else _FIRST_DAY * 86_400_000_000
+        if low < first or high + shift > last:
             raise Unsupported("an infinite or far date")
     if column.type_oid == pgtypes.DATE:
         return pc.add(array, pa.scalar(pgtypes.EPOCH_SHIFT_DAYS, pa.int32())).cast(target)
@@ -104,6 +109,11 @@ def _decimals(array: pa.Array, target: pa.DataType) -> pa.Array:
         raise Unsupported("a numeric that is not a short decimal")
     bitmap = pa.py_buffer(np.packbits(valid, bitorder="little")) if array.null_count else None
     return pa.Array.from_buffers(target, rows, [bitmap, pa.py_buffer(out)])
+
+
+def scaled_decimals(array: pa.Array, target: pa.DataType) -> pa.Array:
+    """Integers that are decimals of `target`'s scale already, without a copy."""
+    return pa.Array.from_buffers(target, len(array), array.buffers(), array.null_count, array.offset)
 
 
 def from_native(table: pa.Table, columns: Sequence[contract.OutputColumn]) -> list[pa.RecordBatch]:
@@ -131,7 +141,7 @@ def _from(array: pa.Array, type_oid: int) -> pa.Array:
     given, types = array.type, pa.types
     if type_oid in pgtypes.INTEGERS and (types.is_integer(given) or _is_whole_decimal(given)):
         return array.cast(pgtypes.carrier(type_oid))  # safe: what does not fit is an error
-    if type_oid in pgtypes.FLOATS | {pgtypes.BOOL, pgtypes.TEXT, pgtypes.VARCHAR}:
+    if type_oid in pgtypes.FLOATS | {pgtypes.BOOL, pgtypes.TEXT, pgtypes.VARCHAR, pgtypes.BPCHAR}:
         if given == pgtypes.carrier(type_oid):
             return array
     elif type_oid == pgtypes.DATE and types.is_date32(given):
@@ -140,8 +150,36 @@ def _from(array: pa.Array, type_oid: int) -> pa.Array:
         if given.unit == "us" and (given.tz is not None) == (type_oid == pgtypes.TIMESTAMPTZ):
             return pc.subtract_checked(array.cast(pa.int64()), pa.scalar(_SHIFT_MICROSECONDS, pa.int64()))
     elif type_oid == pgtypes.NUMERIC and (types.is_decimal(given) or types.is_integer(given)):
+        short = _short_numerics(array)
+        if short is not None:
+            return short
         return pa.array([None if v is None else numeric_binary(v) for v in array.to_pylist()], pa.binary())
+    elif type_oid == pgtypes.NUMERIC and types.is_string(given):  # each with its own decimals
+        values = [None if v is None else numeric_binary(decimal.Decimal(v)) for v in array.to_pylist()]
+        return pa.array(values, pa.binary())
     raise Unsupported(f"type {type_oid} cannot be made of {given}")
+
+
+def _short_numerics(array: pa.Array) -> pa.Array | None:
+    """Decimals of at most 18 digits in numeric's binary form; None if there are others."""
+    rows = len(array)
+    if not pa.types.is_decimal128(array.type) or rows == 0 or not 0 <= array.type.scale <= _DECIMAL_DIGITS:
+        return None
+    words = np.frombuffer(array.buffers()[1], np.int64)[2 * array.offset : 2 * (array.offset + rows)]
+    low, high = words[::2], words[1::2]
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    if not ((high == low >> 63) & (np.abs(low) < 10**_DECIMAL_DIGITS) | ~valid).all():
+        return None
+    numbers = np.where(valid, low, 0)
+    offsets = np.empty(rows + 1, np.int32)
+    data = np.empty(rows * numeric_kernels.MOST_BYTES, np.uint8)
+    size = numeric_kernels.write(np.full(rows, array.type.scale), numbers, offsets, data)
+    if size < 0:
+        return None
+    bitmap = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    return pa.Array.from_buffers(
+        pa.binary(), rows, [bitmap, pa.py_buffer(offsets), pa.py_buffer(data[:size].copy())]
+    )
 
 
 def _is_whole_decimal(given: pa.DataType) -> bool:

@@ -15,7 +15,7 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql as pgsql
 
-from orochi.engine import contract, copybinary, placeholders
+from orochi.engine import contract, copybinary, placeholders, tables
 
 Connection = psycopg.Connection[Any]
 #: Gives the batches of a stage, or of one part of its rows.
@@ -32,6 +32,7 @@ class Staging:
         self._read = read
         self._connection: Connection | None = None
         self._tables: dict[tuple[str, int | None], str] = {}
+        self._native: dict[tuple[str, int | None], pa.Table] = {}
         self._numbers = itertools.count()
 
     def relation(self, connection: Connection, scan: contract.Scan) -> str:
@@ -48,6 +49,18 @@ class Staging:
         if key not in self._tables:
             self._tables[key] = self._load(connection, scan, scan.input)
         return self._tables[key]
+
+    def native(self, scan: contract.Scan) -> pa.Table:
+        """What the scan reads as a table of native types, which fragments of a task share.
+
+        Raises:
+            Unsupported: a value has no native form.
+        """
+        assert scan.input is not None
+        key = (scan.input.stage, scan.input.part)
+        if key not in self._native:
+            self._native[key] = tables.table(self._read(*key), scan.columns)
+        return self._native[key]
 
     def close(self) -> None:
         """Drop the tables."""

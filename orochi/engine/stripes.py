@@ -35,6 +35,7 @@ def read_stripes(
     with_row_ids: bool,
     counters: Counters | None = None,
     cancelled: contract.Cancelled = lambda: False,
+    forms: reader.Forms | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The scan's stripe rows, deleted ones among them.
 
@@ -44,6 +45,7 @@ def read_stripes(
         with_row_ids: add `orochi_stripe_id` int8 and `orochi_row_number` int4.
         counters: added to.
         cancelled: asked between batches.
+        forms: what some columns are to come as instead of the carrier.
 
     Raises:
         StalePlan: a stripe's file is gone: it was retired after the plan was made.
@@ -56,14 +58,17 @@ def read_stripes(
         fields += [pa.field(STRIPE_ID, pa.int64()), pa.field(ROW_NUMBER, pa.int32())]
     schema = pa.schema(fields)
     for stripe in scan.stripes:
-        for batch in _stripe(scan, stripe, stripe_dir, with_row_ids, counters):
+        for batch in _stripe(scan, stripe, stripe_dir, with_row_ids, counters, forms):
             if cancelled():
                 raise errors.QueryCanceled("canceling statement due to user request")
             arrays = [batch.column(position) for position in range(len(names))]
             if with_row_ids:
                 ids = pa.repeat(pa.scalar(stripe.stripe_id, pa.int64()), batch.num_rows)
                 arrays += [ids, batch.column(len(names))]
-            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+            if forms is None:
+                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+            else:
+                yield pa.RecordBatch.from_arrays(arrays, names=schema.names)
 
 
 def _stripe(
@@ -72,13 +77,14 @@ def _stripe(
     stripe_dir: pathlib.Path,
     with_row_numbers: bool,
     counters: Counters | None,
+    forms: reader.Forms | None,
 ) -> Iterator[pa.RecordBatch]:
     try:
         opened = reader.StripeReader(stripe_dir / stripe.path, cache=cache.shared())
     except FileNotFoundError as error:
         raise errors.StalePlan(f"stripe {stripe.stripe_id} is not on this node any more") from error
     with opened as stripe_reader:
-        yield from stripe_reader.scan(scan.columns, scan.predicates, with_row_numbers)
+        yield from stripe_reader.scan(scan.columns, scan.predicates, with_row_numbers, forms=forms)
         if counters is not None:
             counters.total += stripe_reader.groups_total
             counters.skipped += stripe_reader.groups_skipped

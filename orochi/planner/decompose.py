@@ -26,6 +26,7 @@ from orochi.planner import (
     spread,
     tree,
     vector,
+    vector_query,
 )
 from orochi.planner import (
     fragment as fragments,
@@ -105,12 +106,14 @@ def _intermediate(
         all=False,
     )
     folded = pieces.fold(prepared, body)
-    sql = parse.deparse(pieces.over_scans(folded, prepared))
+    scanned = pieces.over_scans(folded, prepared)
+    sql = parse.deparse(scanned)
     types = tuple(_type(name, node, level) for name, node in columns)
     describe = None
     if any(column.type_oid == 0 for column in types):
         describe = parse.deparse(pieces.over_shells(folded, prepared))
     found = vector.aggregate(prepared, level, keys, splitter.parts.parts)
+    found = found or vector_query.fragment(prepared, scanned)
     shape = fused.shape(
         prepared, level, [node for _, node in keys], [node for _, node in columns], partial=True
     )

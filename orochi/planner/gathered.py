@@ -21,6 +21,7 @@ from orochi.planner import (
     spread,
     tree,
     vector,
+    vector_query,
 )
 from orochi.planner import (
     plan as plans,
@@ -72,13 +73,15 @@ def _intermediate(prepared: prepare.Prepared, level: names.Level, rewriter: _Rew
         all=False,
     )
     folded = pieces.fold(prepared, body)
-    sql = parse.deparse(pieces.over_scans(folded, prepared))
+    scanned = pieces.over_scans(folded, prepared)
+    sql = parse.deparse(scanned)
     types = tuple(pieces.named(pieces.known_type(node, level), name) for name, node in listed)
     describe = None
     if any(column.type_oid == 0 for column in types):
         describe = parse.deparse(pieces.over_shells(folded, prepared))
     targets = [(node, "") for node in columns]
     vectorised = vector.rows(prepared, level, targets, None, where_only=True)
+    vectorised = vectorised or vector_query.fragment(prepared, scanned)
     return pushdown.intermediate_of(prepared, sql, types, describe, vectorised)
 
 

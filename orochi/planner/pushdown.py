@@ -20,6 +20,7 @@ from orochi.planner import (
     spread,
     tree,
     vector,
+    vector_query,
 )
 from orochi.planner import (
     fragment as fragments,
@@ -95,7 +96,8 @@ def _build(
         groupClause=_grouping(level),
     )
     folded = pieces.fold(prepared, body)
-    sql = parse.deparse(pieces.over_scans(folded, prepared))
+    scanned = pieces.over_scans(folded, prepared)
+    sql = parse.deparse(scanned)
     count, offset = pieces.number(stmt.limitCount), pieces.number(stmt.limitOffset)
     bounded = stmt.limitCount is not None and stmt.limitOption.name != "LIMIT_OPTION_WITH_TIES"
     top = None
@@ -114,12 +116,15 @@ def _build(
     describe = None
     if any(column.type_oid == 0 for column in types):
         describe = parse.deparse(pieces.over_shells(folded, prepared))
+    vectorised = vector.rows(prepared, level, targets, top)
+    if vectorised is None:
+        vectorised = vector_query.fragment(prepared, scanned, order, top)
     intermediate = intermediate_of(
         prepared,
         sql,
         types,
         describe,
-        vector.rows(prepared, level, targets, top),
+        vectorised,
         _fused(prepared, level, [node for node, _ in targets], top),
     )
     final = None

@@ -11,14 +11,13 @@ text is read by the engine.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
 from orochi import pgtypes
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import literals, lookup, names, prepare, scans, tree
+from orochi.planner import literals, lookup, names, prepare, scans, tree, vector_values
 from orochi.planner.tree import ast
 
 _TEST = "tests/unit/planner/test_vector.py::"
@@ -53,7 +52,6 @@ _COMPARED = _COLUMNS - {pgtypes.BOOL}
 _ORDERED = pgtypes.INTEGERS | pgtypes.TIMES | _TEXTS
 _GROUPED = _ORDERED | {pgtypes.BOOL}
 
-_EPOCH = dt.datetime(2000, 1, 1)  # noqa: DTZ001
 _NAMES = {"every": "bool_and"}
 
 
@@ -67,10 +65,6 @@ class Part(Protocol):
     @property
     def call(self) -> tree.Node:
         """The aggregate call."""
-
-
-class _NotVectorised(Exception):
-    """Something is not on the list."""
 
 
 def rows(
@@ -99,7 +93,7 @@ def rows(
         writer = _Writer(prepared, level)
         listed = ", ".join(writer.column(node, _COLUMNS) for node, _ in targets)
         return f"SELECT {listed} FROM {writer.source}{writer.where()}"
-    except _NotVectorised:
+    except vector_values.NotVectorised:
         return None
 
 
@@ -116,7 +110,7 @@ def aggregate(
         listed = grouped + [writer.aggregate(part.call) for part in parts]
         tail = f" GROUP BY {', '.join(grouped)}" if grouped else ""
         return f"SELECT {', '.join(listed)} FROM {writer.source}{writer.where()}{tail}"
-    except _NotVectorised:
+    except vector_values.NotVectorised:
         return None
 
 
@@ -125,9 +119,9 @@ class _Writer:
 
     def __init__(self, prepared: prepare.Prepared, level: names.Level) -> None:
         if not prepared.ctx.vectorized or len(prepared.references) != 1 or len(prepared.scopes.levels) != 1:
-            raise _NotVectorised
+            raise vector_values.NotVectorised
         if len(level.relations) != 1 or prepared.references[0].sampled:
-            raise _NotVectorised
+            raise vector_values.NotVectorised
         self._prepared = prepared
         self._level = level
         (self.source,) = scans.scan_names(1)
@@ -140,13 +134,13 @@ class _Writer:
     def column(self, node: tree.Node, types: frozenset[int] | set[int]) -> str:
         """A plain column of one of `types`."""
         if not tree.is_column(node):
-            raise _NotVectorised
+            raise vector_values.NotVectorised
         found = lookup.find_column(node, self._level)
         column: snapshots.Column | None = found[0].table.column(found[1]) if found is not None else None
         if column is None or column.type_oid not in types or column.collation is not None:
-            raise _NotVectorised
+            raise vector_values.NotVectorised
         if column.type_oid in _TEXTS and not self._prepared.ctx.bytewise:
-            raise _NotVectorised
+            raise vector_values.NotVectorised
         return names.quoted(column.name)
 
     def condition(self, node: tree.Node) -> str:
@@ -163,7 +157,7 @@ class _Writer:
             return f"({self.column(node, {pgtypes.BOOL})})"
         if isinstance(node, ast.A_Expr):
             return self._comparison(node)
-        raise _NotVectorised
+        raise vector_values.NotVectorised
 
     def _comparison(self, node: tree.Node) -> str:
         kind, name = node.kind.name, tree.operator(node)
@@ -176,7 +170,7 @@ class _Writer:
         if kind == "AEXPR_IN" and tree.strings(node.name) == ("=",):
             return "(" + " OR ".join(self._compared(node.lexpr, "=", item) for item in node.rexpr) + ")"
         if name not in literals.COMPARISONS | {"<>"}:
-            raise _NotVectorised
+            raise vector_values.NotVectorised
         negated = name == "<>"
         op = "=" if negated or name is None else name
         if tree.is_column(node.lexpr):
@@ -190,19 +184,21 @@ class _Writer:
         column = self.column(side, _COMPARED)
         key = self._prepared.analysis.key(side, self._level)
         if key is None or tree.is_column(other):
-            raise _NotVectorised
+            raise vector_values.NotVectorised
         bound = self._prepared.analysis.bound(key, name, other)
         if bound is None:
-            raise _NotVectorised
-        return f"({column} {bound[0]} {constant(self._prepared.analysis.type_of(key), bound[1])})"
+            raise vector_values.NotVectorised
+        return (
+            f"({column} {bound[0]} {vector_values.literal(self._prepared.analysis.type_of(key), bound[1])})"
+        )
 
     def aggregate(self, call: tree.Node) -> str:
         """A partial aggregate's call, of the carrier type its column has."""
         if not isinstance(call, ast.FuncCall):
-            raise _NotVectorised
+            raise vector_values.NotVectorised
         name = tree.strings(call.funcname)[-1]
         if name not in ALLOWED or call.agg_distinct or call.agg_order or len(call.args or ()) > 1:
-            raise _NotVectorised
+            raise vector_values.NotVectorised
         if name == "count":
             argument = self.column(call.args[0], _COLUMNS) if call.args else "*"
         else:
@@ -212,32 +208,3 @@ class _Writer:
             argument = self.column(call.args[0], types)
         kept = f" FILTER (WHERE {self.condition(call.agg_filter)})" if call.agg_filter is not None else ""
         return f"{_NAMES.get(name, name)}({argument}){kept}"
-
-
-def constant(type_oid: int, value: float | str) -> str:
-    """A carrier value as the engine's constant of the column's native type."""
-    if isinstance(value, str):
-        if "\0" in value:
-            raise _NotVectorised
-        return "'" + value.replace("'", "''") + "'"
-    if type_oid in pgtypes.FLOATS:
-        return f"CAST({float(value)!r} AS DOUBLE)"
-    number = int(value)
-    if type_oid not in pgtypes.TIMES:
-        return str(number) if -(2**63) <= number < 2**63 else _refuse()
-    try:
-        unit = dt.timedelta(days=number) if type_oid == pgtypes.DATE else dt.timedelta(microseconds=number)
-        moment = _EPOCH + unit
-    except OverflowError:
-        return _refuse()
-    if type_oid == pgtypes.DATE:
-        return f"DATE '{moment:%Y-%m-%d}'" if moment.year >= 1000 else _refuse()
-    text = moment.isoformat(sep=" ")
-    if moment.year < 1000:
-        return _refuse()
-    return f"TIMESTAMPTZ '{text}+00'" if type_oid == pgtypes.TIMESTAMPTZ else f"TIMESTAMP '{text}'"
-
-
-def _refuse() -> str:
-    """As an expression: what the engine's constants cannot say."""
-    raise _NotVectorised

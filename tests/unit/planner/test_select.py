@@ -29,15 +29,15 @@ ROUTER = [
     "select id from b where id = 12::bigint and n is null union all select 1",
 ]
 FRAGMENT = [
-    "select id, ts from a where id = 3 order by ts desc limit 2",
     "select id from a where id = 3 union select id from b where id = 3 order by 1",
-    "select a1.id, count(*) from a a1, a a2 where a1.k = a2.k and a1.id = 3 and a2.id = 3 group by 1",
-    "select * from va where id = 5",
     "select id, b.n from a right join b using (id) where id = 6",
 ]
 PUSHDOWN = [
     "select b.id, q.* from b, lateral (select x.k, x.y from b x where x.id = b.id order by x.y limit 1) q",
     "select b.id, q.n from b left join lateral (select sum(x.y) as n from b x left join a on a.id = x.id where x.id = b.id) q on q.n > 3",
+    "select * from va where id = 5",
+    "select a1.id, count(*) from a a1, a a2 where a1.k = a2.k and a1.id = 3 and a2.id = 3 group by 1",
+    "select id, ts from a where id = 3 order by ts desc limit 2",
     "select id, k + 1 as k from b where y > 0",
     "select * from a where ts > now() - interval '100 years' and ts < now() and id < 3",
     "select row_to_json(b) from b",
