@@ -6,7 +6,7 @@ covers `can_encode` refuses, and the caller lets the coordinator PostgreSQL prin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,8 @@ from orochi.engine.kernels import copyrows, textout
 from orochi.executor import context, textforms, zones
 
 _HEADER = 7  # DataRow's type, length and field count
+#: Bytes in carrier form that are encoded at a time, and those that are not worth a thread.
+ENCODED_BYTES, QUICK_BYTES = 1 << 20, 64 << 10
 #: Larger batches are encoded in pieces: Arrow offsets of a column are int32.
 _PIECE_BYTES = 256 << 20
 
@@ -75,6 +77,13 @@ async def ready(
         answer = await session.coordinator.fetch(zones.SAMPLE_SQL, (array.encode(),))
         zones.learn(zone, moments, (answer.rows[0][0] or b"").decode())
     return settings if can_encode(columns, formats, settings) else None
+
+
+def pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The batch cut so that what is encoded of it at a time is a few MiB."""
+    rows = max(1, ENCODED_BYTES * batch.num_rows // max(batch.nbytes, 1))
+    for at in range(0, batch.num_rows, rows):
+        yield batch.slice(at, rows)
 
 
 def encode_rows(

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from orochi import pgtypes
 from orochi.engine import copybinary
-from orochi.engine.kernels import textout
+from orochi.engine.kernels import floatout, textout
 from orochi.executor import zones
 
 Vector = npt.NDArray[Any]
@@ -65,9 +65,10 @@ def column(array: pa.Array, type_oid: int, settings: Mapping[str, str]) -> tuple
     if type_oid in pgtypes.CHARACTER:
         offsets, data = variable(array)
         return offsets, data, valid
-    if type_oid in pgtypes.FLOATS:
-        offsets, data = variable(_float_text(array, single=type_oid == pgtypes.FLOAT4))
-        return offsets, data, valid
+    if type_oid == pgtypes.FLOAT4:
+        return (*variable(_float_text(array, single=True)), valid)
+    if type_oid == pgtypes.FLOAT8:
+        return (*_doubles(array, valid), valid)
     offsets = np.zeros(rows + 1, np.int32)
     if type_oid == pgtypes.BOOL:
         out = np.empty(rows, np.uint8)
@@ -146,6 +147,23 @@ def _bytes_of(array: pa.Array) -> Vector:
         return np.empty(0, np.uint8)
     bits = np.frombuffer(array.buffers()[1], np.uint8)
     return np.unpackbits(bits, count=array.offset + len(array), bitorder="little")[array.offset :].copy()
+
+
+def _doubles(array: pa.Array, valid: Vector) -> tuple[Vector, Vector]:
+    """Offsets and bytes: decimals of few digits at once, the rest by `_float_text`."""
+    rows = len(array)
+    values = np.ascontiguousarray(_values(array))
+    offsets, odd = np.empty(rows + 1, np.int32), np.empty(rows, np.uint8)
+    out = np.empty(rows * floatout.DOUBLE_SIZE, np.uint8)
+    left = floatout.doubles(values, valid, offsets, out, odd)
+    if not left:
+        return offsets, out
+    if left > rows // 2:
+        return variable(_float_text(array, single=False))
+    chosen = pa.array(odd == 1)
+    rest = _float_text(array.filter(chosen), single=False)
+    printed = pa.Array.from_buffers(pa.string(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(out)])
+    return variable(pc.replace_with_mask(printed, chosen, rest))
 
 
 def _float_text(array: pa.Array, *, single: bool) -> pa.Array:

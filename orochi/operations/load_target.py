@@ -18,11 +18,8 @@ from orochi.timeseries import flushing, upkeep
 
 _OFF = frozenset({"off", "false", "no", "0"})
 
-_FACTS = """
-SELECT t.options::text, (t.storage_type = 'columnar' OR t.options ->> 'compress' = 'true'
-    OR t.segmentby <> '{{}}' OR t.orderby <> '{{}}'
-    OR EXISTS (SELECT FROM orochi.orochi_jobs j WHERE j.table_oid = t.table_oid AND j.kind = 'compression'))::int
-FROM orochi.orochi_tables t WHERE t.table_oid = {oid}
+_FACTS = f"""
+SELECT t.options::text, {flushing.TO_BE_COMPRESSED}::int FROM orochi.orochi_tables t WHERE t.table_oid = %s
 """
 
 
@@ -53,7 +50,7 @@ async def find(session: context.Session, table: snapshots.Table) -> Target | Non
     """
     if not _may_be_direct(session, table):
         return None
-    facts = await session.catalog_execute(_FACTS.format(oid=int(table.oid)))
+    facts = await session.catalog_execute(_FACTS.replace("%s", str(int(table.oid))))
     if not facts or str(facts[0][1]) != "1":
         return None
     shell = await shells.definition(session, table.oid)

@@ -47,7 +47,7 @@ def compress_chunks(
 def flush(
     coordinator: str, node_id: int, settings: process_settings.Settings, *, patient: bool = False
 ) -> list[Facts]:
-    """Move what has gathered in the heaps of a node's columnar tables into stripes.
+    """Move what has gathered in heaps of a node into stripes, and write stripes anew that have many deleted rows.
 
     A chunk that has fewer rows than make a chunk group is left for the next time; without patience,
     also one that others are writing to.
@@ -61,8 +61,9 @@ def flush(
     if node_dsn is None or not candidates:
         return []
     with connections.borrowed(node_dsn) as node:
-        full = [candidate for candidate in candidates if flushing.is_full(node, candidate)]
-    step = functools.partial(_compress, merge=flushing.should_merge, patient=patient)
+        full = [item for item in candidates if flushing.is_due(node, item, settings.recompress_share)]
+    merge = functools.partial(flushing.should_merge, share=settings.recompress_share)
+    step = functools.partial(_compress, merge=merge, patient=patient)
     facts: list[Facts] = []
     for candidate in full:
         chunks = [candidate.chunk_id]

@@ -1,7 +1,8 @@
-"""When the heap of a columnar table's chunk becomes stripes, and which chunks must stay heap.
+"""When the heap of a chunk that has stripes becomes stripes too, and which chunks must stay heap.
 
 Rows gather in the heap, where single rows are cheap; a chunk group of them is worth encoding. Into
-large chunks stripes are added; small ones, and those with many deleted rows, are written anew.
+large chunks stripes are added; small ones, and those with many deleted rows, are written anew. A
+columnar table's chunk need have no stripe yet; one of a hypertable that is to be compressed must.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from orochi.timeseries import chunkstate, stripes
 
 Connection = psycopg.Connection[Any]
 
-#: A chunk is written anew while this part of its stripes' rows, or more, are deleted.
-_TOO_MANY_DELETED = 0.2
 #: Types of key columns whose equal values have equal bytes: stripes can be searched for them.
 EXACT = frozenset(
     {
@@ -40,8 +39,12 @@ _NAME = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
 _PLAIN_INDEX = re.compile(rf"USING btree \({_NAME}(?:, {_NAME})*\)(?: INCLUDE \(.*\))?(?: WITH \(.*\))?")
 _ODD_KEY = re.compile(r"NULLS NOT DISTINCT|WITHOUT OVERLAPS")
 
-_CANDIDATES = """
-SELECT c.chunk_id, c.shard_id, t.options,
+#: Whether a table's rows are to lie in stripes, as a condition on `orochi_tables t`.
+TO_BE_COMPRESSED = """(t.storage_type = 'columnar' OR t.options ->> 'compress' = 'true'
+    OR t.segmentby <> '{}' OR t.orderby <> '{}'
+    OR EXISTS (SELECT FROM orochi.orochi_jobs j WHERE j.table_oid = t.table_oid AND j.kind = 'compression'))"""
+_CANDIDATES = f"""
+SELECT c.chunk_id, c.shard_id, t.options, f.rows, f.ids,
     CASE WHEN d.table_oid IS NULL THEN format('orochi_s%%s_%%s', s.shard_id, s.layout)
          ELSE format('orochi_c%%s_%%s', c.chunk_id, c.generation) END, r.relname
 FROM orochi.orochi_tables t
@@ -50,30 +53,48 @@ JOIN orochi.orochi_shards s USING (table_oid)
 JOIN orochi.orochi_shard_placements p ON p.shard_id = s.shard_id AND p.ordinal = 0
 JOIN orochi.orochi_chunks c ON c.shard_id = s.shard_id
 LEFT JOIN orochi.orochi_dimensions d ON d.table_oid = t.table_oid AND d.ordinal = 1
-WHERE t.storage_type = 'columnar' AND p.node_id = %s AND c.tier = 'hot'
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(row_count), 0)::bigint AS rows, coalesce(array_agg(stripe_id), '{{}}') AS ids
+    FROM orochi.orochi_stripes WHERE chunk_id = c.chunk_id) f
+WHERE (t.storage_type = 'columnar' OR f.rows > 0 AND {TO_BE_COMPRESSED}) AND p.node_id = %s AND c.tier = 'hot'
 ORDER BY c.chunk_id
 """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Candidate:
-    """A chunk of a columnar table: its heap's quoted relation, and how many rows are worth a flush."""
+    """A chunk: its heap's quoted relation, how many rows are worth a flush, and what its stripes hold."""
 
     chunk_id: int
     shard_id: int
     relation: str
     enough: int
+    striped: int = 0
+    stripe_ids: tuple[int, ...] = ()
 
 
 def candidates(catalog: Connection, node_id: int) -> list[Candidate]:
-    """The chunks of all columnar tables on a node."""
+    """The chunks on a node whose heaps may become stripes."""
     found = []
-    for chunk_id, shard_id, options, schema, name in catalog.execute(_CANDIDATES, (node_id,)).fetchall():
+    for chunk_id, shard_id, options, striped, stripe_ids, schema, name in catalog.execute(
+        _CANDIDATES, (node_id,)
+    ).fetchall():
         limits = stripes.write_options(options)
         relation = f"{definitions.quote(schema)}.{definitions.quote(name)}"
         enough = min(limits.chunk_group_row_limit, limits.stripe_row_limit)
-        found.append(Candidate(int(chunk_id), int(shard_id), relation, enough))
+        found.append(
+            Candidate(int(chunk_id), int(shard_id), relation, enough, int(striped), tuple(stripe_ids))
+        )
     return found
+
+
+def is_due(node: Connection, candidate: Candidate, share: float) -> bool:
+    """Whether the chunk's heap holds enough rows, or that share of its stripes' rows, a chunk group's, is deleted."""
+    if candidate.striped >= candidate.enough:
+        deleted = _deleted(node, candidate.stripe_ids)
+        if deleted >= max(share * candidate.striped, 1):
+            return True
+    return is_full(node, candidate)
 
 
 def is_full(node: Connection, candidate: Candidate) -> bool:
@@ -87,17 +108,20 @@ def is_full(node: Connection, candidate: Candidate) -> bool:
     return row is not None
 
 
-def should_merge(node: Connection, state: chunkstate.State) -> bool:
-    """Whether the chunk's stripes are better written anew than added to."""
+def should_merge(node: Connection, state: chunkstate.State, *, share: float) -> bool:
+    """Whether the chunk's stripes are better written anew than added to: small ones, and with that share deleted."""
     rows = sum(stripe.row_count for stripe in state.stripes)
     if rows <= _limits(state).stripe_row_limit:
         return True
+    return _deleted(node, [stripe.stripe_id for stripe in state.stripes]) >= share * rows
+
+
+def _deleted(node: Connection, stripe_ids: Iterable[int]) -> int:
     row = node.execute(
-        "SELECT count(*) FROM orochi_data.delete_vectors WHERE stripe_id = ANY(%s)",
-        ([stripe.stripe_id for stripe in state.stripes],),
+        "SELECT count(*) FROM orochi_data.delete_vectors WHERE stripe_id = ANY(%s)", (list(stripe_ids),)
     ).fetchone()
     assert row is not None
-    return int(row[0]) >= _TOO_MANY_DELETED * rows
+    return int(row[0])
 
 
 def _limits(state: chunkstate.State) -> writer.WriteOptions:

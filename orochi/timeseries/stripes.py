@@ -76,7 +76,7 @@ def make(
     *,
     merge: bool = True,
 ) -> NewStripes | None:
-    """Write the chunk's rows as stripes; None if its heap has none.
+    """Write the chunk's rows as stripes; None if its heap has none and no row of its stripes is deleted.
 
     Args:
         catalog: a transaction of the coordinator's.
@@ -86,11 +86,12 @@ def make(
         merge: together with the rows of its stripes; else only those of the heap.
     """
     row = node.execute(
-        f"SELECT EXISTS (SELECT FROM {state.partition}), pg_total_relation_size(%s::regclass)".encode(),
-        (state.partition,),
+        f"SELECT EXISTS (SELECT FROM {state.partition}), pg_total_relation_size(%s::regclass),"
+        " EXISTS (SELECT FROM orochi_data.delete_vectors WHERE stripe_id = ANY(%s))".encode(),
+        (state.partition, [stripe.stripe_id for stripe in state.stripes]),
     ).fetchone()
     assert row is not None
-    if not row[0]:
+    if not row[0] and not (merge and row[2]):
         return None
     heap_bytes, source = int(row[1]), state.partition
     if not state.stripes:

@@ -104,6 +104,10 @@ def test_every_format_is_read_alike(loaded: oracle.Pair) -> None:
     loaded.check_tables("metrics")
     loaded.same("UPDATE metrics SET note = 'changed' WHERE n BETWEEN 0 AND 1000000")
     loaded.same("DELETE FROM metrics WHERE host = 'host_2'")
+    before = _stripes(loaded)
+    loaded.same("DELETE FROM metrics WHERE big < 0")
+    loaded.orochi("SELECT run_maintenance()")
+    assert _stripes(loaded) < before  # written anew without what was deleted
     loaded.same("SELECT host, note, count(*), sum(amount) FROM metrics GROUP BY 1, 2 ORDER BY 1, 2")
     _empty(loaded)
     loaded.check_tables("metrics")

@@ -30,6 +30,9 @@ QUERIES = {
     "SELECT 10::float8 ^ e FROM generate_series(-300, 300) e UNION ALL SELECT 2::float8 ^ e FROM generate_series(-1000, 1000) e "
     "UNION ALL VALUES ('NaN'::float8), ('Infinity'), ('-0'), (5e-324), (1.7976931348623157e308), (1e15), "
     "(999999999999999.9), (123456789012345680), (9007199254740993), (0.0001), (0.00001), (NULL)) s",
+    "decimals": "SELECT x, -x, NULLIF(x, 0) FROM (SELECT round((random() * 1e6)::numeric, (i %% 8)::int)::float8 AS x "
+    "FROM generate_series(1, 9000) i UNION ALL SELECT i / 1e4 FROM generate_series(0, 99) i UNION ALL "
+    "VALUES ('NaN'::float8), ('-0'), (1e-5), (0.0001), (1e15), (999999999.99), (1e9 + 0.5), (0.1 + 0.2::float8)) s",
     "float4": "SELECT x, -x FROM (SELECT exp((random() - 0.5) * 160)::float4 AS x FROM generate_series(1, 3000) UNION ALL "
     "SELECT (random() * 1e6)::int::float4 FROM generate_series(1, 2000) UNION ALL "
     "SELECT (random() * 1e10)::int8::float4 FROM generate_series(1, 3000) UNION ALL "
