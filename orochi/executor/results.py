@@ -6,7 +6,8 @@ covers `can_encode` refuses, and the caller lets the coordinator PostgreSQL prin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +20,7 @@ from orochi.executor import context, textforms, zones
 
 _HEADER = 7  # DataRow's type, length and field count
 #: Bytes in carrier form that are encoded at a time, and those that are not worth a thread.
-ENCODED_BYTES, QUICK_BYTES = 1 << 20, 64 << 10
+_ENCODED_BYTES, _QUICK_BYTES = 1 << 20, 64 << 10
 #: Larger batches are encoded in pieces: Arrow offsets of a column are int32.
 _PIECE_BYTES = 256 << 20
 
@@ -79,11 +80,17 @@ async def ready(
     return settings if can_encode(columns, formats, settings) else None
 
 
-def pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """The batch cut so that what is encoded of it at a time is a few MiB."""
-    rows = max(1, ENCODED_BYTES * batch.num_rows // max(batch.nbytes, 1))
+async def encoded(
+    batch: pa.RecordBatch, columns: Sequence[Column], formats: Sequence[int], settings: Mapping[str, str]
+) -> AsyncIterator[tuple[bytes, int]]:
+    """What `encode_rows` gives, a few MiB at a time and beside the event loop unless that is soon done."""
+    rows = max(1, _ENCODED_BYTES * batch.num_rows // max(batch.nbytes, 1))
     for at in range(0, batch.num_rows, rows):
-        yield batch.slice(at, rows)
+        piece = batch.slice(at, rows)
+        if piece.nbytes > _QUICK_BYTES:
+            yield await asyncio.to_thread(encode_rows, piece, columns, formats, settings)
+        else:
+            yield encode_rows(piece, columns, formats, settings)
 
 
 def encode_rows(

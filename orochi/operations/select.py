@@ -8,7 +8,6 @@ its own.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias, TypeVar
@@ -284,14 +283,7 @@ async def _concatenate(
             if left is not None:
                 batch = batch.slice(0, left)
                 left -= len(batch)
-            for piece in results.pieces(batch):
-                # beside the event loop, unless that is soon done; one piece is held while the client is slow
-                if piece.nbytes > results.QUICK_BYTES:
-                    data, count = await asyncio.to_thread(
-                        results.encode_rows, piece, columns, sink.formats, settings
-                    )
-                else:
-                    data, count = results.encode_rows(piece, columns, sink.formats, settings)
+            async for data, count in results.encoded(batch, columns, sink.formats, settings):
                 await sink.rows(data, count)
                 sent += count
         if left == 0:
