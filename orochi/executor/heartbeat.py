@@ -30,6 +30,16 @@ class Work:
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
         self._interrupt: Callable[[], None] | None = None
+        self._each_beat: Callable[[], None] | None = None
+
+    def each_beat(self, function: Callable[[], None]) -> None:
+        """Say what is to be done beside the work, again and again; it is called from another thread."""
+        self._each_beat = function
+
+    def beat(self) -> None:
+        """Do what is to be done beside the work."""
+        if self._each_beat is not None:
+            self._each_beat()
 
     def cancelled(self) -> bool:
         """Whether to stop."""
@@ -46,7 +56,7 @@ class Work:
             self._interrupt = None
 
     def cancel(self) -> None:
-        """Stop: sets the flag and interrupts what runs."""
+        """Stop: sets the flag and interrupts what runs; between two statements that is in vain, so do it again."""
         self._cancelled.set()
         with self._lock:
             if self._interrupt is not None:
@@ -120,9 +130,14 @@ class Heartbeat:
                 self._client.set(
                     names.lease_key(work.run, work.task), self._now(), px=self._lease_milliseconds
                 )
-        if current and (cancelled or not wanted) and not work.cancelled():
-            log.info("task.cancelled", run=work.run, task=work.task)
+        if not current:
+            return
+        if cancelled or not wanted:
+            if not work.cancelled():
+                log.info("task.cancelled", run=work.run, task=work.task)
             work.cancel()
+        else:
+            work.beat()
 
     @staticmethod
     def _now() -> str:

@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import pathlib
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -169,6 +170,7 @@ class Seat:
             return
         folder = _visible_folder(request)
         outbox = _Outbox(self._redis, work)
+        work.each_beat(outbox.flush_late)
         staged = staging.Staging(functools.partial(shipping.read, self._redis, folder, work.run))
         began = time.monotonic()
         try:
@@ -285,17 +287,37 @@ class _Outbox:
         self._size = 0
         self._sent_at = time.monotonic()
         self._length = 0
+        self._lock = threading.Lock()
 
     def add(self, item: bytes) -> int:
         """Take an item; how many items the list is known to hold."""
-        self._items.append(item)
-        self._size += len(item)
-        if self._size > _OUTBOX_BYTES or time.monotonic() - self._sent_at > _OUTBOX_SECONDS:
-            self.flush()
-        return self._length
+        with self._lock:
+            self._items.append(item)
+            self._size += len(item)
+            if self._size > _OUTBOX_BYTES or self._is_late():
+                self._send()
+            return self._length
 
     def flush(self) -> None:
         """Send what is held; of a run that was cancelled or has ended nothing is sent."""
+        with self._lock:
+            self._send()
+
+    def flush_late(self) -> None:
+        """Send what a long fragment would hold up; what cannot be sent now stays."""
+        with self._lock:
+            held = self._items
+            if not held or not self._is_late():
+                return
+            try:
+                self._send()
+            except redis.RedisError:
+                self._items, self._size = held, sum(map(len, held))
+
+    def _is_late(self) -> bool:
+        return time.monotonic() - self._sent_at > _OUTBOX_SECONDS
+
+    def _send(self) -> None:
         items, self._items, self._size = self._items, [], 0
         self._sent_at = time.monotonic()
         if items and not self._work.cancelled():
