@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import layouts, oracle
 
-_FIRST, _LAST = map(int, os.environ.get("OROCHI_TEST_WRITE_SEEDS", "1-5").split("-"))
+_FIRST, _LAST = map(int, os.environ.get("OROCHI_TEST_WRITE_SEEDS", "1-3").split("-"))
 _STEPS = 12
 _LAYOUTS = ("both-compressed", "columnar", "both", "distributed-columnar", "hypertable-compressed")
 
