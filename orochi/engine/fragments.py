@@ -240,9 +240,7 @@ class _Run:
                 self._cancelled,
             )
         except native.Unsupported as error:
-            log.info("fragment.not_fused", fragment=self._fragment.number, error=str(error)[:300])
-            self._counters = stripes.Counters()
-            return False
+            return self._declined(error)
         if shape.partial:
             self._copy_out(placeholders.fill(self._fragment.sql, {scan.name: scan.relation}))
         self._send(batch)
@@ -261,13 +259,17 @@ class _Run:
                 self._cancelled,
             )
         except native.Unsupported as error:
-            log.info("fragment.not_fused", fragment=self._fragment.number, error=str(error)[:300])
-            self._counters = stripes.Counters()
-            return False
+            return self._declined(error)
         self._copy_out(placeholders.fill(self._fragment.sql, {scan.name: scan.relation}))
         for batch in found:
             self._send(batch)
         return True
+
+    def _declined(self, error: native.Unsupported) -> bool:
+        """Values turned out not to suit; False, to go on as if nothing had been tried."""
+        log.info("fragment.not_fused", fragment=self._fragment.number, error=str(error)[:300])
+        self._counters = stripes.Counters()
+        return False
 
     def _heap_rows(self, scan: contract.Scan) -> Iterator[pa.RecordBatch]:
         return self._copied(heapfilter.rows_sql(scan), scan.columns)
