@@ -8,6 +8,7 @@ STAMP := $(VENV)/.installed
 DATA ?= .up
 NODES ?= 2
 N ?= 2000
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint bench bank up down status clean
@@ -29,8 +30,8 @@ setup: $(STAMP) ## create .venv with all that the other targets need
 demo: $(STAMP) ## start a cluster, load flights, show what Orochi does; KEEP=1 leaves it running
 	@exec $(BIN)/orochi demo $(if $(KEEP),--keep)
 
-test: $(STAMP) ## run the tests (ARGS are pytest's)
-	@exec $(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## run the tests in two processes, or what ARGS tell pytest in one
+	@exec $(BIN)/python -m pytest $(or $(ARGS),$(PARALLEL))
 
 slt: $(STAMP) ## run all records of tests/slt on every layout
 	@OROCHI_SLT=all exec $(BIN)/python -m pytest tests/slt $(ARGS)

@@ -18,6 +18,7 @@ from kombu import entity
 import beat_schedule
 from orochi import logs, settings
 from orochi.executor import names
+from workers import watchdog
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -105,5 +106,11 @@ def _take_seat(sender: Any, **_: Any) -> None:
 
     consumed = tuple(sorted(queue.name for queue in sender.task_consumer.queues))
     serving.seat(consumed)
+
+    def listening() -> tuple[str, ...]:
+        consumer = sender.task_consumer  # another one, or none, after a loss of the broker
+        return consumed if consumer is None else tuple(queue.name for queue in tuple(consumer.queues))
+
+    watchdog.start(_SETTINGS.redis_url, listening)
     if _SETTINGS.ready_file is not None:
         _SETTINGS.ready_file.touch()

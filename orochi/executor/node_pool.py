@@ -181,8 +181,12 @@ class NodePool:
         return bucket is None or bool(bucket.idle) or bucket.total < self._size
 
     def release(self, connection: client.PgConnection) -> None:
-        """Give a connection back; one that is not idle is closed, and what it runs cancelled."""
-        if self._closed or connection.closed or connection.busy or connection.status != "I":
+        """Give a connection back; one that is not idle is closed, and what it runs cancelled.
+
+        One that was told to cancel is closed too: that may arrive late, and must not hit another session.
+        """
+        usable = not (connection.closed or connection.cancelled or connection.busy)
+        if self._closed or not usable or connection.status != "I":
             self.discard(connection)
             return
         entry = self._leased.pop(connection, None)

@@ -225,7 +225,8 @@ class Transaction:
     async def cancel(self) -> None:
         """Ask every node to cancel what it runs for this transaction, or beside it."""
         connections = [*(p.connection for p in self.participants.values()), *self.beside]
-        await asyncio.gather(*(connection.cancel() for connection in connections), return_exceptions=True)
+        requests = [connection.cancel() for connection in connections if connection.busy]
+        await asyncio.gather(*requests, return_exceptions=True)
 
     @property
     def waits(self) -> bool:

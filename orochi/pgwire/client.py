@@ -256,9 +256,13 @@ class PgConnection(connection.Connection):
         self.notified.clear()
         return not self.closed
 
-    async def cancel(self) -> None:
-        """Ask the server, over a connection of its own, to cancel what runs on this one."""
-        await cancel(self.host, self.port, self.pid, self.secret)
+    def cancel(self) -> Awaitable[None]:
+        """Ask the server, over a connection of its own, to cancel what runs on this one.
+
+        From the call on `cancelled` says that it may hit anything that runs here later.
+        """
+        self.cancelled = True
+        return cancel(self.host, self.port, self.pid, self.secret)
 
     async def _stream(self, request: bytes, on_rows: OnRows, reply: replies.RowStream | None = None) -> str:
         reply = reply or self.row_stream()

@@ -30,6 +30,7 @@ class Connection(asyncio.Protocol):
         parameters: what ParameterStatus messages told.
         pid, secret: the server's key for cancel requests.
         closed: the connection is gone.
+        cancelled: a cancel request was made, which may arrive at any time.
         notified: set when a NotificationResponse came, or the connection broke.
         on_async: receives asynchronous messages (notices, notifications, parameters): kind, payload.
         tap: if set, receives all bytes read instead of the reply queue; b"" when the connection broke.
@@ -42,6 +43,7 @@ class Connection(asyncio.Protocol):
         self.pid = 0
         self.secret = b""
         self.closed = False
+        self.cancelled = False
         self.host = ""
         self.port = 0
         self.on_async: Callable[[int, bytes], None] | None = None

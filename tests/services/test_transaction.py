@@ -341,3 +341,30 @@ def test_deadlock_between_nodes_ends(cluster: Cluster, gateways: int) -> None:
             await t.rollback()
 
     asyncio.run(scenario())
+
+
+def test_a_connection_that_was_cancelled_is_nobody_elses(cluster: Cluster) -> None:
+    async def scenario() -> None:
+        pool = cluster.pool()
+        t = transaction.Transaction(pool, dict)
+        connection = await t.node(1, write=True)
+        idle = await t.node(2, write=True)
+        sleeping = asyncio.create_task(connection.query("SELECT pg_sleep(60)"))
+        await asyncio.sleep(0)  # it is sent
+        assert connection.busy
+        await asyncio.sleep(0.2)  # and begun, most likely; if not, the cancel is in vain
+        while not sleeping.done():
+            await t.cancel()
+            await asyncio.wait([sleeping], timeout=1)
+        with pytest.raises(errors.RemoteError) as caught:
+            await sleeping
+        assert caught.value.sqlstate == "57014"
+        await t.rollback()
+        async with pool.lease(1) as next_one:
+            assert next_one.pid != connection.pid  # another cancel of the old statement may be on its way
+            assert (await next_one.query("SELECT 1"))[0].rows == [(b"1",)]
+        async with pool.lease(2) as next_one:
+            assert next_one.pid == idle.pid
+        await pool.close()
+
+    asyncio.run(scenario())
