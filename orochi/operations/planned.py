@@ -1,23 +1,32 @@
 """Plans of SELECTs that come again with the same text, over the same catalog, in the same kind of session.
 
-Only plans are kept that hold for every execution: nothing of the statement was evaluated for
-one, and each fragment has a shape of its own, so that no function or type of a user's is in it.
+Only plans are kept that hold as long as the catalog's snapshot does (`orochi.planner.lasting`). Values that the
+session was asked for (`now()`, what an interval is added to) are asked again each time: the plan holds
+while they are the same.
 """
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Hashable
+import dataclasses
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 
 from orochi import settings as process_settings
 from orochi.executor import context
 from orochi.planner import context as planning
-from orochi.planner import parse, select
+from orochi.planner import lasting, literals, parse, select
 from orochi.planner import plan as plans
 
-_kept: collections.OrderedDict[Hashable, tuple[planning.PlanContext, plans.Distributed]] = (
-    collections.OrderedDict()
-)
+Folded = Mapping[str, literals.Literal | None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Kept:
+    made_from: planning.PlanContext
+    plan: plans.Distributed
+
+
+_kept: collections.OrderedDict[Hashable, _Kept] = collections.OrderedDict()
 
 
 class Attempt:
@@ -33,32 +42,38 @@ class Attempt:
         return select.plan(self._statement, ctx)
 
     def keep(self, session: context.Session, plan: plans.Distributed) -> None:
-        """Keep a plan, its columns known, if it holds for every execution."""
+        """Keep a plan, its columns known, if it holds for other executions."""
         ctx = self._made_from
-        parts = [part for item in plan.intermediates for part in item.fragments]
-        if ctx is None or ctx.folded or ctx.subqueries or ctx.described or plan.stages or not parts:
+        if ctx is None or ctx.subqueries or not lasting.is_lasting(self._statement, ctx):
             return
-        if any(part.fused is None for part in parts):
-            return
-        _kept[_key(session, self._statement, ctx)] = ctx, plan
+        _kept[_key(session, self._statement, ctx)] = _Kept(ctx, plan)
         while len(_kept) > process_settings.get().kept_plans:
             _kept.popitem(last=False)
 
 
-def find(
-    session: context.Session, statement: parse.Statement, ctx: planning.PlanContext
+async def find(
+    session: context.Session,
+    statement: parse.Statement,
+    ctx: planning.PlanContext,
+    fold: Callable[[context.Session, Sequence[str]], Awaitable[Folded]],
 ) -> plans.Distributed | None:
-    """The plan made of the same statement in a session like this one; None if there is none."""
+    """The plan made of the same statement in a session like this one; None if there is none.
+
+    `fold` evaluates expressions in the session.
+    """
     key = _key(session, statement, ctx)
     entry = _kept.get(key)
     if entry is None:
         return None
-    made_from, plan = entry
+    made_from = entry.made_from
     if made_from.snapshot is not ctx.snapshot or made_from.builtins is not ctx.builtins:
         del _kept[key]
         return None
-    _kept.move_to_end(key)
-    return plan
+    if made_from.folded and await fold(session, list(made_from.folded)) != made_from.folded:
+        return None
+    if key in _kept:
+        _kept.move_to_end(key)
+    return entry.plan
 
 
 def _key(session: context.Session, statement: parse.Statement, ctx: planning.PlanContext) -> Hashable:

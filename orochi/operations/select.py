@@ -112,7 +112,7 @@ async def plan_select(
     parameters: context.Parameters | None,
 ) -> plans.Router | plans.Distributed:
     """A plan for this execution: stable expressions folded, fragment column types known."""
-    known = planned.find(session, statement, await plan_context_of(session, parameters))
+    known = await planned.find(session, statement, await plan_context_of(session, parameters), fold)
     if known is not None:
         return known
     attempt = planned.Attempt(statement)

@@ -13,6 +13,7 @@ from orochi.planner import (
     context,
     decompose,
     exchange,
+    existence,
     gathered,
     names,
     parse,
@@ -59,6 +60,9 @@ def plan(statement: parse.Statement, ctx: context.PlanContext) -> plans.SelectPl
             reason = str(unfit)
     if prepare.locking(prepared):
         return pull.plan(prepared, reason)  # which refuses it
+    bare = existence.bare(prepared.statement)
+    if bare is not prepared.statement:
+        prepared = prepare.prepare(bare, ctx)
     fallback: plans.SelectPlan | None = None
     if forced in ("", "auto", *_BY_SHARDS, *_EXCHANGES):
         try:

@@ -138,3 +138,31 @@ def test_clients_at_once(cluster: clusters.Cluster, tables: oracle.Pair) -> None
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for answers in pool.map(ask, range(4)):
             assert answers == [expected] * 5
+
+
+def test_a_plan_that_is_kept_follows_every_change(tables: oracle.Pair) -> None:
+    asked = (
+        (
+            "SELECT o.*, e.what FROM events e JOIN other o ON o.ref = e.id WHERE e.at < timestamptz '2024-03-14 00:00'"
+            " + interval '1 day' AND EXISTS (SELECT * FROM events x WHERE x.id = o.k)"
+        ),
+        "SELECT o.k, doubled(o.ref) FROM events e JOIN other o ON o.ref = e.id WHERE doubled(o.k) > 9",
+        "SELECT count(*), max(current_setting('timezone')) FROM events e JOIN other o ON o.ref = e.id WHERE at < now()",
+    )
+    doubled = "CREATE OR REPLACE FUNCTION doubled(int) RETURNS int LANGUAGE sql AS"
+    try:
+        for change in (
+            f"{doubled} 'SELECT 2 * $1'",
+            "INSERT INTO other VALUES (101, 5, 5, 'kind 1', 5)",
+            "SET timezone TO 'Asia/Tokyo'",
+            "ALTER TABLE other ADD COLUMN more int DEFAULT 7",
+            f"{doubled} 'SELECT 3 * $1'",
+            "DELETE FROM events WHERE id = 7",
+            "ALTER TABLE other DROP COLUMN more",
+            "DELETE FROM other WHERE k > 100",
+        ):
+            tables.both(change)
+            for sql in (*asked, *asked):
+                tables.same(sql, ordered=False)
+    finally:
+        tables.both("RESET timezone", "DROP FUNCTION doubled(int)")

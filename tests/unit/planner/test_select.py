@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orochi import errors
-from orochi.planner import literals, parse, select
+from orochi.planner import existence, lasting, literals, parse, select
 from orochi.planner import plan as plans
 from tests.support import planner_world
 
@@ -319,3 +319,47 @@ def test_a_router_plan_tells_of_locks(world: planner_world.World, sql: str) -> N
     unlocked = world.plan("select * from b where id = 4")
     assert isinstance(unlocked, plans.Router)
     assert not unlocked.locks
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("SELECT 1 WHERE EXISTS (SELECT * FROM a)", "SELECT 1 WHERE EXISTS (SELECT 1 FROM a)"),
+        (
+            "SELECT 1 FROM b WHERE NOT EXISTS (SELECT x, y FROM a WHERE EXISTS (SELECT a.* FROM c))",
+            "SELECT 1 FROM b WHERE NOT EXISTS (SELECT 1 FROM a WHERE EXISTS (SELECT 1 FROM c))",
+        ),
+        *(
+            (kept, kept)
+            for kept in (
+                "SELECT 1 WHERE EXISTS (SELECT 1 / 0 FROM a)",
+                "SELECT 1 WHERE EXISTS (SELECT a.f FROM a)",
+                "SELECT 1 WHERE EXISTS (SELECT x FROM a LIMIT 0)",
+                "SELECT 1 WHERE EXISTS (SELECT x FROM a GROUP BY x HAVING x > 1)",
+                "SELECT 1 WHERE EXISTS (SELECT * FROM a UNION SELECT * FROM b)",
+                "SELECT 1 WHERE EXISTS (SELECT DISTINCT x FROM a)",
+                "SELECT * FROM (SELECT * FROM a) AS b",
+            )
+        ),
+    ],
+)
+def test_exists_reads_no_columns(sql: str, expected: str) -> None:
+    found = existence.bare(parse.parse_one(sql))
+    assert parse.deparse(found.tree) == parse.deparse(parse.parse_one(expected).tree)
+
+
+def test_plans_last_of_what_is_built_in(world: planner_world.World) -> None:
+    def lasts(sql: str) -> bool:
+        return lasting.is_lasting(parse.parse_one(sql), world.context())
+
+    assert lasts("SELECT count(*), sum(k::numeric) FROM b WHERE id = 3")
+    assert lasts("WITH w AS (SELECT * FROM a) SELECT round(x, 1) FROM w")
+    for sql in (
+        "SELECT mine(k) FROM b",
+        "SELECT k::mytype FROM b",
+        "SELECT * FROM b, l",
+        "SELECT k OPERATOR(mine.+) 1 FROM b",
+        "SELECT * FROM va",
+        'SELECT id FROM b ORDER BY n COLLATE "C"',
+    ):
+        assert not lasts(sql), sql
