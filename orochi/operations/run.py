@@ -215,7 +215,8 @@ async def _dispatch(
     sink: context.Sink,
 ) -> None:
     if gapfill.concerns(statement):
-        statement = gapfill.expand(statement, session.runtime.builtins)
+        oids = parameters.type_oids if parameters else ()
+        statement = gapfill.expand(statement, session.runtime.builtins, oids)
     kind = statement.kind
     if session.comes_back and await by_place.run(session, statement, parameters, fields, sink):
         return None

@@ -115,6 +115,14 @@ SESSION_STABLE = frozenset(
 #: Functions of schema orochi that are installed on every node.
 NODE_FUNCTIONS = frozenset({"time_bucket", "time_bucket_gapfill", "histogram", "first", "last"})
 
+#: Functions whose value is of the type of what they are given.
+GIVING_BACK = frozenset(
+    {
+        "any_value", "array_agg", "array_append", "array_prepend", "first", "first_value", "lag", "last",
+        "last_value", "lead", "max", "min", "nth_value",
+    }
+)  # fmt: skip
+
 #: Volatile functions that may run on a node for each row that is changed there.
 NODE_VOLATILE = frozenset({"random", "gen_random_uuid", "uuidv4", "uuidv7", "clock_timestamp"})
 

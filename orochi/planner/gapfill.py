@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orochi import errors
-from orochi.planner import builtins, gapfill_parts, gapfill_range, labels, parse, tree
+from orochi.planner import builtins, gapfill_parts, gapfill_range, gapfill_scope, labels, parse, tree
 from orochi.planner.tree import ast
 
 FUNCTION = "time_bucket_gapfill"
@@ -37,13 +37,21 @@ def concerns(statement: parse.Statement) -> bool:
     return FUNCTION in statement.sql.casefold()
 
 
-def expand(statement: parse.Statement, functions: builtins.Builtins) -> parse.Statement:
+def expand(
+    statement: parse.Statement, functions: builtins.Builtins, type_oids: Sequence[int] = ()
+) -> parse.Statement:
     """The statement with every query that groups by time_bucket_gapfill rewritten; itself if there is none.
+
+    Args:
+        statement: any statement.
+        functions: the functions that every server has.
+        type_oids: the types of its parameters, as far as they are known.
 
     Raises:
         OrochiError: TimescaleDB's for what it refuses; 0A000 for GROUPING SETS, ROLLUP and CUBE.
     """
-    found = _Expansion(functions).everywhere(statement.tree)
+    texts = gapfill_scope.text_parameters(statement.tree, type_oids)
+    found = _Expansion(functions, texts).everywhere(statement.tree)
     if found is statement.tree:
         return statement
     try:
@@ -58,8 +66,9 @@ def expand(statement: parse.Statement, functions: builtins.Builtins) -> parse.St
 class _Expansion:
     """One statement's rewriting."""
 
-    def __init__(self, functions: builtins.Builtins) -> None:
+    def __init__(self, functions: builtins.Builtins, texts: frozenset[int]) -> None:
         self._functions = functions
+        self._texts = texts
 
     def everywhere(self, node: tree.Node) -> tree.Node:
         """`node` with all its queries rewritten, inner ones first."""
@@ -99,19 +108,23 @@ class _Expansion:
             raise errors.FeatureNotSupported(f"multiple {FUNCTION} calls not allowed")
         if not calls:
             raise errors.FeatureNotSupported(f"no top level {FUNCTION} in group by clause")
-        return _Query(self._functions, select, calls[0], groups).rewritten()
+        bounds = gapfill_range.bounds(select, calls[0], self._texts)
+        return _Query(self._functions, select, bounds, groups).rewritten()
 
 
 class _Query:
     """One query that groups by time_bucket_gapfill."""
 
     def __init__(
-        self, functions: builtins.Builtins, select: tree.Node, call: tree.Node, groups: Sequence[tree.Node]
+        self,
+        functions: builtins.Builtins,
+        select: tree.Node,
+        bounds: gapfill_range.Bounds,
+        groups: Sequence[tree.Node],
     ) -> None:
         self._functions = functions
         self._select = select
-        self._bounds = gapfill_range.bounds(select, call)
-        self._call = call
+        self._bounds = bounds
         self._keys = gapfill_parts.Named("orochi_key")
         self._aggregates = gapfill_parts.Named("orochi_aggregate")
         self._carried = gapfill_parts.Named("orochi_carried")
@@ -295,8 +308,8 @@ class _Query:
                 ]
             filled = ends[0]
             if call.name == "interpolate":
-                here = "orochi._gapfill_place(orochi_bucket)"
-                filled = f"orochi._gapfill_line({value}, {here}, {', '.join(ends)})"
+                here = "orochi._gapfill_at(orochi_bucket)"
+                filled = f"orochi._gapfill_on_line({_typed(value)}, {here}, {', '.join(ends)})"
             carried.append(f"CASE WHEN {present} THEN {value} ELSE {filled} END AS {column}")
         return counted, carried
 
@@ -304,15 +317,20 @@ class _Query:
         """What a filled row takes from the nearest found row: (if there is none, the found row's) expressions."""
         if call.name == "locf":
             return [("NULL" if given is None else f"({gapfill_parts.text(self._over_rows(given))})", value)]
-        found = ("orochi._gapfill_place(orochi_bucket)", f"({value})::pg_catalog.float8")
+        found = ("orochi._gapfill_at(orochi_bucket)", value)
         point = gapfill_parts.point(given)
         if point is None:
-            return [("NULL::pg_catalog.float8", part) for part in found]
+            return [("NULL", part) for part in found]
         time, other = (gapfill_parts.text(self._over_rows(part)) for part in point)
         return [
-            (f"orochi._gapfill_time(orochi_bucket, ({time}))", found[0]),
-            (f"orochi._gapfill_value({value}, ({other}))", found[1]),
+            (f"orochi._gapfill_given_at(orochi_bucket, ({time}))", found[0]),
+            (f"orochi._gapfill_given_value({_typed(value)}, ({other}))", found[1]),
         ]
+
+
+def _typed(value: str) -> str:
+    """A NULL of the type that interpolate has for a value."""
+    return f"CASE WHEN false THEN orochi.interpolate({value}) END"
 
 
 def _levels(rows: tree.Node, levels: Sequence[Sequence[str]], order: str) -> tree.Node:

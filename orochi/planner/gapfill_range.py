@@ -11,15 +11,12 @@ import re
 from collections.abc import Iterator, Sequence
 
 from orochi import errors
-from orochi.planner import parse, tree
+from orochi.planner import gapfill_scope, parse, tree
 from orochi.planner.tree import ast
 
 _HINT = "Specify start and finish as arguments or in the WHERE clause."
 _INVALID = "invalid time_bucket_gapfill argument: "
 _TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
-_TIME_TEXT = re.compile(
-    r"\s*(?:[-+]?\d|-?infinity|now|today|tomorrow|yesterday|epoch|[a-z]{3}\w* \w+ \d)", re.IGNORECASE
-)
 _TOO_SMALL = re.compile(r"\s*(?:-|0+(?:\.0*)?\s*[a-z]*\s*$)", re.IGNORECASE)
 _PLAIN = ("bucket_width", "ts", "start", "finish")
 _ZONED = ("bucket_width", "ts", "timezone", "start", "finish")
@@ -76,13 +73,13 @@ def arguments(call: tree.Node, order: Sequence[str]) -> dict[str, tree.Node]:
     return found
 
 
-def bounds(select: tree.Node, call: tree.Node) -> Bounds:
-    """The bounds for a call in GROUP BY.
+def bounds(select: tree.Node, call: tree.Node, texts: frozenset[int]) -> Bounds:
+    """The bounds for a call in GROUP BY; `texts` are the statement's parameters that are texts.
 
     Raises:
         OrochiError: 22023, an argument is missing or cannot be used.
     """
-    given = arguments(call, _ZONED if _has_zone(call) else _PLAIN)
+    given = arguments(call, _ZONED if _has_zone(call, texts) else _PLAIN)
     width, time, zone = given["bucket_width"], given["ts"], given.get("timezone")
     if _is_null(width):
         raise errors.InvalidParameter(f"{_INVALID}bucket_width cannot be NULL")
@@ -92,24 +89,30 @@ def bounds(select: tree.Node, call: tree.Node) -> Bounds:
         raise errors.InvalidParameter(f"{_INVALID}ts cannot be NULL")
     if zone is not None and _is_null(zone):
         raise errors.InvalidParameter(f"{_INVALID}timezone cannot be NULL")
+    own = gapfill_scope.own_names(select)
     for name, node in (
         ("bucket_width", width),
         ("start", given.get("start")),
         ("finish", given.get("finish")),
     ):
-        if node is not None and _reads_columns(node):
+        if node is not None and gapfill_scope.reads_columns(node, own):
             raise errors.InvalidParameter(f"{_INVALID}{name} must be a simple expression")
+    if zone is not None and not gapfill_scope.is_constant(zone):
+        raise errors.FeatureNotSupported(
+            "time_bucket_gapfill does not support non-constant timezone",
+            hint="Use a constant timezone value.",
+        )
     sides: list[tuple[str, ...]] = []
     for name, operators in (("start", (">=", ">")), ("finish", ("<", "<="))):
         node = given.get(name)
         if node is not None and not _is_null(node):
             sides.append((parse.deparse_expression(node).replace("{", "{{").replace("}", "}}"),))
         else:
-            sides.append(tuple(_inferred(select, time, name, operators)))
+            sides.append(tuple(_inferred(select, own, time, name, operators)))
     return Bounds(width, time, zone, *sides)
 
 
-def _has_zone(call: tree.Node) -> bool:
+def _has_zone(call: tree.Node, texts: frozenset[int]) -> bool:
     """Whether the third argument is a time zone: PostgreSQL decides by types, which a text shows well enough."""
     named = {node.name for node in call.args if isinstance(node, ast.NamedArgExpr)}
     positional = [node for node in call.args if not isinstance(node, ast.NamedArgExpr)]
@@ -117,24 +120,19 @@ def _has_zone(call: tree.Node) -> bool:
         return True
     if len(positional) < 3 or "start" in named:
         return len(positional) > 2
-    third = positional[2]
-    if isinstance(third, ast.TypeCast):
-        return tree.strings(third.typeName.names)[-1] in ("text", "varchar")
-    return (
-        isinstance(third, ast.A_Const)
-        and isinstance(third.val, ast.String)
-        and not _TIME_TEXT.match(third.val.sval)
-    )
+    return gapfill_scope.is_text(positional[2], texts)
 
 
-def _inferred(select: tree.Node, time: tree.Node, name: str, operators: tuple[str, str]) -> Iterator[str]:
+def _inferred(
+    select: tree.Node, own: set[str], time: tree.Node, name: str, operators: tuple[str, str]
+) -> Iterator[str]:
     if not tree.is_column(time):
         raise errors.InvalidParameter(
             f"{_INVALID}ts needs to refer to a single column if no start or finish is supplied", hint=_HINT
         )
     found = False
     for term in _terms(select):
-        for operator, bound in _comparisons(term, time):
+        for operator, bound in _comparisons(term, own, time):
             if operator in operators:
                 found = True
                 text = parse.deparse_expression(bound).replace("{", "{{").replace("}", "}}")
@@ -156,7 +154,7 @@ def _terms(select: tree.Node) -> Iterator[tree.Node]:
             waiting += [item.larg, item.rarg]
 
 
-def _comparisons(term: tree.Node, time: tree.Node) -> Iterator[tuple[str, tree.Node]]:
+def _comparisons(term: tree.Node, own: set[str], time: tree.Node) -> Iterator[tuple[str, tree.Node]]:
     """(operator, bound) of a term that compares the column with something that reads none."""
     if isinstance(term, ast.A_Expr) and term.kind.name == "AEXPR_BETWEEN" and same_column(term.lexpr, time):
         low, high = term.rexpr
@@ -172,7 +170,7 @@ def _comparisons(term: tree.Node, time: tree.Node) -> Iterator[tuple[str, tree.N
         else:
             return
     for found, bound in pairs:
-        if not _reads_columns(bound):
+        if not gapfill_scope.reads_columns(bound, own):
             yield found, bound
 
 
@@ -183,10 +181,6 @@ def same_column(node: tree.Node, time: tree.Node) -> bool:
     one, other = tree.strings(node.fields), tree.strings(time.fields)
     shorter = min(len(one), len(other))
     return one[-shorter:] == other[-shorter:]
-
-
-def _reads_columns(node: tree.Node) -> bool:
-    return any(isinstance(part, ast.ColumnRef) for part in tree.walk(node, stop=(ast.SubLink,)))
 
 
 def _is_null(node: tree.Node) -> bool:

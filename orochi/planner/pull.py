@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from orochi import errors
 from orochi.catalog import snapshot as snapshots
 from orochi.planner import (
+    builtins,
     context,
     edit,
     labels,
@@ -272,10 +273,11 @@ def _edit_columns(editor: edit.Editor, prepared: prepare.Prepared) -> None:
         for node in tree.walk(prepared.statement.tree)
         if isinstance(node, ast.ResTarget) and not node.name
     }
+    given_back = arguments(prepared, given_back=True)
     rows = {
         id(node): row
         for node, level in prepared.scopes.columns
-        if tree.is_column(node) and (row := lookup.is_whole_row(node, level)) is not None
+        if _is_row(node, given_back) and (row := lookup.is_whole_row(node, level)) is not None
     }
     plain = arguments(prepared)
     typed = {id(row) for node, row in rows.items() if node not in plain}  # all alike: GROUP BY compares them
@@ -293,22 +295,32 @@ def _edit_columns(editor: edit.Editor, prepared: prepare.Prepared) -> None:
                 editor.column(node, f"{names.quoted(found.alias)}.{last}")
 
 
-def arguments(prepared: prepare.Prepared) -> set[int]:
-    """Arguments of built-in functions: they take a row of any type."""
+def arguments(prepared: prepare.Prepared, *, given_back: bool = False) -> set[int]:
+    """Arguments of built-in functions that take a row of any type, and give it back or do not."""
     return {
         id(argument)
         for node in tree.walk(prepared.statement.tree)
         if isinstance(node, ast.FuncCall)
         and prepared.ctx.builtins.function(tree.strings(node.funcname)) is not None
+        and (tree.strings(node.funcname)[-1] in builtins.GIVING_BACK) == given_back
         for argument in node.args or ()
     }
 
 
+def _is_row(node: tree.Node, given_back: set[int]) -> bool:
+    """Whether a reference could be to a whole row that is a value; `t.*` is where a function takes it."""
+    return tree.is_column(node) or id(node) in given_back
+
+
 def refuse_rows(prepared: prepare.Prepared) -> None:
     """Raise Unfit where a whole row is a value: its type is another on every server."""
-    plain = arguments(prepared)
+    plain, given_back = arguments(prepared), arguments(prepared, given_back=True)
     for node, level in prepared.scopes.columns:
-        if tree.is_column(node) and id(node) not in plain and lookup.is_whole_row(node, level) is not None:
+        if (
+            _is_row(node, given_back)
+            and id(node) not in plain
+            and lookup.is_whole_row(node, level) is not None
+        ):
             raise spread.Unfit("a whole row is a value of the coordinator's type")
 
 

@@ -124,7 +124,7 @@ def template(
     try:
         prepared = prepare.prepare(statement, ctx, template=True)
         prepare.refuse_writes_inside(prepared)
-        return router.template(prepared, type_oids)
+        return router.template(prepared, type_oids) if prepared.references else None
     except (spread.Unfit, parse.CannotDeparse, errors.FeatureNotSupported):
         return None
 

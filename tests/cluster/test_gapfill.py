@@ -155,6 +155,61 @@ def test_months_across_a_change_of_clocks(module_pair: oracle.Pair) -> None:
     assert [row[1] for row in rows] == [1 if month == 7 else None for month in range(1, 13)]
 
 
+@pytest.mark.parametrize("layout", _KINDS)
+def test_outer_rows(
+    module_pair: oracle.Pair, readings: dict[tuple[str, int], list[tuple[int, _Value]]], layout: str
+) -> None:
+    """A LATERAL query has its width and its bounds from each row of the outer query."""
+    table = layout.replace("-", "_")
+    rows = module_pair.orochi(
+        "SELECT s.width, g.* FROM (VALUES (1, 7, 40), (2, 50, 100)) s(sensor, width, finish), LATERAL ("
+        f"SELECT time_bucket_gapfill(s.width, at, 0, s.finish) b, max(v), locf(max(v), -1::float8) FROM {table} r"
+        " WHERE r.sensor = s.sensor GROUP BY b) g ORDER BY 1, 2"
+    )
+    assert rows == [
+        (width, *row[:3])
+        for sensor, width, finish in ((1, 7, 40), (2, 50, 100))
+        for row in _series(readings[table, sensor], width, 0, finish)
+    ]
+
+
+def test_integers_are_exact(module_pair: oracle.Pair) -> None:
+    """Lines over the whole range of a type, as bigint and through smallint's ends."""
+    low, high = -(2**63), 2**63 - 1
+    query = (
+        "SELECT time_bucket_gapfill(1, at, 0, 1), interpolate(min(at)), interpolate(min(v::smallint)), interpolate(avg(v))"
+        f" FROM (VALUES ({low}, -32768), ({high}, 32767)) t(at, v) GROUP BY 1 ORDER BY 1"
+    )
+    assert module_pair.orochi(query)[1] == (0, 0, 0, -0.5)
+
+
+_HOURS = {
+    ("1h", "2024-03-31 00:00Z", "2024-03-31 02:00Z"): [0, 1],
+    ("30 minutes", "2024-03-31 00:00Z", "2024-03-31 02:00Z"): [0, 0.5, 1, 1.5],
+    ("1h", "2024-10-26 23:00Z", "2024-10-27 02:00Z"): [0, 1, 2],
+    ("1 day", "2024-10-26 22:00Z", "2024-10-28 23:00Z"): [0, 25],
+}
+
+
+@pytest.mark.parametrize("given", _HOURS)
+def test_zones(module_pair: oracle.Pair, given: tuple[str, str, str]) -> None:
+    """Hours that a change of clocks skips or repeats; the zone as text, parameter and expression."""
+    start = dt.datetime.fromisoformat(given[1])
+    expected = [(start + dt.timedelta(hours=hours),) for hours in _HOURS[given]]
+    for zone in ("'Europe/Berlin'", "CASE WHEN now() > '1999-01-01' THEN 'Europe/Berlin' ELSE 'UTC' END"):
+        query = f"SELECT time_bucket_gapfill(%s, at, {zone}, %s, %s) FROM (SELECT now() AS at LIMIT 0) t GROUP BY 1"
+        assert module_pair.orochi(query, given) == expected
+    module_pair.orochi(
+        "PREPARE zoned(text) AS SELECT time_bucket_gapfill(interval '1 day', at, $1) FROM"
+        " (VALUES (timestamptz '2024-05-01 12:00Z')) t(at) WHERE at >= '2024-04-30 22:00Z' AND at < '2024-05-01 22:00Z'"
+        " GROUP BY 1"
+    )
+    assert module_pair.orochi("EXECUTE zoned('Europe/Berlin')") == [
+        (dt.datetime(2024, 4, 30, 22, tzinfo=dt.UTC),)
+    ]
+    module_pair.orochi("DEALLOCATE zoned")
+
+
 def test_views_and_writes(module_pair: oracle.Pair) -> None:
     """A view keeps filling, wherever it is asked from; INSERT ... SELECT and CREATE TABLE AS fill too."""
     query = f"SELECT time_bucket_gapfill(2, at, 0, 6) AS b, sum(v) AS s FROM {_V} GROUP BY b"
@@ -199,6 +254,16 @@ def test_views_and_writes(module_pair: oracle.Pair) -> None:
             f"SELECT time_bucket_gapfill(1, at, 0, 9), interpolate(sum(v), (1.5, 1)) FROM {_V} GROUP BY 1",
             "22023",
             "must match used timestamp datatype",
+        ),
+        (
+            f"SELECT time_bucket_gapfill('1 day', now(), k::text, now(), now()) FROM {_V} GROUP BY 1",
+            "0A000",
+            "does not support non-constant timezone",
+        ),
+        (
+            f"SELECT time_bucket_gapfill(1, at) FROM {_V} WHERE at < 9 AND at > (SELECT t.v LIMIT 1) GROUP BY 1",
+            "22023",
+            "could not infer start",
         ),
         ("SELECT histogram(1, 5, 4, 3)", "22023", "lower bound"),
     ],

@@ -9,16 +9,15 @@ DECLARE
 BEGIN
     IF value IS NULL OR min IS NULL OR max IS NULL OR nbuckets IS NULL THEN
         RETURN state;
-    ELSIF nbuckets <= 0 THEN
-        RAISE EXCEPTION 'number of buckets must be greater than zero' USING ERRCODE = '22023';
     ELSIF min > max THEN
         RAISE EXCEPTION 'lower bound cannot exceed upper bound' USING ERRCODE = '22023';
-    ELSIF state IS NULL THEN
-        state := array_fill(0, ARRAY[nbuckets + 2]);
     ELSIF cardinality(state) <> nbuckets + 2 THEN
         RAISE EXCEPTION 'number of buckets must not change between calls' USING ERRCODE = '22023';
     END IF;
-    place := width_bucket(value, min, max, nbuckets) + 1;
+    place := width_bucket(value, min, max, nbuckets) + 1;  -- which refuses bounds and numbers that make no bucket
+    IF state IS NULL THEN
+        state := array_fill(0, ARRAY[nbuckets + 2]);
+    END IF;
     state[place] := state[place] + 1;
     RETURN state;
 END $$;

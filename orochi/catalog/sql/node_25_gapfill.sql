@@ -118,31 +118,37 @@ RETURNS SETOF timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT g AT TIME ZONE 'UTC' FROM orochi._gapfill_buckets(
         width, NULL::timestamp, start AT TIME ZONE 'UTC', finish AT TIME ZONE 'UTC') g
 $$;
--- Buckets of a time zone: an hour that a change of clocks repeats is one bucket, one that it skips is none.
+-- Buckets of a time zone: an hour that a change of clocks skips is none. One that it repeats is two where
+-- buckets are an hour or a part of it; of its rows time_bucket makes one, as TimescaleDB's does.
 CREATE OR REPLACE FUNCTION orochi._gapfill_buckets(
     width interval, sample timestamptz, start timestamptz, finish timestamptz, timezone text)
 RETURNS SETOF timestamptz LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    first timestamptz := orochi.time_bucket(width, start, timezone);
 BEGIN
     IF timezone IS NULL THEN
         RAISE EXCEPTION 'invalid time_bucket_gapfill argument: timezone cannot be NULL' USING ERRCODE = '22023';
+    ELSIF width > interval '0' AND width <= interval '1 hour' AND 3600 % extract(epoch FROM width) = 0 THEN
+        RETURN QUERY SELECT first + (g.b - timestamp '2000-01-01') FROM orochi._gapfill_buckets(width, NULL::timestamp,
+            timestamp '2000-01-01', timestamp '2000-01-01' + (finish - first)) AS g(b);
+    ELSE
+        RETURN QUERY SELECT DISTINCT b FROM (
+            SELECT orochi.time_bucket(width, g AT TIME ZONE _gapfill_buckets.timezone, _gapfill_buckets.timezone) AS b
+            FROM orochi._gapfill_buckets(width, NULL::timestamp, start AT TIME ZONE _gapfill_buckets.timezone,
+                                         finish AT TIME ZONE _gapfill_buckets.timezone) g) buckets
+        WHERE b < finish;
     END IF;
-    RETURN QUERY
-    SELECT DISTINCT b FROM (
-        SELECT orochi.time_bucket(width, g AT TIME ZONE _gapfill_buckets.timezone, _gapfill_buckets.timezone) AS b
-        FROM orochi._gapfill_buckets(width, NULL::timestamp, start AT TIME ZONE _gapfill_buckets.timezone,
-                                     finish AT TIME ZONE _gapfill_buckets.timezone) g) buckets
-    WHERE b < finish;
 END $$;
 
--- Where a bucket, or a value, lies on a line.
-CREATE OR REPLACE FUNCTION orochi._gapfill_place(bucket bigint) RETURNS double precision
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT bucket::double precision $$;
-CREATE OR REPLACE FUNCTION orochi._gapfill_place(bucket timestamp) RETURNS double precision
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT extract(epoch FROM bucket)::double precision $$;
-CREATE OR REPLACE FUNCTION orochi._gapfill_place(bucket timestamptz) RETURNS double precision
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT extract(epoch FROM bucket)::double precision $$;
+-- Where a bucket lies on a line.
+CREATE OR REPLACE FUNCTION orochi._gapfill_at(bucket bigint) RETURNS numeric
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT bucket::numeric $$;
+CREATE OR REPLACE FUNCTION orochi._gapfill_at(bucket timestamp) RETURNS numeric
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT extract(epoch FROM bucket) $$;
+CREATE OR REPLACE FUNCTION orochi._gapfill_at(bucket timestamptz) RETURNS numeric
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT extract(epoch FROM bucket) $$;
 
--- The same for what was given as the point before the first bucket, or after the last.
+-- What was given as the point before the first bucket, or after the last, is of the very types.
 CREATE OR REPLACE FUNCTION orochi._gapfill_given(part text, expected regtype, actual regtype) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 BEGIN
@@ -154,48 +160,45 @@ BEGIN
                   DETAIL = format('Returned type %s does not match expected type %s.', actual, expected);
     END IF;
 END $$;
-CREATE OR REPLACE FUNCTION orochi._gapfill_time(bucket anyelement, given anycompatible) RETURNS double precision
+CREATE OR REPLACE FUNCTION orochi._gapfill_given_at(bucket anyelement, given anycompatible) RETURNS numeric
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 BEGIN
     PERFORM orochi._gapfill_given('time', pg_typeof(bucket), pg_typeof(given));
-    RETURN orochi._gapfill_place(given);
+    RETURN orochi._gapfill_at(given);
 END $$;
-CREATE OR REPLACE FUNCTION orochi._gapfill_value(value anyelement, given anycompatible) RETURNS double precision
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+-- stable, so that constants are not looked at before the time of the same point
+CREATE OR REPLACE FUNCTION orochi._gapfill_given_value(value anyelement, given anycompatible) RETURNS anyelement
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
 BEGIN
     PERFORM orochi._gapfill_given('value', pg_typeof(value), pg_typeof(given));
     RETURN given;
 END $$;
 
 -- The value at x on the line through (x0, y0) and (x1, y1); NULL if one is missing. `value` is of the
--- result's type and not read; integers are rounded half away from zero.
-CREATE OR REPLACE FUNCTION orochi._gapfill_line(
-    value double precision, x double precision,
-    x0 double precision, y0 double precision, x1 double precision, y1 double precision) RETURNS double precision
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN x0 = x1 THEN y0 ELSE (y0 * (x1 - x) + y1 * (x - x0)) / (x1 - x0) END
+-- result's type and not read; integers are computed exactly, and rounded half away from zero.
+CREATE OR REPLACE FUNCTION orochi._gapfill_on_line(
+    value double precision, x numeric, x0 numeric, y0 double precision, x1 numeric, y1 double precision)
+RETURNS double precision LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN x0 = x1 THEN y0
+        ELSE (y0 * (x1 - x)::double precision + y1 * (x - x0)::double precision) / (x1 - x0)::double precision END
 $$;
-CREATE OR REPLACE FUNCTION orochi._gapfill_line(
-    value real, x double precision,
-    x0 double precision, y0 double precision, x1 double precision, y1 double precision) RETURNS real
+CREATE OR REPLACE FUNCTION orochi._gapfill_on_line(
+    value real, x numeric, x0 numeric, y0 real, x1 numeric, y1 real) RETURNS real
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT orochi._gapfill_line(NULL::double precision, x, x0, y0, x1, y1)::real
+    SELECT orochi._gapfill_on_line(NULL::double precision, x, x0, y0, x1, y1)::real
 $$;
-CREATE OR REPLACE FUNCTION orochi._gapfill_line(
-    value smallint, x double precision,
-    x0 double precision, y0 double precision, x1 double precision, y1 double precision) RETURNS smallint
+CREATE OR REPLACE FUNCTION orochi._gapfill_on_line(
+    value bigint, x numeric, x0 numeric, y0 bigint, x1 numeric, y1 bigint) RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT round(orochi._gapfill_line(NULL::double precision, x, x0, y0, x1, y1)::numeric)::smallint
+    SELECT CASE WHEN x0 = x1 THEN y0 ELSE round((y0 * (x1 - x) + y1 * (x - x0)) / (x1 - x0))::bigint END
 $$;
-CREATE OR REPLACE FUNCTION orochi._gapfill_line(
-    value integer, x double precision,
-    x0 double precision, y0 double precision, x1 double precision, y1 double precision) RETURNS integer
+CREATE OR REPLACE FUNCTION orochi._gapfill_on_line(
+    value integer, x numeric, x0 numeric, y0 integer, x1 numeric, y1 integer) RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT round(orochi._gapfill_line(NULL::double precision, x, x0, y0, x1, y1)::numeric)::integer
+    SELECT orochi._gapfill_on_line(NULL::bigint, x, x0, y0, x1, y1)::integer
 $$;
-CREATE OR REPLACE FUNCTION orochi._gapfill_line(
-    value bigint, x double precision,
-    x0 double precision, y0 double precision, x1 double precision, y1 double precision) RETURNS bigint
+CREATE OR REPLACE FUNCTION orochi._gapfill_on_line(
+    value smallint, x numeric, x0 numeric, y0 smallint, x1 numeric, y1 smallint) RETURNS smallint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT round(orochi._gapfill_line(NULL::double precision, x, x0, y0, x1, y1)::numeric)::bigint
+    SELECT orochi._gapfill_on_line(NULL::bigint, x, x0, y0, x1, y1)::smallint
 $$;
