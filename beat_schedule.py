@@ -11,21 +11,22 @@ from typing import Any
 
 from orochi.executor import names
 
-_EVERY_SECONDS = {
-    names.RESOLVE_TRANSACTIONS: 5.0,
-    names.SWEEP: 60.0,
-    names.COLLECT_STATS: 30.0,
-    names.COMPRESSION_DUE: 60.0,
-    names.FLUSH_COLUMNAR: 30.0,
-    names.TIERING_DUE: 300.0,
-    names.REBALANCING_COLLECT: 60.0,
+#: Seconds between two ticks, and the queue.
+_EVERY = {
+    names.SCHEDULE_JOBS: (1.0, names.SCHEDULER_QUEUE),
+    names.RESOLVE_TRANSACTIONS: (5.0, names.RECOVERY_QUEUE),
+    names.SWEEP: (60.0, names.RECOVERY_QUEUE),
+    names.COLLECT_STATS: (30.0, names.STATS_QUEUE),
+    names.FLUSH_COLUMNAR: (30.0, names.COMPRESSION_QUEUE),
+    names.TIERING_DUE: (300.0, names.TIERING_QUEUE),
+    names.REBALANCING_COLLECT: (60.0, names.STATS_QUEUE),
 }
 
 SCHEDULE: dict[str, dict[str, Any]] = {
     task: {
         "task": task,
         "schedule": seconds,
-        "options": {"queue": names.MAINTENANCE_QUEUE, "expires": seconds, "ignore_result": True},
+        "options": {"queue": queue, "expires": max(seconds, 5.0), "ignore_result": True},
     }
-    for task, seconds in _EVERY_SECONDS.items()
+    for task, (seconds, queue) in _EVERY.items()
 }

@@ -159,13 +159,16 @@ def worker(
     maintenance: Annotated[
         bool, typer.Option("--maintenance", help="Run the node's background work only, in this process.")
     ] = False,
+    jobs: Annotated[
+        bool, typer.Option("--jobs", help="Run policies and users' jobs only, in this process.")
+    ] = False,
 ) -> None:
     """Run a node's worker: OROCHI_PARALLEL_WORKERS slots and its background work, supervised."""
-    if slot is not None and maintenance:
-        raise typer.BadParameter("--slot and --maintenance exclude each other")
+    if (slot is not None) + maintenance + jobs > 1:
+        raise typer.BadParameter("--slot, --maintenance and --jobs exclude each other")
     os.environ["OROCHI_NODE_ID"] = str(node)
     settings = _settings()
-    if slot is None and not maintenance:
+    if slot is None and not maintenance and not jobs:
         from orochi.embedded import crew
 
         _log(f"worker{node}")
@@ -175,6 +178,8 @@ def worker(
 
     if maintenance:
         launch.maintenance(node, settings)
+    elif jobs:
+        launch.jobs(node, settings)
     else:
         launch.fragments(node, slot or 0, settings)
 

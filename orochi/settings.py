@@ -23,6 +23,7 @@ class Settings(pydantic_settings.BaseSettings):
     node_password: pydantic.SecretStr | None = None
     gateway_host: str = "127.0.0.1"
     gateway_port: int = 6432
+    gateway_address: str | None = None
     gateway_max_connections: int = 500
     gateway_auth_timeout: float = 60.0
     metrics_port: int | None = None
@@ -45,6 +46,7 @@ class Settings(pydantic_settings.BaseSettings):
     node_pool_size: int = 20
     prepared_per_connection: int = 500
     recovery_interval: float = 2.0
+    maintenance_nice: int = 5
     recompress_share: float = 0.2
     retired_grace: float = 60.0
     s3_endpoint: str | None = None

@@ -27,9 +27,9 @@ _SETTINGS = settings.get()
 
 def queues_of(node_id: int | None) -> tuple[entity.Queue, ...]:
     """The queues a node's workers may listen to."""
-    if node_id is None:
-        return (_queue(names.MAINTENANCE_QUEUE),)
-    named = (names.fragment_queue(node_id), names.maintenance_queue(node_id), names.MAINTENANCE_QUEUE)
+    named: tuple[str, ...] = (names.MAINTENANCE_QUEUE, *names.JOB_QUEUES)
+    if node_id is not None:
+        named = (names.fragment_queue(node_id), names.maintenance_queue(node_id), *named)
     return tuple(_queue(name) for name in named)
 
 
@@ -42,6 +42,7 @@ app.conf.update(
     include=[
         "workers.compression",
         "workers.fragments",
+        "workers.jobs",
         "workers.rebalancing",
         "workers.recovery",
         "workers.stats",

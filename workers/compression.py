@@ -1,4 +1,4 @@
-"""Tasks that turn chunks' heap rows into stripes and back, and the look at what compression policies want."""
+"""Tasks that turn chunks' heap rows into stripes and back."""
 
 from __future__ import annotations
 
@@ -36,10 +36,3 @@ def flush() -> None:
 def flush_node(request: dict[str, Any]) -> None:
     """Do so on this worker's node."""
     serving.seat().serve_call(request, maintenance.flush)
-
-
-@app.task(names.COMPRESSION_DUE)
-def run_due() -> None:
-    """Ask the nodes to compress what policies want compressed."""
-    seat = serving.seat()
-    seat.serve_periodic(names.COMPRESSION_LOCK, maintenance.due_compressions(seat.send))

@@ -1,4 +1,5 @@
-"""Starts a worker in this process: a solo process for each fragment slot, a forking one for maintenance.
+"""Starts a worker in this process: a solo process for each fragment slot, a forking one for
+maintenance, threads for jobs.
 
 A solo worker answers fragments in half of a forking one's time. It has no time limits and no
 termination of its own; leases, the cancel flag and a supervisor stand in for them.
@@ -6,11 +7,13 @@ termination of its own; leases, the cancel flag and a supervisor stand in for th
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from orochi import settings as process_settings
 from orochi.executor import names
 
+_JOB_THREADS = 16
 _COMMON = ("worker", "--without-gossip", "--without-mingle", "--loglevel=WARNING")
 
 
@@ -27,6 +30,7 @@ def fragments(node_id: int, slot: int, settings: process_settings.Settings) -> N
 
 def maintenance(node_id: int, settings: process_settings.Settings) -> None:
     """Be a node's maintenance worker until told to stop."""
+    _be_nice(settings)
     _run(
         node_id,
         settings,
@@ -36,6 +40,29 @@ def maintenance(node_id: int, settings: process_settings.Settings) -> None:
         "--concurrency=1",
         "--max-tasks-per-child=200",
     )
+
+
+def jobs(node_id: int, settings: process_settings.Settings) -> None:
+    """Be a node's jobs worker until told to stop.
+
+    Jobs wait for maintenance workers, directly or through the gateway, so they have a process of their own; they mostly wait,
+    so threads of it do. There are more threads than jobs are let run at a time: the scheduler's look finds one.
+    """
+    _be_nice(settings)
+    _run(
+        node_id,
+        settings,
+        f"--hostname=node{node_id}.jobs@%h",
+        f"--queues={','.join(names.JOB_QUEUES)}",
+        "--pool=threads",
+        f"--concurrency={_JOB_THREADS}",
+    )
+
+
+def _be_nice(settings: process_settings.Settings) -> None:
+    """Yield to queries; what the nodes' PostgreSQL does for it is bounded by how many tasks run at a time."""
+    with contextlib.suppress(OSError):
+        os.nice(max(0, settings.maintenance_nice - os.nice(0)))
 
 
 def _run(node_id: int, settings: process_settings.Settings, *arguments: str) -> None:

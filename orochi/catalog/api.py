@@ -37,6 +37,79 @@ def _on_chunk(name: str, flag: str) -> Iterator[Function]:
         yield Function(name, (("chunk", chunk_type, None), (flag, *_BOOL_TRUE)), "text")
 
 
+def _policies() -> Iterator[Function]:
+    for name, relation, age in (
+        ("compression", "hypertable", "compress_after"),
+        ("retention", "relation", "drop_after"),
+    ):
+        yield Function(
+            f"add_{name}_policy",
+            (
+                (relation, "regclass", None),
+                (age, _TIME, None),
+                ("if_not_exists", *_BOOL_FALSE),
+                ("schedule_interval", "interval", "NULL"),
+                ("initial_start", "timestamptz", "NULL"),
+                ("timezone", "text", "NULL"),
+            ),
+            "integer",
+        )
+    yield Function(
+        "remove_compression_policy",
+        (("hypertable", "regclass", None), ("if_exists", *_BOOL_FALSE)),
+        "boolean",
+    )
+    yield Function("remove_retention_policy", (("relation", "regclass", None), ("if_exists", *_BOOL_FALSE)))
+    yield Function("run_maintenance", ())
+
+
+_JOB_ROW = (
+    "TABLE (job_id integer, schedule_interval interval, max_runtime interval, max_retries integer,"
+    " retry_period interval, scheduled boolean, config jsonb, next_start timestamptz, check_config text,"
+    " fixed_schedule boolean, initial_start timestamptz, timezone text, application_name text)"
+)
+
+
+def _jobs() -> Iterator[Function]:
+    yield Function(
+        "add_job",
+        (
+            ("proc", "regproc", None),
+            ("schedule_interval", "interval", None),
+            ("config", "jsonb", "NULL"),
+            ("initial_start", "timestamptz", "NULL"),
+            ("scheduled", *_BOOL_TRUE),
+            ("check_config", "regproc", "NULL"),
+            ("fixed_schedule", *_BOOL_TRUE),
+            ("timezone", "text", "NULL"),
+            ("job_name", "text", "NULL"),
+        ),
+        "integer",
+    )
+    yield Function(
+        "alter_job",
+        (
+            ("job_id", "integer", None),
+            ("schedule_interval", "interval", "NULL"),
+            ("max_runtime", "interval", "NULL"),
+            ("max_retries", "integer", "NULL"),
+            ("retry_period", "interval", "NULL"),
+            ("scheduled", "boolean", "NULL"),
+            ("config", "jsonb", "NULL"),
+            ("next_start", "timestamptz", "NULL"),
+            ("if_exists", *_BOOL_FALSE),
+            ("check_config", "regproc", "NULL"),
+            ("fixed_schedule", "boolean", "NULL"),
+            ("initial_start", "timestamptz", "NULL"),
+            ("timezone", "text", "NULL"),
+            ("job_name", "text", "NULL"),
+        ),
+        _JOB_ROW,
+    )
+    yield Function("delete_job", (("job_id", "integer", None),))
+    yield Function("run_job", (("job_id", "integer", None),))
+
+
 def _overloads() -> Iterator[Function]:
     yield Function(
         "create_distributed_table",
@@ -93,21 +166,8 @@ def _overloads() -> Iterator[Function]:
     yield Function(
         "set_chunk_time_interval", (("hypertable", "regclass", None), ("chunk_time_interval", _TIME, None))
     )
-    yield Function(
-        "add_compression_policy",
-        (
-            ("hypertable", "regclass", None),
-            ("compress_after", _TIME, None),
-            ("if_not_exists", *_BOOL_FALSE),
-            ("schedule_interval", "interval", "NULL"),
-        ),
-        "integer",
-    )
-    yield Function(
-        "remove_compression_policy",
-        (("hypertable", "regclass", None), ("if_exists", *_BOOL_FALSE)),
-        "boolean",
-    )
+    yield from _policies()
+    yield from _jobs()
     for name in ("add_node", "citus_add_node"):
         yield Function(
             name,
@@ -119,7 +179,6 @@ def _overloads() -> Iterator[Function]:
             "integer",
         )
     yield Function("remove_node", (("node_id", "integer", None),))
-    yield Function("run_maintenance", ())
     yield Function("run_command_on_nodes", (("command", "text", None),), _COMMANDS.format("node_id"))
     yield Function(
         "run_command_on_shards",
@@ -166,6 +225,18 @@ def install_sql() -> str:
     return "\n".join(_render(function) for function in FUNCTIONS)
 
 
+def _refusal(function: Function) -> str:
+    columns = result_columns(function.name) or ()
+    if {name for name, _, _ in function.arguments} & {name for name, _ in columns}:
+        # PL/pgSQL would take an argument and a column of one name for one variable
+        nulls = ", ".join(f"NULL::{kind}" for _, kind in columns)
+        return f"sql AS $body$ SELECT orochi._refuse_call('{function.name}'); SELECT {nulls} $body$"
+    return f"""plpgsql AS $body$
+BEGIN
+    PERFORM orochi._refuse_call('{function.name}');
+END $body$"""
+
+
 def _render(function: Function) -> str:
     arguments = ", ".join(
         f'"{name}" {kind}' + (f" DEFAULT {default}" if default is not None else "")
@@ -176,11 +247,7 @@ def _render(function: Function) -> str:
     )
     return f"""
 CREATE OR REPLACE FUNCTION orochi.{function.name}({arguments}) RETURNS {function.returns}
-LANGUAGE plpgsql AS $body$
-BEGIN
-    RAISE EXCEPTION '{function.name}() must be called through the Orochi gateway'
-        USING ERRCODE = '0A000', HINT = 'Connect to the gateway, and call it in a SELECT of its own.';
-END $body$;
+LANGUAGE {_refusal(function)};
 CREATE OR REPLACE FUNCTION orochi.{twin(function.name)}({arguments}) RETURNS jsonb
 LANGUAGE sql AS $body$
     SELECT jsonb_build_object('function', '{function.name}', 'arguments', jsonb_build_object({pairs}))

@@ -287,7 +287,7 @@ class Transaction(Base):
 
 
 class Job(Base):
-    """A policy or user job; `next_due` is when it runs next."""
+    """A policy of a table, or a user's job; `next_due` is when it runs next, by `orochi._now()`."""
 
     __tablename__ = "orochi_jobs"
     __table_args__ = (sa.UniqueConstraint("kind", "table_oid"),)
@@ -295,27 +295,72 @@ class Job(Base):
     job_id: orm.Mapped[int] = orm.mapped_column(sa.Integer, sa.Identity(start=1000), primary_key=True)
     kind: orm.Mapped[str]
     table_oid: orm.Mapped[int | None] = _to("orochi_tables.table_oid")
-    config: orm.Mapped[dict[str, Any]] = _json()
+    proc_oid: orm.Mapped[int | None] = orm.mapped_column(pg.OID)
+    name: orm.Mapped[str | None]
+    config: orm.Mapped[dict[str, Any] | None] = orm.mapped_column(server_default=sa.text("'{}'"))
     schedule_interval: orm.Mapped[dt.timedelta]
+    fixed_schedule: orm.Mapped[bool] = orm.mapped_column(server_default=sa.false())
+    initial_start: orm.Mapped[dt.datetime | None]
+    timezone: orm.Mapped[str | None]
+    max_runtime: orm.Mapped[dt.timedelta] = orm.mapped_column(server_default=sa.text("'0'"))
+    max_retries: orm.Mapped[int] = _small(server_default=sa.text("-1"))
+    retry_period: orm.Mapped[dt.timedelta] = orm.mapped_column(server_default=sa.text("'10 seconds'"))
     enabled: orm.Mapped[bool] = orm.mapped_column(server_default=sa.true())
-    owner: orm.Mapped[str] = orm.mapped_column(server_default=sa.text("SESSION_USER"))
+    owner_oid: orm.Mapped[int] = orm.mapped_column(pg.OID)
     next_due: orm.Mapped[dt.datetime] = _now()
+    total_runs: orm.Mapped[int] = _zero()
+    total_successes: orm.Mapped[int] = _zero()
+    total_failures: orm.Mapped[int] = _zero()
+    consecutive_failures: orm.Mapped[int] = _zero()
 
 
 class JobRun(Base):
-    """One run of a job: unique for its due time, so that two schedulers run it once."""
+    """One run of a job, or of what a policy does when a user calls it (`job_id` is NULL then).
+
+    A job has one unfinished run at a time, so that two schedulers run it once.
+    """
 
     __tablename__ = "orochi_job_runs"
-    __table_args__ = (sa.UniqueConstraint("job_id", "due_at"),)
+    __table_args__ = (
+        sa.Index(
+            "orochi_job_runs_unfinished_idx",
+            "job_id",
+            unique=True,
+            postgresql_where=sa.text("finished_at IS NULL"),
+        ),
+        sa.Index("orochi_job_runs_job_id_run_id_idx", "job_id", "run_id"),
+    )
 
     run_id: orm.Mapped[int] = _identity()
-    job_id: orm.Mapped[int] = _to("orochi_jobs.job_id")
-    due_at: orm.Mapped[dt.datetime]
-    started_at: orm.Mapped[dt.datetime] = _now()
+    job_id: orm.Mapped[int | None] = _to("orochi_jobs.job_id")
+    kind: orm.Mapped[str]
+    table_oid: orm.Mapped[int | None] = orm.mapped_column(pg.OID)
+    due_at: orm.Mapped[dt.datetime] = _now()
+    scheduled: orm.Mapped[bool] = orm.mapped_column(server_default=sa.true())
+    queued_at: orm.Mapped[dt.datetime] = orm.mapped_column(server_default=sa.text("clock_timestamp()"))
+    started_at: orm.Mapped[dt.datetime | None]
     finished_at: orm.Mapped[dt.datetime | None]
     task_id: orm.Mapped[str | None]
-    state: orm.Mapped[str] = _text("running")
+    worker: orm.Mapped[str | None]
+    pid: orm.Mapped[int | None] = _small()
+    state: orm.Mapped[str] = _text("queued")
+    sqlstate: orm.Mapped[str | None]
     message: orm.Mapped[str | None]
+    rows: orm.Mapped[int] = _zero()
+    bytes: orm.Mapped[int] = _zero()
+    progress_done: orm.Mapped[int | None]
+    progress_total: orm.Mapped[int | None]
+    progress_what: orm.Mapped[str | None]
+    details: orm.Mapped[dict[str, Any]] = _json()
+
+
+class Clock(Base):
+    """At most one row: the time that policies and schedules take for now."""
+
+    __tablename__ = "orochi_clock"
+
+    singleton: orm.Mapped[bool] = orm.mapped_column(primary_key=True, server_default=sa.true())
+    frozen_at: orm.Mapped[dt.datetime]
 
 
 class Cleanup(Base):

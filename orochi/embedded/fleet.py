@@ -108,7 +108,7 @@ def worker_specs(
     *,
     logs: pathlib.Path | None,
 ) -> list[process.Spec]:
-    """A process for each slot of a node, and one for its background work.
+    """A process for each slot of a node, one for its background work and one for jobs.
 
     Args:
         node_id: whose queues they serve.
@@ -120,6 +120,7 @@ def worker_specs(
     """
     options = {f"worker{node_id}.{slot}": ["--slot", str(slot)] for slot in range(slots)}
     options[f"maintenance{node_id}"] = ["--maintenance"]
+    options[f"jobs{node_id}"] = ["--jobs"]
     specs = []
     for name, option in options.items():
         marker = data_dir / "run" / f"{name}.ready"

@@ -47,6 +47,8 @@ PRELOADED = (
     "celery.apps.worker",
     "celery.concurrency.prefork",
     "celery.concurrency.solo",
+    "celery.concurrency.thread",
+    "orochi.jobs.running",
     "kombu.transport.redis",
     "flower.command",
 )

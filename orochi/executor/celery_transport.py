@@ -131,6 +131,10 @@ class CeleryTransport:
                 folder.remove(run_id)
                 self._in_background(shipment.forget())
 
+    async def post(self, queue: str, message: str) -> None:
+        """Put a task's message into a queue; nobody waits for an answer."""
+        await self._link.push({queue: [message]}, {}, redis_link.FIRST_SECONDS)
+
     async def cancel(self, query_id: str) -> None:
         """Stop the query's work; `run` then raises `QueryCanceled`."""
         for run in list(self._runs.get(query_id, ())):

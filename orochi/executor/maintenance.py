@@ -13,7 +13,7 @@ import structlog
 from orochi import settings as process_settings
 from orochi.catalog import nodes
 from orochi.executor import exchange, names, recovery
-from orochi.timeseries import compression, direct, policies, upkeep
+from orochi.timeseries import compression, direct, upkeep
 
 log = structlog.get_logger()
 
@@ -59,21 +59,6 @@ def _logged(
     for facts in results:
         log.info(event, **facts)
     return {"results": results}
-
-
-def due_compressions(
-    send: Callable[[int, str, Facts], bool],
-) -> Callable[[Settings, psycopg.Connection[Any]], None]:
-    """A function that takes due compression policies' runs and asks nodes to compress their chunks."""
-
-    def run(_settings: Settings, coordinator: psycopg.Connection[Any]) -> None:
-        for due in policies.claim_due(coordinator, policies.COMPRESSION):
-            chunks = policies.chunks_to_compress(coordinator, due)
-            sent = sum(send(node, names.COMPRESS_CHUNK, {"chunk_id": chunk}) for node, chunk in chunks)
-            policies.finish(coordinator, due)
-            log.info("compression.due", job=due.job_id, chunks=len(chunks), sent=sent)
-
-    return run
 
 
 def collect_stats(settings: Settings, arguments: Facts) -> Facts:

@@ -12,7 +12,6 @@ DECOMPRESS_CHUNK = "orochi.compression.decompress_chunk"
 FLUSH_COLUMNAR = "orochi.compression.flush"
 FLUSH_NODE = "orochi.compression.flush_node"
 WRITE_STRIPES = "orochi.compression.write_stripes"
-COMPRESSION_DUE = "orochi.compression.run_due"
 COLLECT_STATS = "orochi.stats.collect"
 COLLECT_NODE_STATS = "orochi.stats.collect_node"
 REBALANCING_COLLECT = "orochi.rebalancing.collect"
@@ -20,9 +19,26 @@ TIERING_DUE = "orochi.tiering.run_due"
 RESOLVE_TRANSACTIONS = "orochi.recovery.resolve"
 SWEEP = "orochi.recovery.sweep"
 SWEEP_NODE = "orochi.recovery.sweep_node"
+SCHEDULE_JOBS = "orochi.jobs.schedule"
+#: What the names of tasks that run jobs begin with.
+JOB_TASK = "orochi.jobs.run"
 
 #: Background work that any node's maintenance worker may do.
 MAINTENANCE_QUEUE = "maintenance"
+#: Where jobs wait, each kind by itself; and what looks which of them are due.
+COMPRESSION_QUEUE, TIERING_QUEUE, STATS_QUEUE = "compression", "tiering", "stats"
+REFRESH_QUEUE, RETENTION_QUEUE, RECOVERY_QUEUE = "refresh", "retention", "recovery"
+JOBS_QUEUE, SCHEDULER_QUEUE = "jobs", "scheduler"
+JOB_QUEUES = (
+    SCHEDULER_QUEUE,
+    RECOVERY_QUEUE,
+    STATS_QUEUE,
+    RETENTION_QUEUE,
+    COMPRESSION_QUEUE,
+    TIERING_QUEUE,
+    REFRESH_QUEUE,
+    JOBS_QUEUE,
+)
 
 
 def fragment_queue(node_id: int) -> str:
@@ -88,9 +104,7 @@ ROWS = "rows"
 DONE = b"done"
 
 #: Advisory locks in the coordinator database that one process at a time holds for a periodic task.
-COMPRESSION_LOCK, TIERING_LOCK, REBALANCING_LOCK, RECOVERY_LOCK = (
-    0x6F726F63_68690010 + number for number in range(4)
-)
+TIERING_LOCK, REBALANCING_LOCK, RECOVERY_LOCK = (0x6F726F63_68690011 + number for number in range(3))
 
 RESULT_TTL_SECONDS = 120
 INPUT_TTL_SECONDS = 600

@@ -63,12 +63,14 @@ class Seat:
         )
         beats = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=1, socket_timeout=2)
         self._heartbeat = heartbeat.Heartbeat(beats, queues, settings.fragment_lease)
+        self._reads_rows = not queues or not set(queues) <= set(names.JOB_QUEUES)
         self._node: Connection | None = None
 
     def start(self) -> None:
         """Load compiled code and begin to beat."""
         self.settings.stripe_dir.mkdir(parents=True, exist_ok=True)
-        copybinary.warm()
+        if self._reads_rows:
+            copybinary.warm()
         self._heartbeat.start()
 
     def serve_fragments(self, request: Answer) -> None:
@@ -126,8 +128,12 @@ class Seat:
         request = {"run": None, "task": task_id, "arguments": arguments}
         described = ", ".join([*(f"{name}={value}" for name, value in arguments.items()), f"on n{node_id}"])
         message = envelope.task_message(task_name, task_id, queue, request, described, origin="worker")
-        self._redis.lpush(queue, message)
+        self.post(queue, message)
         return True
+
+    def post(self, queue: str, message: str) -> None:
+        """Put a task's message into a queue."""
+        self._redis.lpush(queue, message)
 
     def send_everywhere(self, task_name: str) -> None:
         """Ask every node's maintenance worker to do something."""

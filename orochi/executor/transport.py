@@ -62,6 +62,9 @@ class Transport(Protocol):
     ) -> dict[str, Any]:
         """Run a maintenance task of a node and wait for what it returns; `inputs` are rows that it reads."""
 
+    async def post(self, queue: str, message: str) -> None:
+        """Put a task's message into a queue; nobody waits for an answer."""
+
     async def cancel(self, query_id: str) -> None:
         """Stop the query's work; `run` then raises `QueryCanceled`."""
 

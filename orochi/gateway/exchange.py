@@ -158,7 +158,7 @@ async def describe(relay: relays.Relay, prepared: portal.Prepared) -> Capture:
     parts = [messages.describe(b"S", prepared.name)]
     if prepared.described:
         # by its text: names may have come to mean others without the coordinator's own plan being told
-        parse = messages.parse(scratch, prepared.sql, prepared.type_oids)
+        parse = messages.parse(scratch, prepared.server_sql, prepared.type_oids)
         close = messages.close(b"S", scratch)
         parts = [close, parse, messages.describe(b"S", scratch), close]
     capture = Capture(relay, len(parts))

@@ -165,12 +165,11 @@ class Unit:
     async def _prepare(self, message: messages.Parse, payload: bytes, statement: parse.Statement) -> None:
         capture = exchange.Capture(self.relay, 2)
         self._open = True
-        data = messages.message(b"P", payload) + messages.describe(b"S", message.name)
-        await capture.run(data)
+        prepared = portal.Prepared(message.name, message.sql, statement)
+        await capture.run(prepared.parse_message(payload) + messages.describe(b"S", message.name))
         if capture.error is not None:
             self._skipping = True
             raise capture.error
-        prepared = portal.Prepared(message.name, message.sql, statement)
         prepared.describe(capture.type_oids, capture.fields, self.session.meaning())
         self.relay.ours[message.name] = prepared
         self.relay.named.pop(message.name, None)

@@ -15,7 +15,7 @@ from orochi import errors
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
 from orochi.pgwire import codec, messages
-from orochi.planner import insert, parse
+from orochi.planner import calls, insert, parse
 from orochi.planner import plan as plans
 
 #: Rows of a portal read piece by piece stay in memory up to this size, then in a temporary file.
@@ -39,6 +39,7 @@ class Prepared:
     """One prepared statement.
 
     Attributes:
+        server_sql: its text for the coordinator.
         statement: parsed; its kind may be one that the session runs itself (BEGIN, COMMIT, ...).
         described: whether `type_oids` and `fields` are known.
         described_in: the session's `meaning` when they were.
@@ -53,6 +54,7 @@ class Prepared:
         "fields",
         "name",
         "search_path",
+        "server_sql",
         "snapshot",
         "sql",
         "statement",
@@ -66,6 +68,8 @@ class Prepared:
         self.name = name
         self.sql = sql
         self.statement = statement
+        select = calls.as_select(statement)
+        self.server_sql = sql if select is None else select.encode()
         self.described = False
         self.described_in: tuple[object, ...] = ()
         self.type_oids: tuple[int, ...] = ()
@@ -77,6 +81,12 @@ class Prepared:
         self.targets: dict[object, Target | None] = {}
         self._descriptions: dict[tuple[int, ...], bytes] = {}
 
+    def parse_message(self, payload: bytes) -> bytes:
+        """The client's Parse for the coordinator, which knows a CALL of Orochi's API as a SELECT only."""
+        if self.server_sql is self.sql:
+            return messages.message(b"P", payload)
+        return messages.parse(self.name, self.server_sql, messages.parse_parse(payload).type_oids)
+
     def describe(
         self,
         type_oids: tuple[int, ...],
@@ -85,7 +95,7 @@ class Prepared:
     ) -> None:
         """Take what the coordinator said of it, and by which `meaning` of names."""
         self.type_oids = type_oids
-        self.fields = fields
+        self.fields = fields if self.server_sql is self.sql else None  # a CALL has no result
         self.described = True
         self.described_in = meaning
         self._descriptions.clear()
@@ -102,7 +112,7 @@ class Prepared:
         Raises:
             OrochiError: in PostgreSQL's words: the result has other columns now.
         """
-        if self.described and _shape(fields) != _shape(self.fields):
+        if self.described and self.server_sql is self.sql and _shape(fields) != _shape(self.fields):
             raise errors.FeatureNotSupported("cached plan must not change result type")
         self.describe(type_oids, fields, meaning)
 

@@ -15,7 +15,7 @@ from orochi.executor import context
 from orochi.gateway import control, executes, texts
 from orochi.gateway import sink as sinks
 from orochi.pgwire import messages
-from orochi.planner import parse
+from orochi.planner import calls, parse
 
 if TYPE_CHECKING:
     from orochi.gateway import session as sessions
@@ -190,7 +190,7 @@ async def resolve(
     if not session.engine.concerns(session, statement):
         return None
     fields = None
-    if statement.kind in _DESCRIBED:
+    if statement.kind in _DESCRIBED and calls.as_select(statement) is None:
         _, fields = await session.coordinator.describe(statement.sql)
     return statement, None, fields
 

@@ -14,7 +14,16 @@ from typing import Any, TypeAlias
 from orochi import errors
 from orochi.catalog import api
 from orochi.executor import context
-from orochi.operations import cluster_calls, compression_calls, distribute, hypertable, policies, shells
+from orochi.operations import (
+    cluster_calls,
+    compression_calls,
+    distribute,
+    hypertable,
+    jobs,
+    maintenance,
+    policies,
+    shells,
+)
 from orochi.operations.arguments import Arguments
 from orochi.pgwire import messages
 from orochi.planner import calls as planner
@@ -254,6 +263,11 @@ HANDLERS: dict[str, Handler] = {
     "drop_chunks": _drop_chunks,
     "add_compression_policy": policies.add_compression_policy,
     "remove_compression_policy": policies.remove_compression_policy,
+    "add_retention_policy": policies.add_retention_policy,
+    "remove_retention_policy": policies.remove_retention_policy,
+    "add_job": jobs.add_job,
+    "alter_job": jobs.alter_job,
+    "delete_job": jobs.delete_job,
     "remove_node": cluster_calls.remove_node,
     "run_command_on_shards": cluster_calls.run_command_on_shards,
 }
@@ -262,5 +276,6 @@ OUTSIDE: dict[str, Handler] = {
     "add_node": cluster_calls.add_node,
     "citus_add_node": cluster_calls.add_node,
     "run_command_on_nodes": cluster_calls.run_command_on_nodes,
-    "run_maintenance": policies.run_maintenance,
+    "run_job": maintenance.run_job,
+    "run_maintenance": maintenance.run_maintenance,
 }

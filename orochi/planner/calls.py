@@ -46,6 +46,14 @@ class FromCall:
     tree: tree.Node | None
 
 
+def as_select(statement: parse.Statement) -> str | None:
+    """The SELECT of the function that a CALL of Orochi's API calls: PostgreSQL, for which it is no procedure, knows that."""
+    call = statement.tree
+    if not isinstance(call, ast.CallStmt) or statement.kind is not parse.Kind.CALL:
+        return None
+    return f"SELECT {parse.deparse_expression(call.funccall)}"
+
+
 def plan(statement: parse.Statement) -> TargetCalls | FromCall:
     """Where the calls are, and the statement that collects them.
 

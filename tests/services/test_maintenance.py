@@ -33,7 +33,10 @@ _ROOT = pathlib.Path(__file__).parents[2]
 class _Stack:
     def __init__(self, dsn: str, redis_url: str, folder: pathlib.Path) -> None:
         self.dsn, self.redis_url, self.folder = dsn, redis_url, folder
-        self.log = folder / "maintenance.log"
+        self.log = folder / "workers.log"
+
+    def text(self) -> str:
+        return self.log.read_text()
 
     def run_task(
         self, node_id: int, name: str, arguments: dict[str, Any], timeout: float = 120
@@ -63,33 +66,40 @@ def stack(postgres_server: services.Server, valkey_server: services.Server) -> I
     bootstrap.prepare_node(dsn)
     node_id = bootstrap.register_node(dsn, dsn)
     folder = services.temporary_directory("maintenance")
-    ready = folder / "ready"
-    environment = os.environ | {
-        "OROCHI_COORDINATOR_DSN": dsn,
-        "OROCHI_REDIS_URL": valkey_server.dsn,
-        "OROCHI_DATA_DIR": str(folder / "node"),
-        "OROCHI_NODE_ID": str(node_id),
-        "OROCHI_READY_FILE": str(ready),
-    }
     made = _Stack(dsn, valkey_server.dsn, folder)
-    code = f"from orochi import settings; from workers import launch; launch.maintenance({node_id}, settings.get())"
-    with made.log.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=_ROOT, env=environment, stdout=log, stderr=log
-        )
+    processes = [_start(made, node_id, kind) for kind in ("maintenance", "jobs")]
     try:
         deadline = time.monotonic() + 60
-        while not ready.exists():
-            assert process.poll() is None, made.log.read_text()[-3000:]
-            assert time.monotonic() < deadline, made.log.read_text()[-3000:]
+        while not all((folder / f"{kind}.ready").exists() for kind in ("maintenance", "jobs")):
+            assert all(process.poll() is None for process in processes), made.text()[-3000:]
+            assert time.monotonic() < deadline, made.text()[-3000:]
             time.sleep(0.05)
         yield made
     finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-        process.kill()
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            process.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(made: _Stack, node_id: int, kind: str) -> subprocess.Popen[bytes]:
+    environment = os.environ | {
+        "OROCHI_COORDINATOR_DSN": made.dsn,
+        "OROCHI_REDIS_URL": made.redis_url,
+        "OROCHI_DATA_DIR": str(made.folder / "node"),
+        "OROCHI_NODE_ID": str(node_id),
+        "OROCHI_READY_FILE": str(made.folder / f"{kind}.ready"),
+    }
+    code = (
+        f"from orochi import settings; from workers import launch; launch.{kind}({node_id}, settings.get())"
+    )
+    with made.log.open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", code], cwd=_ROOT, env=environment, stdout=log, stderr=log
+        )
 
 
 def test_an_answer(stack: _Stack) -> None:
@@ -142,15 +152,12 @@ def test_every_periodic_task_runs(stack: _Stack) -> None:
         decoded["body"] = base64.b64encode(json.dumps(body).encode()).decode()
         client.lpush(queue, json.dumps(decoded))
     deadline = time.monotonic() + 60
-    while (
-        client.llen(names.MAINTENANCE_QUEUE)
-        or client.llen(names.maintenance_queue(1))
-        or client.hlen("unacked")
-    ):
+    queues = (names.MAINTENANCE_QUEUE, names.maintenance_queue(1), *names.JOB_QUEUES)
+    while any(client.llen(queue) for queue in queues) or client.hlen("unacked"):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     time.sleep(0.5)
-    text = stack.log.read_text()
+    text = stack.text()
     assert "failed" not in text, text[-4000:]
     assert "Traceback" not in text, text[-4000:]
     assert "rebalancing.spread" in text

@@ -513,15 +513,5 @@ def test_compression_policies(world: World) -> None:
     job = world.sql("SELECT add_compression_policy('p', interval '7 days')")
     assert refused(world, "SELECT add_compression_policy('p', '7 days')").sqlstate == "42710"
     assert world.sql("SELECT add_compression_policy('p', '7 days', if_not_exists => true)") == job
-    from orochi.timeseries import policies
-
-    for node_id in (1, 2):
-        upkeep.collect_stats(world.settings.coordinator_dsn, node_id, world.settings)
-    with psycopg.connect(world.settings.coordinator_dsn, autocommit=True) as catalog:
-        (run,) = policies.claim_due(catalog, policies.COMPRESSION)
-        assert policies.claim_due(catalog, policies.COMPRESSION) == []
-        ((_, chunk_id),) = policies.chunks_to_compress(catalog, run)
-        assert chunk_id == world.table("p").shards[0].chunks[0].chunk_id
-        policies.finish(catalog, run)
     assert world.sql("SELECT remove_compression_policy('p')") == [("t",)]
     assert refused(world, "SELECT remove_compression_policy('p')").sqlstate == "42704"

@@ -100,14 +100,14 @@ BEGIN
     ELSIF kind = 'integer' THEN
         RETURN content::bigint;
     ELSIF kind = 'interval' THEN
-        RETURN orochi._timestamptz_to_raw(now() - content::interval, type_oid);
+        RETURN orochi._timestamptz_to_raw(orochi._now() - content::interval, type_oid);
     ELSIF kind <> 'literal' THEN
         RETURN orochi._timestamptz_to_raw(content::timestamptz, type_oid);
     END IF;
     BEGIN
         RETURN orochi._timestamptz_to_raw(content::timestamptz, type_oid);
     EXCEPTION WHEN invalid_datetime_format OR datetime_field_overflow THEN
-        RETURN orochi._timestamptz_to_raw(now() - content::interval, type_oid);
+        RETURN orochi._timestamptz_to_raw(orochi._now() - content::interval, type_oid);
     END;
 END $$;
 

@@ -1,0 +1,1 @@
+"""Jobs: policies of tables and jobs of users, run by workers at their time. The catalog's rows are the only truth."""
