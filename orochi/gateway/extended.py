@@ -19,6 +19,7 @@ from orochi.gateway import (
     bindcheck,
     client_socket,
     control,
+    encodings,
     exchange,
     executes,
     hotpath,
@@ -231,6 +232,7 @@ class Unit:
     async def _is_valid(self, name: bytes, held: portal.Portal) -> bool:
         """Whether the values are valid for their types, or a node is to say so; False after an error."""
         encoding = self.session.coordinator.parameters.get("client_encoding", "")
+        encodings.require_readable(held.parameters, encoding)
         if bindcheck.is_plainly_valid(held.parameters, encoding):
             return True
         if not self.relay.settings_dirty and hotpath.target(self.session, held) is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from orochi import errors, pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import node_errors
-from orochi.gateway import portal
+from orochi.gateway import encodings, portal
 from orochi.pgwire import client as pg_client
 from orochi.pgwire import codec, messages
 from orochi.planner import insert, lift, parse
@@ -54,6 +54,8 @@ def target(session: sessions.Session, held: portal.Portal) -> portal.Target | No
     if not session.engine.allowed(session, prepared, held.result_formats):
         return None  # the long way asks PostgreSQL
     parameters = held.parameters
+    if not encodings.readable(parameters, session.coordinator.parameters.get("client_encoding", "")):
+        return None  # the long way refuses it
     if isinstance(template, insert.Template):
         shard = insert.choose(template, snapshot, parameters.values, parameters.formats, session.zone)
         if shard is None:

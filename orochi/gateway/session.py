@@ -21,6 +21,8 @@ from orochi.catalog import store
 from orochi.executor import context, node_errors, transaction
 from orochi.gateway import (
     client_socket,
+    control,
+    encodings,
     extended,
     hotpath,
     loopback,
@@ -43,8 +45,6 @@ log = structlog.get_logger()
 #: Statements that run as other text; where theirs is wrong, PostgreSQL said so when it described them.
 _REWRITTEN = frozenset({parse.Kind.SELECT, *readonly.WRITING})
 _CANCEL_GRACE = 5.0
-#: Client encodings whose bytes are taken as they are.
-_ENCODINGS = frozenset({"UTF8", "UNICODE", "SQL_ASCII"})
 
 
 class Session:
@@ -354,20 +354,19 @@ class Session:
         """The statements of a text that may be ours; none if PostgreSQL should say what is wrong with it.
 
         Raises:
-            FeatureNotSupported: the client's encoding is not UTF-8.
+            FeatureNotSupported: they are ours, and not ASCII in a client encoding that is not UTF-8.
         """
         encoding = self.coordinator.parameters.get("client_encoding", "UTF8")
-        if encoding not in _ENCODINGS and not sql.isascii():
-            raise errors.FeatureNotSupported(
-                f"statements on Orochi tables cannot be read in client encoding {encoding}",
-                hint="SET client_encoding = 'UTF8'.",
-            )
+        text = encodings.read(sql, encoding)
         try:
-            return parse.parse(sql.decode())
-        except UnicodeDecodeError:
-            return ()
+            statements = () if text is None else parse.parse(text)
         except errors.OrochiError:
             return ()
+        if encodings.is_utf8(encoding) or sql.isascii():
+            return statements
+        if any(control.is_control(found) or self.engine.concerns(self, found) for found in statements):
+            raise encodings.refusal(encoding)
+        return ()
 
     def adopt(self, name: bytes, sql: bytes) -> portal.Prepared | None:
         """A relayed prepared statement became ours; None if its text is not one statement."""

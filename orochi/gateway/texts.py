@@ -8,6 +8,7 @@ then looked at closely, and relayed after all) but never too little.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Protocol
 
 #: The text may touch an Orochi table or call an Orochi function.
@@ -30,26 +31,30 @@ _LONGEST = 8_192
 _MOST = 20_000
 
 _GAP = rb"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*"
-_SPECIAL = re.compile(
-    rb"(?:^|;)" + _GAP + rb"(?:prepare|execute|deallocate|discard|savepoint|release|"
-    rb"(?:rollback|abort)" + _GAP + rb"(?:(?:work|transaction)" + _GAP + rb")?to)(?![a-z0-9_])|"
-    rb"^" + _GAP + rb"(?:explain|create)\b.*\bexecute\s",
-    re.IGNORECASE | re.DOTALL,
+#: The first word of a statement, lower case, after blanks and comments.
+_FIRST_WORD = re.compile(_GAP + rb"([a-z][a-z0-9_]*)", re.DOTALL)
+_SPECIAL_WORDS = frozenset({b"prepare", b"execute", b"deallocate", b"discard", b"savepoint", b"release"})
+_ENDS = frozenset({b"rollback", b"abort"})
+_SETTINGS_WORDS = frozenset({b"set", b"reset", b"discard", b"create", b"drop", b"alter", b"do", b"call"})
+_CATALOG_WORDS = frozenset({b"create", b"drop", b"alter", b"do", b"call", b"import", b"reassign"})
+_RIGHTS_WORDS = frozenset({b"grant", b"revoke"})
+# These are looked for in lower-case text, anywhere. Each begins with a literal, so that a text of many
+# megabytes is gone through at memory speed, and not one character at a time.
+_BACK_TO = re.compile(
+    rb"(?:rollback|abort)" + _GAP + rb"(?:(?:work|transaction)" + _GAP + rb")?to(?![a-z0-9_])", re.DOTALL
 )
-_SETTINGS = re.compile(
-    rb"(?:^|;)" + _GAP + rb"(?:set|reset|discard|create|drop|alter|do|call)(?![a-z0-9_])|"
-    rb"\bcreate\s.{0,80}\btemp|\binto" + _GAP + rb"(?:(?:local|global)\s+)?\"?(?:pg_)?temp|"
-    rb"set_config|isolation\s|read\s+(?:only|write)|deferrable|\bset\s+(?:local|session|role|transaction)\b",
-    re.IGNORECASE | re.DOTALL,
+_EXECUTE = re.compile(rb"execute\s")
+_CREATE = re.compile(rb"create\s")
+_INTO = re.compile(rb"into\b")
+_SETTINGS = (
+    re.compile(rb"create\s.{0,80}\btemp", re.DOTALL),
+    re.compile(rb"into" + _GAP + rb"(?:(?:local|global)\s+)?\"?(?:pg_)?temp", re.DOTALL),
+    re.compile(rb"set_config"),
+    re.compile(rb"isolation\s"),
+    re.compile(rb"read\s+(?:only|write)"),
+    re.compile(rb"deferrable"),
+    re.compile(rb"set\s+(?:local|session|role|transaction)\b"),
 )
-_CATALOG = re.compile(
-    rb"(?:^|;)" + _GAP + rb"(?:create|drop|alter|do|call|import|reassign)(?![a-z0-9_])|"
-    rb"^" + _GAP + rb"explain\b.*\bcreate\s|"
-    rb"^" + _GAP + rb"(?:select|with)\b.*\binto\b",
-    re.IGNORECASE | re.DOTALL,
-)
-_RIGHTS = re.compile(rb"(?:^|;)" + _GAP + rb"(?:grant|revoke)(?![a-z0-9_])", re.IGNORECASE | re.DOTALL)
-_ISOLATION = re.compile(rb"isolation", re.IGNORECASE)
 
 
 class Classifier(Protocol):
@@ -74,6 +79,7 @@ class Texts:
         self._source = source
         self._classifier: Classifier | None = None
         self._flags: dict[bytes, int] = {}
+        self._long_text, self._long_flags = b"", 0
         self.version = 0
 
     def cache(self) -> dict[bytes, int]:
@@ -84,6 +90,7 @@ class Texts:
             if classifier is not self._classifier:
                 self._classifier = classifier
                 self._flags = {}
+                self._long_text = b""
                 self.version += 1
         return self._flags
 
@@ -93,22 +100,59 @@ class Texts:
         known = cache.get(sql)
         if known is not None:
             return known
+        if sql == self._long_text and sql:
+            return self._long_flags
         flags = 0
         if self._classifier is not None:
+            flags = _by_words(sql.lower())
             if self._classifier.touches(sql.decode("utf-8", "surrogateescape")):
                 flags |= TOUCHES
-            if _SPECIAL.search(sql):
-                flags |= SPECIAL
-            if _SETTINGS.search(sql):
-                flags |= SETTINGS | (METHOD if b"default_table_access_method" in sql.lower() else 0)
-                if _ISOLATION.search(sql):
-                    flags |= ISOLATION
-            if _CATALOG.search(sql):
-                flags |= SETTINGS | CATALOG
-            if _RIGHTS.search(sql):
-                flags |= RIGHTS
         if len(sql) <= _LONGEST:
             if len(cache) >= _MOST:
                 cache.clear()
             cache[sql] = flags
+        else:
+            self._long_text, self._long_flags = sql, flags
         return flags
+
+
+def _by_words(text: bytes) -> int:
+    """The flags that words tell, of a text in lower case."""
+    words = list(_first_words(text))
+    first, all_words = words[0] if words else b"", frozenset(words)
+    flags = 0
+    if (
+        all_words & _SPECIAL_WORDS
+        or (all_words & _ENDS and _BACK_TO.search(text))
+        or (first in (b"explain", b"create") and _EXECUTE.search(text))
+    ):
+        flags |= SPECIAL
+    if all_words & _SETTINGS_WORDS or any(pattern.search(text) for pattern in _SETTINGS):
+        flags |= SETTINGS
+        if b"default_table_access_method" in text:
+            flags |= METHOD
+        if b"isolation" in text:
+            flags |= ISOLATION
+    if (
+        all_words & _CATALOG_WORDS
+        or (first == b"explain" and _CREATE.search(text))
+        or (first in (b"select", b"with") and _INTO.search(text))
+    ):
+        flags |= SETTINGS | CATALOG
+    if all_words & _RIGHTS_WORDS:
+        flags |= RIGHTS
+    return flags
+
+
+def _first_words(text: bytes) -> Iterator[bytes]:
+    """The first words of what may be statements: of the text, and after every semicolon."""
+    at = 0
+    while True:
+        found = _FIRST_WORD.match(text, at)
+        if found is not None:
+            yield found.group(1)
+        elif at == 0:
+            yield b""
+        at = text.find(b";", at) + 1
+        if not at:
+            return

@@ -6,8 +6,9 @@ What has a type of the coordinator's own travels as text, which is what input fu
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from orochi import pgtypes
 from orochi.catalog import snapshot as snapshots
@@ -27,6 +28,26 @@ class Evaluated:
 
     rows: tuple[Row, ...]
     parameters: context.Parameters
+
+
+@contextlib.asynccontextmanager
+async def one_moment(session: context.Session, wanted: bool) -> AsyncIterator[None]:
+    """One transaction of the coordinator for what is evaluated inside, so that now() is the same in all of it.
+
+    Nothing is done if it is not `wanted`, or if the client's transaction is open there.
+    """
+    coordinator = session.coordinator
+    if not wanted or coordinator.status != "I":
+        yield
+        return
+    await coordinator.query("BEGIN")
+    try:
+        yield
+    except BaseException:
+        if not coordinator.closed and not coordinator.busy:
+            await coordinator.query("ROLLBACK")
+        raise
+    await coordinator.query("COMMIT")
 
 
 async def expressions(

@@ -69,19 +69,18 @@ async def execute(
     except errors.FeatureNotSupported:
         # a sub-SELECT in ON CONFLICT or RETURNING, or a row that moves
         return await rehearse.execute(session, statement, parameters, fields, sink)
-    literals = await evaluate.folded(session, plan.folded)
     count = 0
     parts: Parts = []
     if isinstance(plan, plans.Values):
         async with own_changes.unseen(session, statement, _changed_between(session, statement, plan)):
-            outcome = await _insert_values(session, plan, parameters, literals, sink.formats)
+            outcome = await _insert_values(session, plan, parameters, sink.formats)
         if outcome is None:  # a NULL time: PostgreSQL's own words for it come from the staging table
             plan = plans.staged(statement, session.snapshot(), session.search_path, session.temp_tables)
         else:
             count, parts = outcome
     if isinstance(plan, plans.Staged):
         async with own_changes.unseen(session, statement, _changed_between(session, statement, plan)):
-            count, parts = await _insert_staged(session, plan, parameters, literals, sink.formats)
+            count, parts = await _insert_staged(session, plan, parameters, sink.formats)
     rows = writes.merge(parts) if plan.returning and parts else ((b"", 0) if plan.returning else None)
     await writes.answer(session, sink, f"INSERT 0 {count}", fields, rows)
     return None
@@ -142,12 +141,13 @@ async def _insert_values(
     session: context.Session,
     plan: plans.Values,
     parameters: context.Parameters | None,
-    literals: Mapping[int, str],
     formats: Sequence[int],
 ) -> tuple[int, Parts] | None:
     table = plan.table
     columns = [column for name in plan.columns if (column := table.column(name)) is not None]
-    evaluated = await evaluate.expressions(session, plan.rows, columns, parameters)
+    async with evaluate.one_moment(session, bool(plan.folded)):
+        literals = await evaluate.folded(session, plan.folded)
+        evaluated = await evaluate.expressions(session, plan.rows, columns, parameters)
     timezone = _timezone(session)
     shards = await _shard_positions(session, plan, evaluated, timezone)
     known: dict[str, Sequence[object]] = {}
@@ -312,14 +312,15 @@ async def _insert_staged(
     session: context.Session,
     plan: plans.Staged,
     parameters: context.Parameters | None,
-    literals: Mapping[int, str],
     formats: Sequence[int],
 ) -> tuple[int, Parts]:
     """Rows from PostgreSQL into the staging table, and from there to the shards."""
     table = plan.table
     columns = stage.column_names(table)
     async with stage.table(session, table):
-        count = await _fill(session, plan, parameters)
+        async with evaluate.one_moment(session, bool(plan.folded)):
+            literals = await evaluate.folded(session, plan.folded)
+            count = await _fill(session, plan, parameters)
         if not count:
             return 0, []
         for name in plan.overridden:

@@ -14,6 +14,8 @@ _WORD = re.compile(r"[^\W\d][\w$]*")
 _COLUMNAR = "columnar"
 #: PostgreSQL cuts identifiers to this many bytes.
 _NAME_BYTES = 63
+#: By so many characters names are compared that the cut makes equal; few enough for any encoding.
+_BEGINNING = 15
 _ALTERING, _TYPES = frozenset({"alter", "drop"}), frozenset({"type", "domain", "schema"})
 
 
@@ -32,7 +34,7 @@ class Classifier:
         self._words = frozenset(name for name in folded if _WORD.fullmatch(name))
         # names that are several words, or none: looked for as they are, with quotes doubled or not
         self._odd = tuple(sorted(folded - self._words))
-        self._long = any(len(name.encode()) >= _NAME_BYTES for name in found)
+        self._long = frozenset(name[:_BEGINNING] for name in folded if len(name.encode()) >= _NAME_BYTES)
 
     def touches(self, sql: str) -> bool:
         """Whether `sql` may name an Orochi table, a view over one, or an Orochi function."""
@@ -46,7 +48,9 @@ class Classifier:
             return True
         if self._odd and any(name in text.replace('""', '"') for name in self._odd):
             return True
-        return self._long and any(len(word.encode()) > _NAME_BYTES for word in _WORD.findall(text))
+        return bool(self._long) and any(
+            word[:_BEGINNING] in self._long for word in words if len(word.encode()) > _NAME_BYTES
+        )
 
 
 def tables_in(

@@ -209,6 +209,24 @@ def test_stream(pair: oracle.Pair) -> None:
         assert sorted(row[0] for row in cursor.stream("SELECT id FROM events")) == list(range(1, 201))
 
 
+def test_another_client_encoding(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
+    """Text that only the encoding explains is relayed, or refused where an Orochi table is meant."""
+    pair.both("CREATE TABLE words (id int, word text)")
+    pair.gateway.execute("SELECT create_distributed_table('words', 'id')")
+    with psycopg.connect(cluster.dsn, autocommit=True, client_encoding="latin1") as client:
+        (path,) = pair.gateway.execute("SHOW search_path").fetchall()[0]
+        client.execute(f"SET search_path TO {path}".encode())
+        assert client.execute("SELECT 'words: é'").fetchone() == ("words: é",)
+        for sql, values in (
+            ("SELECT * FROM words WHERE word = 'é'", None),
+            ("INSERT INTO words VALUES (1, %s)", ["é"]),
+        ):
+            with pytest.raises(psycopg.errors.FeatureNotSupported, match="LATIN1"):
+                client.execute(sql, values)
+        client.execute("INSERT INTO words VALUES (1, chr(233))")
+        assert client.execute("SELECT word FROM words").fetchone() == ("é",)
+
+
 def test_listen_notify_and_notices(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
     notices: list[str] = []
     pair.gateway.add_notice_handler(lambda diagnostic: notices.append(str(diagnostic.message_primary)))

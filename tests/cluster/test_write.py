@@ -19,6 +19,8 @@ _STATEMENTS = {
     "insert-nothing": "INSERT INTO events SELECT * FROM events WHERE false",
     "insert-returning": "INSERT INTO events (tenant, at, id) VALUES (6, '2024-03-11', 999) RETURNING *, id + 1 AS next, upper(what)",
     "insert-rows-returning": "INSERT INTO events (tenant, at, id) VALUES (6, '2024-03-11', 1), (1, '2024-03-12', 2) RETURNING id, tenant",
+    "insert-one-moment": "INSERT INTO events (tenant, at, id) VALUES (6, now(), 990) RETURNING at = now()",
+    "insert-select-one-moment": "INSERT INTO events (tenant, at, id) SELECT 30 + g, now(), g FROM generate_series(1, 3) g RETURNING at = now()",
     "insert-cte": "WITH s AS (SELECT max(id) AS m FROM events) INSERT INTO events (tenant, at, id) SELECT 1, '2024-03-11', m + 1 FROM s",
     "conflict-nothing": "INSERT INTO events SELECT * FROM events ON CONFLICT DO NOTHING",
     "conflict-update": """INSERT INTO events (tenant, at, id, what) SELECT tenant, at, id, 'again' FROM events WHERE id < 20

@@ -69,3 +69,12 @@ def test_a_new_classifier_empties_the_cache() -> None:
     source.current = Catalog()
     assert cached.cache() == {}
     assert cached.version == version + 1
+
+
+def test_a_text_of_megabytes_is_classified_as_a_short_one() -> None:
+    filler = "lorem; ipsum, " * 100_000
+    known = texts.Texts(Catalog())
+    assert known.flags(f"SELECT '{filler}'".encode()) == 0
+    assert known.flags(f"SELECT '{filler}'; SET x = 1".encode()) == texts.SETTINGS
+    assert known.flags(f"EXPLAIN SELECT '{filler}', execute ".encode()) == texts.SPECIAL
+    assert known.flags(f"SELECT '{filler}', ours".encode()) == texts.TOUCHES
