@@ -52,6 +52,13 @@ class Settings(pydantic_settings.BaseSettings):
     s3_endpoint: str | None = None
     s3_bucket: str | None = None
     s3_region: str = "us-east-1"
+    s3_timeout: float = 30.0
+    s3_attempts: int = 6
+    s3_encryption: str | None = None
+    s3_kms_key: str | None = None
+    s3_frozen_class: str = "GLACIER"
+    restore_days: int = 3
+    orphan_grace: float = 3600.0
     log_level: str = "info"
     log_json: bool = False
 

@@ -66,8 +66,8 @@ def valkey_server() -> Iterator[services.Server]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[clusters.Cluster]:
-    """Coordinator, two data nodes, a worker for each, gateway, Valkey, beat and Flower."""
-    with clusters.started(nodes=2) as running:
+    """Coordinator, two data nodes, a worker for each, gateway, Valkey, S3, beat and Flower."""
+    with clusters.started(nodes=2, extra=("--s3",)) as running:
         with running.connect_coordinator() as connection:
             connection.execute("CREATE DATABASE plain")
         yield running

@@ -37,6 +37,11 @@ def _on_chunk(name: str, flag: str) -> Iterator[Function]:
         yield Function(name, (("chunk", chunk_type, None), (flag, *_BOOL_TRUE)), "text")
 
 
+def _tiers() -> Iterator[Function]:
+    for chunk_type in ("text", "bigint"):
+        yield Function("move_chunk_to_tier", (("chunk", chunk_type, None), ("tier", "text", None)), "text")
+
+
 def _policies() -> Iterator[Function]:
     for name, relation, age in (
         ("compression", "hypertable", "compress_after"),
@@ -158,6 +163,7 @@ def _overloads() -> Iterator[Function]:
     yield from _on_chunk("compress_chunk", "if_not_compressed")
     yield from _on_chunk("decompress_chunk", "if_compressed")
     yield from _on_chunk("recompress_chunk", "if_not_compressed")
+    yield from _tiers()
     yield Function(
         "drop_chunks",
         (("relation", "regclass", None), ("older_than", _TIME, "NULL"), ("newer_than", _TIME, "NULL")),

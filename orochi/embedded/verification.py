@@ -18,6 +18,7 @@ import psycopg
 from orochi import errors
 from orochi.embedded import state
 from orochi.storage.columnar import reader
+from orochi.storage.objects import client, connecting, places, remote
 
 _CATALOG = """
 SELECT s.stripe_id, s.node_id, s.path, s.row_count, s.size_bytes, t.table_oid::regclass::text
@@ -28,13 +29,14 @@ JOIN orochi.orochi_tables t ON t.table_oid = h.table_oid ORDER BY 1
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stripe:
-    """A file to check, and what the catalog says of it, if anything."""
+    """A file or object to check, and what the catalog says of it, if anything."""
 
-    path: pathlib.Path
+    path: pathlib.Path | str
     table: str | None = None
     stripe_id: int | None = None
     row_count: int | None = None
     size_bytes: int | None = None
+    store: client.Store | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,17 +111,50 @@ def verify(
 def _check(stripe: Stripe, *, quick: bool) -> int | Finding | None:
     """How many column chunks are right, what is wrong, or None when there is no file."""
     try:
-        with reader.StripeReader(stripe.path) as opened:
+        if isinstance(stripe.path, str) and places.place_of(stripe.path) is places.Place.FROZEN:
+            return _archived(stripe, places.key_of(stripe.path))
+        with _open(stripe) as opened:
             if stripe.row_count not in (None, opened.row_count):
                 detail = f"It has {opened.row_count} rows, the catalog says {stripe.row_count}."
                 return Finding(str(stripe.path), stripe.table, "stripe file is not the catalog's", detail)
             return opened.check() if quick else opened.verify()
-    except FileNotFoundError:
+    except (FileNotFoundError, errors.StalePlan):
         return None
     except errors.DataCorrupted as error:
         return Finding(str(stripe.path), stripe.table, error.message, error.detail or "")
-    except OSError as error:
+    except (OSError, errors.OrochiError) as error:
         return Finding(str(stripe.path), stripe.table, "stripe file cannot be read", str(error))
+
+
+def _open(stripe: Stripe) -> reader.StripeReader:
+    if isinstance(stripe.path, pathlib.Path):
+        return reader.StripeReader(stripe.path)
+    return reader.StripeReader(remote.RemoteObject(stripe.path, None, stripe.store))
+
+
+def _archived(stripe: Stripe, key: str) -> int | Finding:
+    """An archived object cannot be read; what can be told is whether it is there, and how large."""
+    head = (stripe.store or client.shared()).head(key)
+    if head.size == stripe.size_bytes:
+        return 0
+    detail = f"It has {head.size} bytes, the catalog says {stripe.size_bytes}."
+    return Finding(str(stripe.path), stripe.table, "stripe file is not the catalog's", detail)
+
+
+def _store(data_dir: pathlib.Path) -> client.Store | None:
+    """The object store that a cluster brought itself; None for the one that the settings name."""
+    known = state.load(data_dir) if state.is_locked(data_dir) else None
+    own = None if known is None else known.info.get("s3")
+    if not own:
+        return None
+    return client.Store(
+        connecting.Config(
+            bucket=own["bucket"],
+            endpoint=own["endpoint"],
+            access_key=own["access_key"],
+            secret_key=own["secret_key"],
+        )
+    )
 
 
 def _missing(data_dir: pathlib.Path, dsn: str | None, stripes: Sequence[Stripe]) -> Iterator[Finding]:
@@ -144,11 +179,15 @@ def _listed(data_dir: pathlib.Path, dsn: str) -> list[Stripe]:
             rows = connection.execute(_CATALOG).fetchall()
     except psycopg.Error as error:
         raise Unreachable(f"the catalog cannot be read: {error}") from error
-    found = []
+    found, store = [], None
     for stripe_id, node_id, path, row_count, size_bytes, table in rows:
         folder = data_dir / f"node{node_id}"
         folder = folder if folder.is_dir() else data_dir
-        found.append(Stripe(folder / "stripes" / path, table, stripe_id, row_count, size_bytes))
+        if places.place_of(path) is places.Place.LOCAL:
+            found.append(Stripe(folder / "stripes" / path, table, stripe_id, row_count, size_bytes))
+            continue
+        store = store or _store(data_dir)
+        found.append(Stripe(path, table, stripe_id, row_count, size_bytes, store))
     return found
 
 
@@ -157,8 +196,8 @@ def _without_catalog(data_dir: pathlib.Path) -> list[Stripe]:
     return [Stripe(path) for folder in folders for path in sorted(folder.rglob("*.stripe"))]
 
 
-def _size(path: pathlib.Path) -> int:
+def _size(path: pathlib.Path | str) -> int:
     try:
-        return path.stat().st_size
+        return pathlib.Path(path).stat().st_size
     except OSError:
         return 0

@@ -124,6 +124,7 @@ class FragmentStats:
     """What a fragment cost, for EXPLAIN ANALYZE.
 
     Attributes:
+        requests, fetched_bytes: what was asked of the object store.
         engine: 'postgres' (heap only), 'postgres+stripes', 'fused', 'duckdb' or 'session'.
     """
 
@@ -132,6 +133,8 @@ class FragmentStats:
     seconds: float
     chunk_groups_total: int = 0
     chunk_groups_skipped: int = 0
+    requests: int = 0
+    fetched_bytes: int = 0
     engine: str = "postgres"
 
 

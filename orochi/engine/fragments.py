@@ -37,6 +37,7 @@ from orochi.engine import (
     tables,
 )
 from orochi.storage.columnar import reader
+from orochi.storage.objects import traffic
 
 log = structlog.get_logger()
 
@@ -101,6 +102,7 @@ class _Run:
         self._rows = 0
         self._bytes = 0
         self._counters = stripes.Counters()
+        self._before = traffic.total.requests, traffic.total.bytes
         self.has_stripes = any(scan.stripes for scan in fragment.scans)
         self.has_inputs = any(scan.input is not None for scan in fragment.scans)
         self.is_vectorised = self.has_stripes and fragment.vector_sql is not None
@@ -158,6 +160,8 @@ class _Run:
             seconds=time.perf_counter() - self._started,
             chunk_groups_total=self._counters.total,
             chunk_groups_skipped=self._counters.skipped,
+            requests=traffic.total.requests - self._before[0],
+            fetched_bytes=traffic.total.bytes - self._before[1],
             engine=engine,
         )
 

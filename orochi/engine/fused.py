@@ -11,7 +11,7 @@ import concurrent.futures
 import functools
 import os
 import pathlib
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from orochi import errors, pgtypes
 from orochi.engine import contract, grouping, native, results, shapes, stripes
 from orochi.storage.columnar import cache, predicates, reader, skiplist
 from orochi.storage.columnar import filter as filtering
+from orochi.storage.objects import opening
 
 #: Threads of one process that work on stripes.
 _THREADS = 4
@@ -145,31 +146,26 @@ class Work:
         """A stripe's groups; how many chunk groups it has, and how many the skip list ruled out."""
         if self._cancelled():
             raise errors.QueryCanceled("canceling statement due to user request")
-        path = self._stripe_dir / stripe.path
         try:
-            opened = reader.StripeReader(path, cache=self.cache)
-            key = cache.file_key(path.stat())
+            opened = opening.open_stripe(self._stripe_dir, stripe.path, cache=self.cache)
         except FileNotFoundError as error:
             raise errors.StalePlan(f"stripe {stripe.stripe_id} is not on this node any more") from error
         with opened as source:
-            return Stripe(self, source, key, deleted).run()
+            return Stripe(self, source, deleted).run()
 
     def weight(self, stripe: contract.StripeRef) -> int:
         """How many column chunks of a stripe the skip list leaves."""
-        with reader.StripeReader(self._stripe_dir / stripe.path, cache=self.cache) as source:
-            groups, left = Stripe(self, source, None, None).pruned()
+        with opening.open_stripe(self._stripe_dir, stripe.path, cache=self.cache) as source:
+            groups, left = Stripe(self, source, None).pruned()
             return len(groups) * len({*(name for name, _ in left), *self.needed})
 
 
 class Stripe:
     """One stripe of a run."""
 
-    def __init__(
-        self, work: Work, source: reader.StripeReader, key: Hashable, deleted: np.ndarray | None
-    ) -> None:
+    def __init__(self, work: Work, source: reader.StripeReader, deleted: np.ndarray | None) -> None:
         self._work = work
         self._source = source
-        self._key = key
         self._footer = source.footer
         self._deleted = deleted
         self._read: dict[str, pa.Array] = {}
@@ -180,6 +176,7 @@ class Stripe:
         groups, kept, skipped = self.wanted()
         if not groups:
             return [], total, skipped
+        self._prefetch(self._work.needed, groups)
         columns = {name: self._column(name, groups) for name in self._work.needed}
         rows = sum(self._footer.group_rows[group] for group in groups)
         return [grouping.aggregate(self._work.shape, rows, columns, kept)], total, skipped
@@ -217,6 +214,7 @@ class Stripe:
         """Which rows of the chunk groups count; None for all."""
         passed: np.ndarray | None = None
         direct = []
+        self._prefetch((name for name, _ in conditions), groups)
         for name, condition in conditions:
             if pgtypes.carrier(self._work.types[name]) != pa.string():
                 direct.append((self.raw(name, groups), condition))
@@ -243,6 +241,10 @@ class Stripe:
             np.repeat(alive, rows)
         ]
 
+    def _prefetch(self, names: Iterable[str], groups: Sequence[int]) -> None:
+        columns = (self._footer.column(name) for name in names if name not in self._read)
+        self._source.prefetch([column for column in columns if column is not None], groups)
+
     def _column(self, name: str, groups: Sequence[int]) -> pa.Array:
         return self.codes(name, groups) if name in self._work.plain else self.raw(name, groups)
 
@@ -265,7 +267,7 @@ class Stripe:
         if column.dictionary is not None:
             return self._source.column(column, groups)
         everything = range(len(self._footer.group_rows))
-        key = (self._key, name, "codes")
+        key = (self._source.key, name, "codes")
         whole = self._work.cache.get(key)
         if whole is None:
             whole = encoded(self._source.column(column, everything))

@@ -19,6 +19,7 @@ from orochi.engine import contract, copybinary, fused, grouping, native, shapes,
 from orochi.engine.kernels import grouping as kernels
 from orochi.storage.columnar import cache, reader
 from orochi.storage.compression import buffers
+from orochi.storage.objects import opening
 
 
 def of_stripes(
@@ -54,16 +55,13 @@ def of_stripes(
                 counters.skipped += len(sources[at].footer.group_rows)
                 continue
             gone = deleted.get(scan.stripes[at].stripe_id)
-            path = stripe_dir / scan.stripes[at].path
-            counters.skipped += found.look(
-                at, fused.Stripe(work, sources[at], cache.file_key(path.stat()), gone)
-            )
+            counters.skipped += found.look(at, fused.Stripe(work, sources[at], gone))
         return list(_fetched(found, sources, shape, outputs))
 
 
 def _open(stripe_dir: pathlib.Path, stripe: contract.StripeRef) -> reader.StripeReader:
     try:
-        return reader.StripeReader(stripe_dir / stripe.path, cache=cache.shared())
+        return opening.open_stripe(stripe_dir, stripe.path, cache=cache.shared())
     except FileNotFoundError as error:
         raise errors.StalePlan(f"stripe {stripe.stripe_id} is not on this node any more") from error
 

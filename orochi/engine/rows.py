@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from orochi import errors
 from orochi.engine import contract, copybinary, shapes, stripes
-from orochi.storage.columnar import cache, reader
+from orochi.storage.columnar import cache
+from orochi.storage.objects import opening
 
 
 def of_stripes(
@@ -37,7 +38,7 @@ def of_stripes(
     for stripe in scan.stripes:
         gone = deleted.get(stripe.stripe_id)
         try:
-            opened = reader.StripeReader(stripe_dir / stripe.path, cache=cache.shared())
+            opened = opening.open_stripe(stripe_dir, stripe.path, cache=cache.shared())
         except FileNotFoundError as error:
             raise errors.StalePlan(f"stripe {stripe.stripe_id} is not on this node any more") from error
         with opened as source:

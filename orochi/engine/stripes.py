@@ -16,6 +16,7 @@ import pyarrow as pa
 from orochi import errors, pgtypes
 from orochi.engine import contract
 from orochi.storage.columnar import cache, reader
+from orochi.storage.objects import opening
 
 STRIPE_ID, ROW_NUMBER = "orochi_stripe_id", reader.ROW_NUMBER
 
@@ -80,7 +81,7 @@ def _stripe(
     forms: reader.Forms | None,
 ) -> Iterator[pa.RecordBatch]:
     try:
-        opened = reader.StripeReader(stripe_dir / stripe.path, cache=cache.shared())
+        opened = opening.open_stripe(stripe_dir, stripe.path, cache=cache.shared())
     except FileNotFoundError as error:
         raise errors.StalePlan(f"stripe {stripe.stripe_id} is not on this node any more") from error
     with opened as stripe_reader:

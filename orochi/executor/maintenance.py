@@ -13,6 +13,7 @@ import structlog
 from orochi import settings as process_settings
 from orochi.catalog import nodes
 from orochi.executor import exchange, names, recovery
+from orochi.tiered import move
 from orochi.timeseries import compression, direct, upkeep
 
 log = structlog.get_logger()
@@ -59,6 +60,21 @@ def _logged(
     for facts in results:
         log.info(event, **facts)
     return {"results": results}
+
+
+def move_chunk(settings: Settings, arguments: Facts) -> Facts:
+    """Bring `chunk_id` into `tier`."""
+    facts = move.move_chunk(
+        settings.coordinator_dsn, int(arguments["chunk_id"]), str(arguments["tier"]), settings
+    )
+    log.info("chunk.moved", **facts)
+    return facts
+
+
+def restore_stripes(settings: Settings, arguments: Facts) -> Facts:
+    """Ask for the archived objects of catalog `paths`; `ready` of `total`, until all are."""
+    paths = [str(path) for path in arguments["paths"]]
+    return move.restoring(paths, settings) or {"ready": len(paths), "total": len(paths)}
 
 
 def collect_stats(settings: Settings, arguments: Facts) -> Facts:

@@ -24,6 +24,7 @@ from orochi.engine import fused, heapfilter, native, shapes, stripes
 from orochi.executor import context, small, transport
 from orochi.planner import fragment as plan_fragment
 from orochi.storage.columnar import cache
+from orochi.storage.objects import places
 
 _THREADS = 2
 _DELETED = (
@@ -68,6 +69,7 @@ def _is_fused(part: plan_fragment.Fragment) -> bool:
         and not part.snapshot
         and len(part.scans) == 1
         and part.scans[0].stripes
+        and all(places.place_of(stripe.path) is places.Place.LOCAL for stripe in part.scans[0].stripes)
         and _folder(part.node_id).is_dir()
     )
 

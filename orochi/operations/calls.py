@@ -23,6 +23,7 @@ from orochi.operations import (
     maintenance,
     policies,
     shells,
+    tiering_calls,
 )
 from orochi.operations.arguments import Arguments
 from orochi.pgwire import messages
@@ -278,4 +279,5 @@ OUTSIDE: dict[str, Handler] = {
     "run_command_on_nodes": cluster_calls.run_command_on_nodes,
     "run_job": maintenance.run_job,
     "run_maintenance": maintenance.run_maintenance,
+    "move_chunk_to_tier": tiering_calls.move_chunk_to_tier,
 }

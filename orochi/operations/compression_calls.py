@@ -38,7 +38,7 @@ async def run(
     await session.runtime.refresh()
     snapshot = session.snapshot()
     found = [(name, call, chunk_by_name(snapshot, call.required("chunk"))) for name, call in calls]
-    await _check_owners(session, {table.oid for _, _, (table, _, _) in found})
+    await check_owners(session, {table.oid for _, _, (table, _, _) in found})
     todo: dict[tuple[int, int, str], list[int]] = {}
     for name, call, (_, shard, chunk) in found:
         task = _task(name, call, chunk)
@@ -142,7 +142,12 @@ def chunk_by_name(
     )
 
 
-async def _check_owners(session: context.Session, oids: set[ids.TableId]) -> None:
+async def check_owners(session: context.Session, oids: set[ids.TableId]) -> None:
+    """See that the user owns the tables.
+
+    Raises:
+        OrochiError: 42501, not one of them.
+    """
     for oid in oids:
         result = await session.coordinator.query(
             f"SELECT pg_has_role(relowner, 'USAGE'), relname FROM pg_class WHERE oid = {oid}"

@@ -18,7 +18,7 @@ from orochi import errors
 from orochi import settings as process_settings
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context, reduce, results, small, small_stripes, transport
-from orochi.operations import describe, local, own_types, planned, scrolling, stages
+from orochi.operations import describe, frozen, local, own_types, planned, scrolling, stages
 from orochi.operations import parameters as bound
 from orochi.pgwire import client, messages
 from orochi.planner import coalesce, edit, literals, parse, pull, select, staged
@@ -330,15 +330,15 @@ async def run_fragments(
     fragments = [fragment for item in plan.intermediates for fragment in item.fragments]
     if not fragments:
         return
+    fragments = await frozen.readable(session, fragments)
     if local.required(session):
         local.require_one_snapshot(session, fragments)
         results_of = local.run(session, fragments, inputs)
     else:
         if coalesced:
-            slots = process_settings.get().parallel_workers
-            fragments = [
-                part for item in plan.intermediates for part in coalesce.together(item.fragments, slots)
-            ]
+            slots, known = process_settings.get().parallel_workers, {part.number: part for part in fragments}
+            together = [[known[part.number] for part in item.fragments] for item in plan.intermediates]
+            fragments = [part for parts in together for part in coalesce.together(parts, slots)]
         fragments = await local.with_snapshot(session, fragments)
         small_results = await small.run(session, fragments, inputs) or await small_stripes.run(
             session, fragments

@@ -5,6 +5,7 @@ One nested dictionary says everything; it is the JSON form, and the text is made
 
 from __future__ import annotations
 
+import collections
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from orochi.engine import shapes
 from orochi.planner import fragment as fragments
 from orochi.planner import plan as plans
 from orochi.planner import rehearsal as rehearsals
+from orochi.storage.objects import places
 
 _TITLES = {
     "router": "Orochi Router",
@@ -48,6 +50,14 @@ class Stats(Protocol):
     @property
     def chunk_groups_skipped(self) -> int:
         """Those that its predicates ruled out."""
+
+    @property
+    def requests(self) -> int:
+        """Requests to the object store."""
+
+    @property
+    def fetched_bytes(self) -> int:
+        """What they brought."""
 
     @property
     def engine(self) -> str:
@@ -280,10 +290,21 @@ def _scan(scan: fragments.Scan) -> str:
     text = f"{scan.table} heap {scan.relation}"
     if scan.stripes:
         rows = sum(stripe.row_count for stripe in scan.stripes)
-        text += f", {len(scan.stripes)} stripes of {rows} rows"
+        text += f", {len(scan.stripes)} stripes of {rows} rows{_tiers(scan)}"
     if scan.chunks_total:
         text += f", {scan.chunks_kept} of {scan.chunks_total} chunks"
     return text
+
+
+def _tiers(scan: fragments.Scan) -> str:
+    """How many of a scan's stripes are not on its node."""
+    found = collections.Counter(places.place_of(stripe.path) for stripe in scan.stripes)
+    away = [
+        f"{found[place]} {place.value}"
+        for place in (places.Place.COLD, places.Place.FROZEN)
+        if place in found
+    ]
+    return f" ({', '.join(away)})" if away else ""
 
 
 def _engine(part: fragments.Fragment) -> str:
@@ -309,6 +330,8 @@ def _actual(cost: Stats, timing: bool) -> str:
     text = f"rows={cost.rows} bytes={cost.bytes} engine={cost.engine}"
     if cost.chunk_groups_total:
         text += f" chunk groups skipped={cost.chunk_groups_skipped} of {cost.chunk_groups_total}"
+    if cost.requests:
+        text += f" S3 requests={cost.requests} bytes={cost.fetched_bytes}"
     return f"{text} time={cost.seconds * 1000:.3f} ms" if timing else text
 
 

@@ -1,1 +1,1 @@
-"""Tiers of chunks by age, and moving between them."""
+"""Tiers of chunks: moving them between local disk, object store and archive, by hand and by policy."""

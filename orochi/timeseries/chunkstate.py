@@ -27,7 +27,7 @@ SELECT json_build_object(
     'chunk_id', c.chunk_id, 'shard_id', s.shard_id, 'generation', c.generation, 'layout', s.layout,
     'node_id', p.node_id, 'host', n.hostname, 'port', n.port, 'dbname', n.dbname,
     'table_oid', t.table_oid::bigint, 'segmentby', t.segmentby, 'orderby', t.orderby, 'options', t.options,
-    'time_column', a.attname, 'definition', orochi._table_definition(t.table_oid),
+    'tier', c.tier, 'time_column', a.attname, 'definition', orochi._table_definition(t.table_oid),
     'stripes', (SELECT coalesce(json_agg(json_build_array(f.stripe_id, f.path, f.row_count)
                     ORDER BY f.stripe_id), '[]'::json)
                 FROM orochi.orochi_stripes f WHERE f.chunk_id = c.chunk_id))
@@ -73,6 +73,7 @@ class State:
     segmentby: tuple[str, ...]
     orderby: tuple[str, ...]
     options: dict[str, Any]
+    tier: str
     time_column: str | None
     definition: definitions.Definition
     stripes: tuple[scans.StripeFile, ...]
@@ -229,6 +230,14 @@ def count_up(catalog: Connection, states: Sequence[State], row_counts: Sequence[
     )
     catalog.execute(
         "UPDATE orochi.orochi_shards SET layout = layout + 1 WHERE shard_id = %s", (states[0].shard_id,)
+    )
+
+
+def label(catalog: Connection, states: Sequence[State], tier: str) -> None:
+    """Say that the chunks are in a tier: all their rows are on the node."""
+    catalog.execute(
+        "UPDATE orochi.orochi_chunks SET tier = %s WHERE chunk_id = ANY(%s) AND tier <> %s",
+        (tier, [state.chunk_id for state in states], tier),
     )
 
 

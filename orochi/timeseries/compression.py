@@ -44,6 +44,16 @@ def compress_chunks(
     return _change(coordinator, chunk_ids, settings, functools.partial(_compress, merge=_always))
 
 
+def add_stripes(
+    coordinator: str, chunk_ids: Sequence[int], settings: process_settings.Settings
+) -> list[Facts]:
+    """Move what has gathered in the heaps of chunks into further stripes; those that there are stay as they are.
+
+    Returns, raises: as `compress_chunks`.
+    """
+    return _change(coordinator, chunk_ids, settings, functools.partial(_compress, merge=_never))
+
+
 def flush(
     coordinator: str, node_id: int, settings: process_settings.Settings, *, patient: bool = False
 ) -> list[Facts]:
@@ -98,6 +108,10 @@ _Choice = Callable[[Connection, State], bool]
 
 def _always(_node: Connection, _state: State) -> bool:
     return True
+
+
+def _never(_node: Connection, _state: State) -> bool:
+    return False
 
 
 _Step = Callable[[Connection, Connection, list[State], process_settings.Settings, bool], list[Facts]]
@@ -190,6 +204,7 @@ def _compress(
         for made in new:
             stripes.publish(catalog, made)
         chunkstate.count_up(catalog, changed, [made.rows_now for made in new])
+        chunkstate.label(catalog, [state for state in replaced if state.tier != "hot"], "warm")
     except BaseException:
         for made in new:
             made.unlink(settings.stripe_dir)
@@ -236,6 +251,7 @@ def _decompress(
     chunkstate.rename(node, changed)
     chunkstate.retire_stripes(catalog, changed, settings.retired_grace)
     chunkstate.count_up(catalog, changed, counts)
+    chunkstate.label(catalog, changed, "hot")
     chunkstate.commit(catalog, node, changed[0])
     return facts
 

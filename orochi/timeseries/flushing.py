@@ -56,7 +56,7 @@ LEFT JOIN orochi.orochi_dimensions d ON d.table_oid = t.table_oid AND d.ordinal 
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(row_count), 0)::bigint AS rows, coalesce(array_agg(stripe_id), '{{}}') AS ids
     FROM orochi.orochi_stripes WHERE chunk_id = c.chunk_id) f
-WHERE (t.storage_type = 'columnar' OR f.rows > 0 AND {TO_BE_COMPRESSED}) AND p.node_id = %s AND c.tier = 'hot'
+WHERE (t.storage_type = 'columnar' OR f.rows > 0 AND {TO_BE_COMPRESSED}) AND p.node_id = %s AND c.tier IN ('hot', 'warm')
 ORDER BY c.chunk_id
 """
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import time
 from typing import Any
 
 import psycopg
@@ -16,14 +15,12 @@ import structlog
 
 from orochi import settings as process_settings
 from orochi.catalog import nodes
-from orochi.storage.columnar import writer
+from orochi.timeseries import orphans
 
 log = structlog.get_logger()
 
 Connection = psycopg.Connection[Any]
 
-#: A stripe file without a catalog row may be about to get one; after this it will not.
-ORPHAN_AGE_SECONDS = 3600.0
 #: Advisory lock in the coordinator's database: shared by transactions whose files have no catalog row yet.
 LOADING_LOCK = 0x6F726F63_68690020
 _BATCH = 200
@@ -32,11 +29,12 @@ _LOCK_TIMEOUT = "2s"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Swept:
-    """How many things went: node schemas, stripes, files that no catalog row named."""
+    """How many things went: node schemas, stripes, and files and objects that no catalog row named."""
 
     schemas: int = 0
     stripes: int = 0
     orphans: int = 0
+    objects: int = 0
 
 
 def sweep(coordinator: str, node_id: int, settings: process_settings.Settings) -> Swept:
@@ -49,9 +47,9 @@ def sweep(coordinator: str, node_id: int, settings: process_settings.Settings) -
             node.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT}'".encode())
             schemas = _sweep_schemas(catalog, node, node_id)
             stripes = _sweep_stripes(catalog, node, node_id, settings.stripe_dir)
-        orphans = _sweep_orphans_between_loads(catalog, node_id, settings.stripe_dir)
+        files, objects = _sweep_orphans_between_loads(catalog, node_id, settings)
         _fold_versions(catalog)
-    return Swept(schemas, stripes, orphans)
+    return Swept(schemas, stripes, files, objects)
 
 
 def _sweep_schemas(catalog: Connection, node: Connection, node_id: int) -> int:
@@ -77,15 +75,15 @@ def _sweep_schemas(catalog: Connection, node: Connection, node_id: int) -> int:
 
 def _sweep_stripes(catalog: Connection, node: Connection, node_id: int, stripe_dir: pathlib.Path) -> int:
     rows = catalog.execute(
-        "SELECT cleanup_id, object_id, path FROM orochi.orochi_cleanup"
-        " WHERE node_id = %s AND kind = 'stripe' AND not_before <= now() LIMIT %s",
+        "SELECT cleanup_id, object_id, path, kind FROM orochi.orochi_cleanup"
+        " WHERE node_id = %s AND kind IN ('stripe', 'file') AND not_before <= now() LIMIT %s",
         (node_id, 10 * _BATCH),
     ).fetchall()
-    for _, _, path in rows:
-        (stripe_dir / path).unlink(missing_ok=True)
+    rows = [row for row in rows if orphans.is_removed(row[2], stripe_dir)]
     if rows:
         node.execute(
-            "DELETE FROM orochi_data.delete_vectors WHERE stripe_id = ANY(%s)", ([row[1] for row in rows],)
+            "DELETE FROM orochi_data.delete_vectors WHERE stripe_id = ANY(%s)",
+            ([row[1] for row in rows if row[3] == "stripe"],),
         )
         catalog.execute(
             "DELETE FROM orochi.orochi_cleanup WHERE cleanup_id = ANY(%s)", ([row[0] for row in rows],)
@@ -93,44 +91,18 @@ def _sweep_stripes(catalog: Connection, node: Connection, node_id: int, stripe_d
     return len(rows)
 
 
-def _sweep_orphans_between_loads(catalog: Connection, node_id: int, stripe_dir: pathlib.Path) -> int:
-    """Remove orphans unless a load is open, however long it has been: its files are old, and yet to be published."""
+def _sweep_orphans_between_loads(
+    catalog: Connection, node_id: int, settings: process_settings.Settings
+) -> tuple[int, int]:
+    """Remove orphans unless a load or a move is open: its files are there, however old, and yet to be named."""
     row = catalog.execute("SELECT pg_try_advisory_lock(%s)", (LOADING_LOCK,)).fetchone()
     if row is None or not row[0]:
-        return 0
+        return 0, 0
     try:
-        return _sweep_orphans(catalog, node_id, stripe_dir)
+        files = orphans.sweep_files(catalog, node_id, settings)
+        return files, orphans.sweep_objects(catalog, node_id, settings)
     finally:
         catalog.execute("SELECT pg_advisory_unlock(%s)", (LOADING_LOCK,))
-
-
-def _sweep_orphans(catalog: Connection, node_id: int, stripe_dir: pathlib.Path) -> int:
-    """Files of writers that died before they published them."""
-    if not stripe_dir.is_dir():
-        return 0
-    oldest = time.time() - ORPHAN_AGE_SECONDS
-    old = [
-        path
-        for path in stripe_dir.rglob("*")
-        if path.is_file()
-        and (path.suffix == ".stripe" or writer.is_temporary(path.name))
-        and path.stat().st_mtime < oldest
-    ]
-    if not old:
-        return 0
-    known = {
-        path
-        for (path,) in catalog.execute(
-            "SELECT path FROM orochi.orochi_stripes WHERE node_id = %s UNION ALL"
-            " SELECT path FROM orochi.orochi_cleanup WHERE node_id = %s AND kind = 'stripe'",
-            (node_id, node_id),
-        )
-    }
-    orphans = [path for path in old if str(path.relative_to(stripe_dir)) not in known]
-    for path in orphans:
-        log.warning("stripes.orphan_removed", path=str(path))
-        path.unlink(missing_ok=True)
-    return len(orphans)
 
 
 def _fold_versions(catalog: Connection) -> None:

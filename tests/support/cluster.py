@@ -133,12 +133,12 @@ def _environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def started(*, nodes: int = 2, workers: int = 1) -> Iterator[Cluster]:
+def started(*, nodes: int = 2, workers: int = 1, extra: tuple[str, ...] = ()) -> Iterator[Cluster]:
     """A cluster for the length of the block."""
     folder = services.temporary_directory("cluster")
     cluster: Cluster | None = None
     try:
-        cluster = up(folder, nodes=nodes, workers=workers)
+        cluster = up(folder, nodes=nodes, workers=workers, extra=extra)
         yield cluster
     except BaseException:
         keep_logs(folder)

@@ -31,6 +31,19 @@ BEGIN
     END LOOP;
 END $$;
 
+-- A chunk whose last stripe goes has its rows in the heap: it is hot, however that came.
+CREATE OR REPLACE FUNCTION orochi._stripes_deleted() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+BEGIN
+    UPDATE orochi.orochi_chunks c SET tier = 'hot'
+        WHERE c.tier <> 'hot' AND c.chunk_id IN (SELECT g.chunk_id FROM gone g)
+            AND NOT EXISTS (SELECT FROM orochi.orochi_stripes s WHERE s.chunk_id = c.chunk_id);
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE TRIGGER orochi_stripes_deleted AFTER DELETE ON orochi.orochi_stripes
+    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION orochi._stripes_deleted();
+
 -- Where shells have no way back to the gateway (see loopback.sql), writes that bypass it are refused: they must
 -- not put rows where nobody reads them.
 CREATE OR REPLACE FUNCTION orochi._refuse_write() RETURNS trigger LANGUAGE plpgsql AS $$

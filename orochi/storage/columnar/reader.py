@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from orochi import errors
-from orochi.storage.columnar import bloom, bulk, chunks, scan, skiplist
+from orochi.storage.columnar import bloom, bulk, chunks, files, scan, skiplist
 from orochi.storage.columnar import cache as caching
 from orochi.storage.columnar import format as layout
 from orochi.storage.columnar import predicates as filters
@@ -26,8 +26,6 @@ from orochi.storage.columnar.writer import StripeInfo
 from orochi.storage.compression import buffers, numeric, plain, registry, shared_dictionary
 
 __all__ = ["ROW_NUMBER", "Column", "Forms", "StripeReader", "check", "verify"]
-
-_TAIL_BYTES = 64 << 10
 
 #: What decoding raises over bytes that make no sense.
 _UNREADABLE = (ValueError, LookupError, OverflowError, OSError, struct.error, pa.ArrowException)
@@ -42,25 +40,26 @@ class StripeReader:
             ruled out.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, cache: caching.Cache | None = None) -> None:
-        """Opens the file and reads its footer.
+    def __init__(
+        self, source: str | os.PathLike[str] | files.Source, *, cache: caching.Cache | None = None
+    ) -> None:
+        """Opens the stripe and reads its footer.
 
         Args:
-            path: the stripe file.
+            source: the stripe file, or what reads it.
             cache: where footers and decoded columns are kept; None reads the file every time.
 
         Raises:
             FileNotFoundError: there is no such file.
             DataCorrupted: header, footer or trailer are damaged.
         """
-        self._path = os.fspath(path)
+        self._source = files.LocalFile(source) if isinstance(source, str | os.PathLike) else source
         self._cache = cache
-        self._descriptor: int | None = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         self._dictionaries: dict[str, pa.Array] = {}
+        self.key = self._source.key
         self.groups_total = 0
         self.groups_skipped = 0
         try:
-            self._key = caching.file_key(os.fstat(self._descriptor))
             self.footer = self._load_footer()
         except BaseException:
             self.close()
@@ -79,9 +78,7 @@ class StripeReader:
 
     def close(self) -> None:
         """Closes the file; a second time does nothing."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
+        self._source.close()
 
     @property
     def row_count(self) -> int:
@@ -127,14 +124,14 @@ class StripeReader:
         A dictionary array if the column has a dictionary; else in carrier form.
         """
         if column.dictionary is None:
-            return self._kept((self._key, column.name), groups, lambda: self._decode(column, groups))
+            return self._kept((self.key, column.name), groups, lambda: self._decode(column, groups))
         values = self.dictionary(column)
 
         def codes(_: layout.ColumnChunk) -> chunks.Filler:
             return lambda data, out: shared_dictionary.decode_into(data, out, len(values))
 
         found = self._kept(
-            (self._key, column.name),
+            (self.key, column.name),
             groups,
             lambda: self._fill(column, groups, pa.int32(), codes, distinct=len(values)),
         )
@@ -153,7 +150,7 @@ class StripeReader:
 
         try:
             return self._kept(
-                (self._key, column.name, scale),
+                (self.key, column.name, scale),
                 groups,
                 lambda: self._fill(column, groups, pa.int64(), fill, scale=scale),
             )
@@ -166,7 +163,7 @@ class StripeReader:
         if part is None:
             raise ValueError(f'column "{column.name}" has no dictionary')
         values = self._dictionaries.get(column.name)
-        key = (self._key, column.name, "dictionary")
+        key = (self.key, column.name, "dictionary")
         if values is None and self._cache is not None:
             values = self._cache.get(key)
         if values is None:
@@ -235,39 +232,59 @@ class StripeReader:
         return len(everything) * len(self.footer.columns)
 
     def _load_footer(self) -> layout.Footer:
-        footer = self._cache.get(self._key) if self._cache is not None else None
+        footer = self._cache.get(self.key) if self._cache is not None else None
         if isinstance(footer, layout.Footer):
             return footer
-        size = self._key[2]
         try:
-            layout.check_header(self._read(0, layout.HEADER_SIZE).to_pybytes())
-            start = max(0, size - _TAIL_BYTES)
-            tail = self._read(start, size - start).to_pybytes()
-            at, length, checksum = layout.read_trailer(tail[-layout.TRAILER_SIZE :], size)
-            if at < start:
-                tail, start = self._read(at, size - at).to_pybytes(), at
-            footer = layout.decode_footer(tail[at - start :][:length], checksum, at, size)
+            footer = self._read_footer()
         except layout.MalformedError as error:
-            raise errors.DataCorrupted(
-                f'stripe file "{self._path}" is corrupted', detail=f"{error}."
-            ) from error
+            try:
+                if not self._source.distrust():
+                    raise
+                footer = self._read_footer()
+            except layout.MalformedError:
+                raise errors.DataCorrupted(
+                    f'stripe file "{self._source.name}" is corrupted', detail=f"{error}."
+                ) from error
         if self._cache is not None:
-            self._cache.put(self._key, footer, 512 * sum(len(c.chunks) for c in footer.columns) + 1024)
+            self._cache.put(self.key, footer, 512 * sum(len(c.chunks) for c in footer.columns) + 1024)
         return footer
+
+    def _read_footer(self) -> layout.Footer:
+        size = self._source.size
+        start = max(0, size - self._source.tail)
+        self._source.prefetch([(0, layout.HEADER_SIZE), (start, size - start)])
+        tail = self._read(start, size - start).to_pybytes()
+        header = tail if not start else self._read(0, layout.HEADER_SIZE).to_pybytes()
+        layout.check_header(header[: layout.HEADER_SIZE])
+        at, length, checksum = layout.read_trailer(tail[-layout.TRAILER_SIZE :], size)
+        if at < start:
+            tail, start = self._read(at, size - at).to_pybytes(), at
+        return layout.decode_footer(tail[at - start :][:length], checksum, at, size)
+
+    def prefetch(self, columns: Iterable[layout.FooterColumn], groups: Sequence[int]) -> None:
+        """Have what `column` will read of these columns, where the stripe is far away: all at once."""
+        ranges = []
+        whole = len(groups) == len(self.footer.group_rows)
+        for column in columns:
+            if self._cache is not None and self._cache.get((self.key, column.name)) is not None:
+                continue
+            if column.dictionary is not None and not self._has_dictionary(column):
+                ranges.append((column.dictionary.offset, column.dictionary.extent))
+            for run in [list(groups)] if whole else runs(groups):
+                first, last = column.chunks[run[0]], column.chunks[run[-1]]
+                ranges.append((first.offset, last.offset + last.extent - first.offset))
+        if ranges:
+            self._source.prefetch(ranges)
+
+    def _has_dictionary(self, column: layout.FooterColumn) -> bool:
+        if column.name in self._dictionaries:
+            return True
+        return self._cache is not None and self._cache.get((self.key, column.name, "dictionary")) is not None
 
     def _read(self, offset: int, size: int) -> pa.Buffer:
         """`size` bytes of the file in the Arrow pool; fewer at its end."""
-        if self._descriptor is None:
-            raise ValueError("the stripe is closed")
-        buffer = pa.allocate_buffer(size)
-        view = memoryview(buffer)
-        done = 0
-        while done < size:
-            got = os.preadv(self._descriptor, [view[done:]], offset + done)
-            if got == 0:
-                return buffer.slice(0, done)
-            done += got
-        return buffer
+        return self._source.read(offset, size)
 
     def _stored(self, column: layout.FooterColumn, groups: Sequence[int]) -> Iterator[pa.Buffer]:
         """The checked bytes of each chunk; neighbours are read at once."""
@@ -277,14 +294,18 @@ class StripeReader:
             for group in run:
                 chunk = column.chunks[group]
                 stored = data.slice(chunk.offset - first.offset, chunk.extent)
-                if len(stored) != chunk.extent or zlib.crc32(stored) != chunk.checksum:
+                if not _is_sound(stored, chunk) and self._source.distrust():
+                    stored = self._read(chunk.offset, chunk.extent)
+                if not _is_sound(stored, chunk):
                     self._damaged(chunk, "its checksum does not match")
                 yield stored
 
     def _part(self, column: layout.FooterColumn, part: layout.Part, name: str) -> Any:
         """A dictionary's or filter's checked bytes, decompressed."""
         stored: Any = self._read(part.offset, part.extent)
-        if len(stored) != part.extent or zlib.crc32(stored) != part.checksum:
+        if not _is_sound(stored, part) and self._source.distrust():
+            stored = self._read(part.offset, part.extent)
+        if not _is_sound(stored, part):
             self._broken(f'the {name} of column "{column.name}"', "its checksum does not match")
         stored = stored.slice(0, part.stored_size)
         if part.block == "none":
@@ -369,8 +390,12 @@ class StripeReader:
 
     def _broken(self, place: str, reason: str, cause: BaseException | None = None) -> NoReturn:
         raise errors.DataCorrupted(
-            f'stripe file "{self._path}" is corrupted in {place}', detail=f"{reason}."
+            f'stripe file "{self._source.name}" is corrupted in {place}', detail=f"{reason}."
         ) from cause
+
+
+def _is_sound(stored: pa.Buffer, part: layout.Part | layout.ColumnChunk) -> bool:
+    return len(stored) == part.extent and zlib.crc32(stored) == part.checksum
 
 
 def verify(path: str | os.PathLike[str]) -> int:

@@ -8,7 +8,7 @@ bounded by one span: chunk groups of at most `SPAN_BYTES`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -70,6 +70,9 @@ class Source(Protocol):
 
     def filters(self, column: layout.FooterColumn) -> list[buffers.Vector] | None:
         """Bloom filters."""
+
+    def prefetch(self, columns: Iterable[layout.FooterColumn], groups: Sequence[int]) -> None:
+        """Have what `column` will read."""
 
 
 def decoded(array: pa.Array) -> pa.Array:
@@ -157,6 +160,7 @@ class Scan:
         flags = self._mask(groups, read)
         if flags is not None:
             groups, flags, read = self._narrow(groups, flags, read)
+        self._prefetch((name for name in self._names if name not in read), groups)
         names = [*self._names, ROW_NUMBER] if with_row_numbers else self._names
         fields: list[pa.Array] = []
         chosen = None if flags is None else pa.array(np.flatnonzero(flags))
@@ -173,13 +177,18 @@ class Scan:
         from orochi.storage.columnar import filter as filtering
 
         conditions = []
-        for name, condition in self._conditions:
-            if self._all_hold(name, condition, groups):
-                continue
+        open_ones = [item for item in self._conditions if not self._all_hold(*item, groups)]
+        self._prefetch((name for name, _ in open_ones), groups)
+        for name, condition in open_ones:
             if name not in read:
                 read[name] = self._values(name, groups)
             conditions.append((read[name], condition))
         return filtering.evaluate(conditions) if conditions else None
+
+    def _prefetch(self, names: Iterable[str], groups: Sequence[int]) -> None:
+        columns = (self._footer.column(name) for name in dict.fromkeys(names))
+        if groups:
+            self._reader.prefetch([column for column in columns if column is not None], groups)
 
     def _all_hold(self, name: str, condition: filters.Condition, groups: Sequence[int]) -> bool:
         column = self._footer.column(name)

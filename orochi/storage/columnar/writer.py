@@ -276,14 +276,24 @@ def _encode(
 @contextlib.contextmanager
 def _published(target: pathlib.Path) -> Iterator[Callable[[bytes], int]]:
     """A function that writes to a file which gets its name only if the body succeeds."""
+    with publishing(target) as temporary, temporary.open("xb") as file:
+        yield file.write
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def publishing(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The path of a file to write and fsync, which becomes `target` only if the body succeeds.
+
+    Raises:
+        FileExistsError: there is a file at `target`; it is left as it is.
+    """
     if target.exists():
         raise FileExistsError(f"stripe file {target} exists")
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}{_TEMPORARY}")
     try:
-        with temporary.open("xb") as file:
-            yield file.write
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         os.link(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,0 +1,201 @@
+"""Chunks in every tier answer as plain tables do, can be written to, and leave nothing behind in the object store."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import psycopg
+import pytest
+from botocore import config as boto_config
+
+from orochi.embedded import verification
+from tests.support import cluster as clusters
+from tests.support import layouts, oracle, pairs
+
+_READS = (
+    "SELECT count(*), sum(id), sum(amount), min(what), max(at) FROM events",
+    "SELECT * FROM events WHERE id BETWEEN 20 AND 60 ORDER BY id",
+    "SELECT what, count(*), avg(amount) FROM events GROUP BY what ORDER BY what",
+    "SELECT tenant, max(at) FROM events WHERE at > '2024-03-10' GROUP BY tenant ORDER BY tenant",
+    "SELECT e.id, f.id FROM events e JOIN events f ON f.tenant = e.tenant AND f.id = e.id + 7 ORDER BY 1",
+)
+
+
+@pytest.fixture
+def pair(cluster: clusters.Cluster) -> Iterator[oracle.Pair]:
+    opened = pairs.opened(cluster, "tiers")
+    opened.both("CREATE SCHEMA tiers")
+    yield opened
+    pairs.close(opened, "tiers")
+
+
+def _events(pair: oracle.Pair, layout: str) -> None:
+    """The table `events`, filled, in few chunks: every move is a task."""
+    pair.both(layouts.EVENTS)
+    if layout == "hypertable":
+        pair.both("ALTER TABLE events DROP CONSTRAINT events_pkey")
+    if layout == "columnar":
+        pair.orochi("ALTER TABLE events SET ACCESS METHOD columnar")
+    else:
+        pair.orochi("SELECT create_hypertable('events', 'at', INTERVAL '4 days')")
+    if layout != "hypertable":
+        pair.orochi("SELECT create_distributed_table('events', 'tenant', 2)")
+    pair.both(layouts.FILL)
+
+
+def _move(pair: oracle.Pair, tier: str, chunk: str | None = None) -> None:
+    """All chunks of `events`, or one, to a tier."""
+    for (name,) in [(chunk,)] if chunk else pair.orochi("SELECT show_chunks('events')"):
+        pair.orochi("SELECT move_chunk_to_tier(%s, %s)", (name, tier))
+
+
+def _check(pair: oracle.Pair) -> None:
+    for sql in _READS:
+        pair.same(sql)
+
+
+def _tiers(pair: oracle.Pair) -> set[str]:
+    return {tier for (tier,) in pair.orochi("SELECT tier FROM orochi.chunks WHERE hypertable ~ 'events'")}
+
+
+def _fails(pair: oracle.Pair, sql: str) -> psycopg.Error:
+    with pytest.raises(psycopg.Error) as caught:
+        pair.orochi(sql)
+    return caught.value
+
+
+@pytest.mark.parametrize("layout", ["hypertable", "both", "columnar"])
+def test_a_chunk_in_every_tier(pair: oracle.Pair, layout: str) -> None:
+    _events(pair, layout)
+    tiers = ("cold", "warm", "frozen", "hot", "cold") if layout == "both" else ("frozen", "cold")
+    for tier in tiers:
+        _move(pair, tier)
+        assert _tiers(pair) == {tier}
+        if tier == "frozen":
+            pair.orochi("SET orochi.frozen_reads = wait")
+        _check(pair)
+    pair.both(
+        "INSERT INTO events (tenant, at, id, what) SELECT g % 7, timestamptz '2024-03-10' + g * interval '1 h', g, 'new'"
+        " FROM generate_series(1000, 1010) g",
+        "UPDATE events SET what = 'changed', amount = amount + 1 WHERE id BETWEEN 30 AND 40",
+        "DELETE FROM events WHERE id BETWEEN 50 AND 55",
+    )
+    _check(pair)
+    with pair.gateway.transaction(), pair.plain.transaction():
+        pair.both("UPDATE events SET what = 'again' WHERE id = 70")
+        _check(pair)
+    _move(pair, "cold")
+    assert _tiers(pair) == {"cold"}
+    _check(pair)
+    pair.both("ALTER TABLE events ADD COLUMN extra integer")
+    if layout == "both":
+        first = pair.orochi("SELECT show_chunks('events')")[0][0]
+        pair.orochi("SELECT recompress_chunk(%s)", (first,))
+        pair.orochi("SELECT decompress_chunk(%s)", (first,))
+        assert "hot" in _tiers(pair)
+    pair.same("SELECT * FROM events ORDER BY id")
+    if layout == "columnar":
+        pair.orochi("SELECT undistribute_table('events')")
+        pair.same("SELECT * FROM events ORDER BY id")
+
+
+def test_frozen_reads_and_what_is_refused(pair: oracle.Pair) -> None:
+    _events(pair, "both")
+    _move(pair, "warm")
+    (frozen,) = pair.orochi(
+        "SELECT chunk_name FROM orochi.chunks WHERE hypertable ~ 'events' AND row_count > 0 ORDER BY range_start, 1 LIMIT 1"
+    )[0]
+    _move(pair, "frozen", frozen)
+    told: list[str] = []
+    pair.gateway.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
+    for sql in (
+        "SELECT count(*) FROM events",
+        "UPDATE events SET what = 'x'",
+        f"SELECT decompress_chunk('{frozen}')",
+    ):
+        error = _fails(pair, sql)
+        assert error.sqlstate == "55000"
+        assert f"move_chunk_to_tier('{frozen}', 'cold')" in (error.diag.message_hint or "")
+    pair.same("SELECT count(*) FROM events WHERE at > '2024-03-12'")
+    pair.orochi("SET orochi.frozen_reads = skip")
+    (count,) = pair.orochi("SELECT count(*) FROM events")[0]
+    assert 0 < count < 200
+    assert any(frozen in text for text in told)
+    pair.orochi("SET orochi.frozen_reads = wait")
+    _check(pair)
+    assert _fails(pair, "SET orochi.frozen_reads = never; SELECT count(*) FROM events").sqlstate == "22023"
+    assert _fails(pair, f"SELECT move_chunk_to_tier('{frozen}', 'icy')").sqlstate == "22023"
+    assert _fails(pair, "SELECT move_chunk_to_tier('chunk_999999', 'cold')").sqlstate == "42704"
+    _move(pair, "cold", frozen)
+    _check(pair)
+
+
+def test_a_cold_aggregate_reads_only_its_column(pair: oracle.Pair) -> None:
+    columns = ", ".join(f"random() AS c{n}" for n in range(9))
+    pair.orochi(
+        "CREATE TABLE wide AS SELECT timestamptz '2024-01-01' + n * interval '1 s' AS at, "
+        f"{columns} FROM generate_series(1, 30000) n"
+    )
+    pair.orochi("SELECT create_hypertable('wide', 'at')")
+    for (chunk,) in pair.orochi("SELECT show_chunks('wide')"):
+        pair.orochi("SELECT move_chunk_to_tier(%s, 'cold')", (chunk,))
+    (size,) = pair.orochi(
+        "SELECT sum(f.size_bytes) FROM orochi.orochi_stripes f JOIN orochi.orochi_chunks c USING (chunk_id)"
+        " JOIN orochi.orochi_shards s USING (shard_id) WHERE s.table_oid = 'wide'::regclass"
+    )[0]
+    first, second = (_explained(pair, "SELECT sum(c4) FROM wide") for _ in range(2))
+    assert re.search(r"\(1 cold\)", first)
+    fetched = re.search(r"S3 requests=(\d+) bytes=(\d+)", first)
+    assert fetched is not None
+    assert int(fetched[2]) <= 15 * size / 100
+    assert "S3 requests" not in second
+
+
+def _explained(pair: oracle.Pair, sql: str) -> str:
+    return "\n".join(line for (line,) in pair.orochi(f"EXPLAIN (ANALYZE, TIMING OFF) {sql}"))
+
+
+def test_the_store_holds_what_the_catalog_names(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
+    _events(pair, "both")
+    _move(pair, "cold")
+    _move(pair, "cold")
+    known = "SELECT substr(path, 4) FROM orochi.{} WHERE path LIKE 's3:%'"
+    named = {key for (key,) in pair.orochi(known.format("orochi_stripes"))}
+    assert named
+    assert named <= _keys(cluster)
+    report = verification.verify(cluster.data_dir, None, quick=True)
+    assert report.findings == []
+    assert report.stripes >= len(named)
+    with cluster.connect_coordinator() as catalog:
+
+        def exact() -> bool:
+            catalog.execute(
+                "UPDATE orochi.orochi_cleanup SET not_before = now() WHERE path ~ '^(s3|frozen):'"
+            )
+            pair.orochi("SELECT run_maintenance()")
+            left = {key for (key,) in catalog.execute(known.format("orochi_stripes").encode())}
+            return _keys(cluster) == left
+
+        clusters.eventually(exact)
+        gone = pair.orochi("SELECT drop_chunks('events', older_than => timestamptz '2024-03-12')")
+        assert gone
+        clusters.eventually(exact)
+        pair.both("DROP TABLE events")
+        clusters.eventually(exact)
+
+
+def _keys(cluster: clusters.Cluster) -> set[str]:
+    store: Any = cluster.info["s3"]
+    client = boto3.client(
+        "s3",
+        endpoint_url=store["endpoint"],
+        region_name="us-east-1",
+        aws_access_key_id=store["access_key"],
+        aws_secret_access_key=store["secret_key"],
+        config=boto_config.Config(s3={"addressing_style": "path"}),
+    )
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=store["bucket"])
+    return {item["Key"] for page in pages for item in page.get("Contents", ())}
