@@ -364,7 +364,9 @@ class Session:
             return ()
         if encodings.is_utf8(encoding) or sql.isascii():
             return statements
-        if any(control.is_control(found) or self.engine.concerns(self, found) for found in statements):
+        if any(
+            control.is_control(found) or self.engine.concerns(self, found, ever=True) for found in statements
+        ):
             raise encodings.refusal(encoding)
         return ()
 

@@ -19,8 +19,6 @@ _STATEMENTS = {
     "insert-nothing": "INSERT INTO events SELECT * FROM events WHERE false",
     "insert-returning": "INSERT INTO events (tenant, at, id) VALUES (6, '2024-03-11', 999) RETURNING *, id + 1 AS next, upper(what)",
     "insert-rows-returning": "INSERT INTO events (tenant, at, id) VALUES (6, '2024-03-11', 1), (1, '2024-03-12', 2) RETURNING id, tenant",
-    "insert-one-moment": "INSERT INTO events (tenant, at, id) VALUES (6, now(), 990) RETURNING at = now()",
-    "insert-select-one-moment": "INSERT INTO events (tenant, at, id) SELECT 30 + g, now(), g FROM generate_series(1, 3) g RETURNING at = now()",
     "insert-cte": "WITH s AS (SELECT max(id) AS m FROM events) INSERT INTO events (tenant, at, id) SELECT 1, '2024-03-11', m + 1 FROM s",
     "conflict-nothing": "INSERT INTO events SELECT * FROM events ON CONFLICT DO NOTHING",
     "conflict-update": """INSERT INTO events (tenant, at, id, what) SELECT tenant, at, id, 'again' FROM events WHERE id < 20
@@ -166,3 +164,16 @@ def test_two_clients(filled: oracle.Pair) -> None:
     assert sorted(after) == [("mine",), ("nothing",)]
     filled.both("DELETE FROM events WHERE id IN (12, 6001)")
     filled.check_tables("events")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "VALUES (6, now(), 990), (7, current_timestamp, 1)",
+        "SELECT g, now(), 0 FROM generate_series(30, 33) g",
+    ],
+)
+def test_returning_sees_the_moment_of_its_rows(filled: oracle.Pair, rows: str) -> None:
+    statement = f"INSERT INTO events (tenant, at, id) {rows} RETURNING at = now()"
+    assert set(filled.gateway.execute(statement)) == {(True,)}
+    filled.both("DELETE FROM events WHERE at > '2025-01-01'")
