@@ -29,6 +29,7 @@ class Function:
 _BOOL_FALSE = ("boolean", "false")
 _BOOL_TRUE = ("boolean", "true")
 _TIME = "orochi.time_value"
+_SIZES = "table_bytes bigint, index_bytes bigint, toast_bytes bigint, total_bytes bigint, node_name name"
 _COMMANDS = "TABLE ({} bigint, success boolean, result text)"
 
 
@@ -40,6 +41,82 @@ def _on_chunk(name: str, flag: str) -> Iterator[Function]:
 def _tiers() -> Iterator[Function]:
     for chunk_type in ("text", "bigint"):
         yield Function("move_chunk_to_tier", (("chunk", chunk_type, None), ("tier", "text", None)), "text")
+
+
+def _dimensions() -> Iterator[Function]:
+    """What makes a hypertable be divided by a second column, or adds that later."""
+    yield Function(
+        "create_hypertable",
+        (
+            ("relation", "regclass", None),
+            ("time_column_name", "name", None),
+            ("partitioning_column", "name", None),
+            ("number_partitions", "integer", None),
+            ("chunk_time_interval", _TIME, "NULL"),
+            ("if_not_exists", *_BOOL_FALSE),
+            ("migrate_data", *_BOOL_TRUE),
+            ("create_default_indexes", *_BOOL_TRUE),
+        ),
+        "TABLE (hypertable_id integer, schema_name name, table_name name, created boolean)",
+    )
+    yield Function(
+        "add_dimension",
+        (
+            ("hypertable", "regclass", None),
+            ("column_name", "name", None),
+            ("number_partitions", "integer", "NULL"),
+            ("chunk_time_interval", _TIME, "NULL"),
+            ("if_not_exists", *_BOOL_FALSE),
+        ),
+        "TABLE (dimension_id integer, schema_name name, table_name name, column_name name, created boolean)",
+    )
+    yield Function(
+        "add_dimension",
+        (
+            ("hypertable", "regclass", None),
+            ("dimension", "orochi.dimension_info", None),
+            ("if_not_exists", *_BOOL_FALSE),
+        ),
+        "TABLE (dimension_id integer, created boolean)",
+    )
+
+
+def _chunks() -> Iterator[Function]:
+    """The chunks of hypertables."""
+    yield Function(
+        "drop_chunks",
+        (
+            ("relation", "regclass", None),
+            ("older_than", _TIME, "NULL"),
+            ("newer_than", _TIME, "NULL"),
+            ("verbose", *_BOOL_FALSE),
+            ("created_before", _TIME, "NULL"),
+            ("created_after", _TIME, "NULL"),
+        ),
+        "SETOF text",
+    )
+    yield Function(
+        "set_chunk_time_interval",
+        (
+            ("hypertable", "regclass", None),
+            ("chunk_time_interval", _TIME, None),
+            ("dimension_name", "name", "NULL"),
+        ),
+    )
+    yield Function(
+        "set_integer_now_func",
+        (
+            ("hypertable", "regclass", None),
+            ("integer_now_func", "regproc", None),
+            ("replace_if_exists", *_BOOL_FALSE),
+        ),
+    )
+    yield Function("hypertable_detailed_size", (("hypertable", "regclass", None),), f"TABLE ({_SIZES})")
+    yield Function(
+        "chunks_detailed_size",
+        (("hypertable", "regclass", None),),
+        f"TABLE (chunk_schema name, chunk_name name, {_SIZES})",
+    )
 
 
 def _policies() -> Iterator[Function]:
@@ -160,18 +237,12 @@ def _overloads() -> Iterator[Function]:
         ),
         "TABLE (hypertable_id integer, created boolean)",
     )
+    yield from _dimensions()
     yield from _on_chunk("compress_chunk", "if_not_compressed")
     yield from _on_chunk("decompress_chunk", "if_compressed")
     yield from _on_chunk("recompress_chunk", "if_not_compressed")
     yield from _tiers()
-    yield Function(
-        "drop_chunks",
-        (("relation", "regclass", None), ("older_than", _TIME, "NULL"), ("newer_than", _TIME, "NULL")),
-        "SETOF text",
-    )
-    yield Function(
-        "set_chunk_time_interval", (("hypertable", "regclass", None), ("chunk_time_interval", _TIME, None))
-    )
+    yield from _chunks()
     yield from _policies()
     yield from _jobs()
     for name in ("add_node", "citus_add_node"):

@@ -18,7 +18,7 @@ from orochi.operations import (
     cluster_calls,
     compression_calls,
     distribute,
-    hypertable,
+    hypertable_calls,
     jobs,
     maintenance,
     policies,
@@ -199,69 +199,12 @@ async def _undistribute_table(session: context.Session, sink: context.Sink, call
     return _VOID
 
 
-async def _create_hypertable(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
-    oid = call.oid("relation")
-    by_dimension = call.has("dimension")
-    if by_dimension:
-        dimension = call.fields("dimension")
-        if dimension["kind"] != "range":
-            raise errors.FeatureNotSupported(
-                "the first dimension of a hypertable is a time range",
-                hint="Use by_range(); distribute by a column with create_distributed_table().",
-            )
-        column, interval = (
-            str(dimension["column_name"]),
-            hypertable.Interval.from_given(dimension["chunk_interval"]),
-        )
-    else:
-        column, interval = call.required("time_column_name"), call.interval("chunk_time_interval")
-    options = hypertable.Options(
-        column=column,
-        interval=interval,
-        if_not_exists=call.boolean("if_not_exists"),
-        migrate_data=call.boolean("migrate_data"),
-        default_indexes=call.boolean("create_default_indexes"),
-    )
-    created = "t" if await hypertable.create_hypertable(session, sink, oid, options) else "f"
-    if by_dimension:
-        return [(str(oid), created)]
-    shell = await shells.definition(session, oid)
-    return [(str(oid), shell.schema, shell.name, created)]
-
-
-async def _set_chunk_time_interval(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
-    interval = call.interval("chunk_time_interval")
-    if interval is None:
-        raise errors.InvalidParameter("chunk_time_interval must not be NULL")
-    await hypertable.set_chunk_time_interval(session, call.oid("hypertable"), interval)
-    return _VOID
-
-
-async def _drop_chunks(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
-    bounds = [call.given("older_than"), call.given("newer_than")]
-    if bounds == [None, None]:
-        raise errors.InvalidParameter(
-            "drop_chunks() needs older_than or newer_than", hint="TRUNCATE removes all rows of a table."
-        )
-    oid = call.oid("relation")
-    result = await session.coordinator.fetch(
-        f"SELECT orochi.show_chunks({oid}::regclass, $1::orochi.time_value, $2::orochi.time_value)",
-        tuple(None if value is None else value.encode() for value in bounds),
-        (0, 0),
-        (25, 25),
-    )
-    chunk_ids = [int((row[0] or b"").rpartition(b"_")[2]) for row in result.rows]
-    return [(name,) for name in await hypertable.drop_chunks(session, oid, chunk_ids)]
-
-
 #: Calls that run inside the client's transaction.
 HANDLERS: dict[str, Handler] = {
+    **hypertable_calls.HANDLERS,
     "create_distributed_table": _create_distributed_table,
     "create_reference_table": _create_reference_table,
     "undistribute_table": _undistribute_table,
-    "create_hypertable": _create_hypertable,
-    "set_chunk_time_interval": _set_chunk_time_interval,
-    "drop_chunks": _drop_chunks,
     "add_compression_policy": policies.add_compression_policy,
     "remove_compression_policy": policies.remove_compression_policy,
     "add_retention_policy": policies.add_retention_policy,

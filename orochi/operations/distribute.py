@@ -9,7 +9,7 @@ from orochi import settings as process_settings
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import chunks, redistribute, shells, storage_options
+from orochi.operations import chunks, progress, redistribute, shells, storage_options
 from orochi.sharding import colocation, placement
 from orochi.timeseries import ranges
 
@@ -302,15 +302,16 @@ async def populate(
     shell: definitions.Definition,
     new_shards: Sequence[colocation.NewShard],
     source: AsyncIterator[bytes] | None,
+    report: progress.Report | None = None,
 ) -> None:
-    """Make the shards, move the rows there, and close the shell to writers."""
+    """Make the shards, move the rows there, and close the shell to writers; `report` hears how far that is."""
     shards = await shells.insert_shards(session, shell.oid, new_shards)
     await shells.insert_whole_chunks(session, shell.oid)
     await create_shards(session, shell, shards)
     await session.catalog_changed()
     filled = source is None and await shells.has_rows(session, shell)
     if source is not None or filled:
-        await fill_shards(session, shell, source)
+        await fill_shards(session, shell, source, report)
     if filled:
         await shells.empty(session, shell)
     await shells.install_guard(session, shell)
@@ -339,7 +340,10 @@ async def create_shards(
 
 
 async def fill_shards(
-    session: context.Session, shell: definitions.Definition, source: AsyncIterator[bytes] | None
+    session: context.Session,
+    shell: definitions.Definition,
+    source: AsyncIterator[bytes] | None,
+    report: progress.Report | None = None,
 ) -> None:
     """Move rows, the shell's own or those of `source`, to the table's shards."""
     table = session.snapshot().tables[ids.TableId(shell.oid)]
@@ -350,6 +354,8 @@ async def fill_shards(
         source = session.coordinator.copy_out(
             f"COPY (SELECT {names} FROM ONLY {shell.relation}) TO STDOUT (FORMAT binary)"
         )
+    if report is not None:
+        source = progress.watched(source, report)
     await redistribute.load(session, session.snapshot().tables[table.oid], source, columns)
 
 

@@ -14,11 +14,11 @@ from orochi import errors, ids, pgtypes
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import chunks, distribute, shells, storage_options, striped
+from orochi.operations import chunks, distribute, progress, shells, storage_options, striped
 from orochi.sharding import colocation, placement
 from orochi.timeseries import ranges
 
-_TYPE_HINT = "A time column is of type timestamptz, timestamp, date, bigint, integer or smallint."
+_TYPE_HINT = "Use an integer, timestamp, or date type."
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,10 +65,15 @@ async def create_hypertable(session: context.Session, sink: context.Sink, oid: i
     shell = await shells.lock(session, shell)
     shells.check_keys(shell, options.column, "time column")
     interval = await resolve_interval(session, shell.column(options.column).base_oid, options.interval)
+    if not shell.column(options.column).not_null:
+        await sink.notice(
+            f'adding not-null constraint to column "{options.column}"',
+            hint="Dimensions cannot have NULL values.",
+        )
     if shell.catalog_kind is None:
-        await _partition_local(session, shell, options, interval)
+        await _partition_local(session, sink, shell, options, interval)
     else:
-        await _partition_shards(session, shell, options, interval)
+        await _partition_shards(session, sink, shell, options, interval)
     return True
 
 
@@ -125,9 +130,9 @@ async def drop_chunks(session: context.Session, oid: int, chunk_ids: Sequence[in
         f" WHERE chunk_id IN ({listed})"
     )
     await session.catalog_execute(f"DELETE FROM orochi.orochi_chunks WHERE chunk_id IN ({listed})")
-    dropped = [chunk.name for shard in table.shards for chunk in shard.chunks if chunk.chunk_id in wanted]
+    names = {chunk.chunk_id: chunk.name for shard in table.shards for chunk in shard.chunks}
     await session.catalog_changed()
-    return dropped
+    return [names[ids.ChunkId(chunk_id)] for chunk_id in dict.fromkeys(chunk_ids) if chunk_id in names]
 
 
 async def resolve_interval(session: context.Session, type_oid: int, interval: Interval | None) -> int:
@@ -140,7 +145,7 @@ async def resolve_interval(session: context.Session, type_oid: int, interval: In
     if interval is None:
         if not is_time:
             raise errors.InvalidParameter(
-                "integer time columns need an explicit chunk_time_interval",
+                "integer dimensions require an explicit interval",
                 hint="Give chunk_time_interval => the number of units in a chunk.",
             )
         interval = Interval("1 day")
@@ -156,7 +161,7 @@ def _check_column(shell: definitions.Definition, name: str) -> None:
     column = shell.column(name)
     if column.base_oid not in pgtypes.TIME_DIMENSION:
         raise errors.InvalidTableDefinition(
-            f'column "{name}" of type {column.type} cannot be a time column', hint=_TYPE_HINT
+            f'invalid type for dimension "{name}"', detail=f"Its type is {column.type}.", hint=_TYPE_HINT
         )
     if column.generated:
         raise errors.InvalidTableDefinition(f'generated column "{name}" cannot be a time column')
@@ -178,12 +183,17 @@ async def _prepare_shell(
 
 
 async def _partition_local(
-    session: context.Session, shell: definitions.Definition, options: Options, interval: int
+    session: context.Session,
+    sink: context.Sink,
+    shell: definitions.Definition,
+    options: Options,
+    interval: int,
 ) -> None:
     """An ordinary table becomes one partitioned shard on one node."""
     snapshot = session.snapshot()
     colocation.check_foreign_keys(shell, snapshot, distribution_column=None, colocation_id=None)
-    if not options.migrate_data and await shells.has_rows(session, shell):
+    filled = await shells.has_rows(session, shell)
+    if filled and not options.migrate_data:
         raise _not_empty(shell)
     node_id = placement.least_loaded(snapshot)
     shell = await _prepare_shell(session, shell, options)
@@ -193,11 +203,16 @@ async def _partition_local(
     )
     await _insert_dimension(session, shell, options, interval)
     shard = colocation.NewShard(0, *distribute.FULL_RANGE, (node_id,))
-    await distribute.populate(session, shell, [shard], None)
+    report = await progress.migration(session, sink, shell) if filled else None
+    await distribute.populate(session, shell, [shard], None, report)
 
 
 async def _partition_shards(
-    session: context.Session, shell: definitions.Definition, options: Options, interval: int
+    session: context.Session,
+    sink: context.Sink,
+    shell: definitions.Definition,
+    options: Options,
+    interval: int,
 ) -> None:
     """Every shard of a distributed table is rebuilt as a partitioned relation, on its own node."""
     if shell.referencing:
@@ -213,6 +228,8 @@ async def _partition_shards(
     values = await _sampled(session, shell, old, options.column, interval)
     if values and not options.migrate_data:
         raise _not_empty(shell)
+    if values:
+        await progress.migration(session, sink, shell)
     shell = await _prepare_shell(session, shell, options)
     await _insert_dimension(session, shell, options, interval)
     await shells.bump_layouts(session, old.shards)
@@ -307,8 +324,8 @@ async def _insert_dimension(
 def _not_empty(shell: definitions.Definition) -> errors.OrochiError:
     return errors.OrochiError(
         f'table "{shell.name}" is not empty',
-        sqlstate="55000",
-        hint="Move its rows with migrate_data => true.",
+        sqlstate="0A000",
+        hint="You can migrate data by specifying 'migrate_data => true' when calling this function.",
     )
 
 

@@ -124,8 +124,9 @@ def check_keys(shell: definitions.Definition, column: str, role: str) -> None:
     """
     for name in definitions.missing_from_keys(shell, column):
         raise errors.FeatureNotSupported(
-            f'unique key "{name}" of table "{shell.name}" does not contain the {role} "{column}"',
-            detail="Uniqueness is checked in each part of the table by itself.",
+            f'cannot create a unique index without the column "{column}" (used in partitioning)',
+            detail=f'Key "{name}" of table "{shell.name}" lacks the {role}, by which each row lies in one part'
+            " of the table; uniqueness is checked in each part by itself.",
             hint=f'Add "{column}" to the key, or drop it.',
         )
 

@@ -1,7 +1,8 @@
 """Statements that call Orochi's functions, rewritten so that PostgreSQL evaluates the calls' arguments.
 
-A call stands in a SELECT's target list by itself, once for each row, or it is the only item of FROM,
-or it is what CALL calls. In its place goes the function's twin, which returns the call as JSON. What
+A call stands in a SELECT's target list by itself, once for each row, or inside expressions that read
+nothing else (`count(compress_chunk(c))`), or it is the only item of FROM, or it is what CALL calls. In its
+place goes the function's twin, which returns the call as JSON. What
 was executed then goes back as a value of the target list, or as a VALUES list in FROM.
 """
 
@@ -34,10 +35,10 @@ class TargetCalls:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FromCall:
-    """One call as the only item of FROM, or of CALL (`tree` is None then).
+    """One call as the only item of FROM, or of CALL (`tree` is None then), or the one of a target list.
 
     Attributes:
-        sql: returns the one call as JSON.
+        sql: returns the call, or those of all rows, as JSON.
         function: the function's name.
     """
 
@@ -67,6 +68,8 @@ def plan(statement: parse.Statement) -> TargetCalls | FromCall:
     in_from = _from_call(node)
     if in_from is not None and len(calls) == 1:
         return FromCall(_collect(in_from), _name(in_from), node)
+    if len(calls) == 1 and (inside := _inside(node, calls[0])) is not None:
+        return inside
     positions = [
         (at, _name(target.val)) for at, target in enumerate(node.targetList or ()) if _is_call(target.val)
     ]
@@ -80,6 +83,46 @@ def plan(statement: parse.Statement) -> TargetCalls | FromCall:
         for index, target in enumerate(node.targetList)
     )
     return TargetCalls(_deparse(tree.changed(node, targetList=targets)), tuple(positions))
+
+
+_FUNCTION = parse.parse_one("SELECT * FROM f()").tree.fromClause
+_CLAUSES = (
+    "groupClause",
+    "distinctClause",
+    "havingClause",
+    "sortClause",
+    "windowClause",
+    "limitCount",
+    "limitOffset",
+)
+
+
+def _inside(node: tree.Node, call: tree.Node) -> FromCall | None:
+    """A call inside expressions of the target list that read nothing else: they are computed of its results."""
+    name = _name(call)
+    if (
+        node.op.name != "SETOP_NONE"
+        or api.result_columns(name) is not None
+        or api.result_type(name) == "void"
+    ):
+        return None
+    if any(target.val is call for target in node.targetList or ()):
+        return None
+    if any(getattr(node, clause) for clause in _CLAUSES):
+        return None
+
+    def replace(part: tree.Node) -> tree.Node | None:
+        return tree.column(name) if part is call else None
+
+    targets = tree.transform(node.targetList or (), replace)
+    read: list[tree.Node] = [
+        part for part in tree.walk(targets) if isinstance(part, (ast.ColumnRef, ast.SubLink))
+    ]
+    if len(read) != 1 or read[0] != tree.column(name):
+        return None
+    collected = tree.changed(node, targetList=(ast.ResTarget(val=_twin(call)),))
+    outer = tree.changed(node, targetList=targets, fromClause=_FUNCTION, whereClause=None, withClause=None)
+    return FromCall(_deparse(collected), name, outer)
 
 
 def with_rows(call: FromCall, rows: Sequence[Sequence[str | None]]) -> str:

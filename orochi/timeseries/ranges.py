@@ -88,13 +88,12 @@ def interval_from_microseconds(type_oid: int, microseconds: int) -> int:
     """
     if type_oid not in _NAMES:
         raise errors.InvalidParameter(
-            "chunk_time_interval must be an integer for an integer time column",
-            hint="Give the interval in the column's own units, as an integer.",
+            "invalid interval type for integer dimension", hint="Use an interval of type integer."
         )
     if type_oid != pgtypes.DATE:
         return check_interval(type_oid, microseconds)
     if microseconds % MICROSECONDS_PER_DAY:
-        raise errors.InvalidParameter("chunk_time_interval must be whole days for a date column")
+        raise errors.InvalidParameter("invalid interval: must be multiples of one day")
     return check_interval(type_oid, microseconds // MICROSECONDS_PER_DAY)
 
 
@@ -115,9 +114,10 @@ def check_interval(type_oid: int, value: int) -> int:
     Raises:
         InvalidParameter: it is out of the type's range.
     """
-    if not 0 < value <= _MAX.get(type_oid, _MAX64):
+    most = _MAX.get(type_oid, _MAX64)
+    if not 0 < value <= most:
         raise errors.InvalidParameter(
-            "chunk_time_interval must be positive and within the range of the time column's type",
+            f"invalid interval: must be between 1 and {most}",
             hint="Give an interval such as INTERVAL '1 day', or an integer for an integer time column.",
         )
     return value

@@ -215,9 +215,9 @@ def readings(module_pair: oracle.Pair) -> list[tuple[Any, ...]]:
             f"CREATE TABLE {layout} (k int NOT NULL, at timestamptz NOT NULL, alt int, v float8, j json, arr int[], m mood)"
         )
         if layout in ("spread", "striped"):
-            module_pair.orochi(f"SELECT create_distributed_table('{layout}', 'k', 4)")
+            module_pair.orochi(f"SELECT create_distributed_table('{layout}', 'k', 2)")
         if layout != "plain":
-            module_pair.orochi(f"SELECT create_hypertable('{layout}', 'at')")
+            module_pair.orochi(f"SELECT create_hypertable('{layout}', 'at', INTERVAL '3 days')")
         with module_pair.gateway.cursor() as cursor, cursor.copy(f"COPY {layout} FROM STDIN") as copy:
             for k, at, alt, v in rows:
                 copy.write_row(

@@ -114,28 +114,6 @@ END $$;
 CREATE OR REPLACE FUNCTION orochi._chunk_name(chunk_id bigint) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT 'orochi_chunks.chunk_' || chunk_id $$;
 
-CREATE OR REPLACE FUNCTION orochi._chunks_between(relation regclass, oldest bigint, newest bigint) RETURNS SETOF text
-LANGUAGE plpgsql STABLE AS $$
-BEGIN
-    -- the chunks of other columnar tables, one for each shard, have no range
-    IF NOT EXISTS (SELECT FROM orochi.orochi_tables t WHERE t.table_oid = relation AND t.storage_type = 'columnar') THEN
-        PERFORM orochi._dimension_type(relation);
-    END IF;
-    RETURN QUERY SELECT orochi._chunk_name(c.chunk_id)
-        FROM orochi.orochi_chunks c JOIN orochi.orochi_shards s USING (shard_id)
-        WHERE s.table_oid = relation AND (newest IS NULL OR c.range_end <= newest)
-            AND (oldest IS NULL OR c.range_start >= oldest)
-        ORDER BY c.range_start, s.shard_index;
-END $$;
-
-CREATE OR REPLACE FUNCTION orochi.show_chunks(
-    relation regclass, older_than orochi.time_value DEFAULT NULL, newer_than orochi.time_value DEFAULT NULL)
-RETURNS SETOF text LANGUAGE sql STABLE AS $$
-    SELECT orochi._chunks_between(relation,
-        CASE WHEN newer_than IS NOT NULL THEN orochi._boundary(relation, newer_than) END,
-        CASE WHEN older_than IS NOT NULL THEN orochi._boundary(relation, older_than) END)
-$$;
-
 CREATE OR REPLACE FUNCTION orochi.hypertable_size(hypertable regclass) RETURNS bigint
 LANGUAGE sql STABLE AS
 $$ SELECT sum(size_bytes)::bigint FROM orochi.orochi_shards WHERE table_oid = hypertable $$;

@@ -8,6 +8,7 @@ BEGIN
     RETURN jsonb_build_object('text', value::text) || CASE pg_typeof(value)
         WHEN 'regclass'::regtype THEN jsonb_build_object('oid', value::text::regclass::oid::bigint)
         WHEN 'regproc'::regtype THEN jsonb_build_object('oid', value::text::regproc::oid::bigint)
+        WHEN 'regproc'::regtype THEN jsonb_build_object('oid', value::text::regproc::oid::bigint)
         WHEN 'orochi.time_value'::regtype THEN jsonb_build_object(
             'kind', orochi._time_kind(value::text::orochi.time_value),
             'text', orochi._time_text(value::text::orochi.time_value), 'given', value::text)

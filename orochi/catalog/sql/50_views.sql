@@ -89,7 +89,7 @@ CREATE SCHEMA IF NOT EXISTS timescaledb_information;
 
 CREATE OR REPLACE VIEW timescaledb_information.hypertables AS
 SELECT n.nspname AS hypertable_schema, c.relname AS hypertable_name, pg_get_userbyid(c.relowner) AS owner,
-    1::smallint AS num_dimensions,
+    (1 + (t.kind = 'distributed')::integer)::smallint AS num_dimensions,
     (SELECT count(*) FROM orochi.orochi_chunks k JOIN orochi.orochi_shards s USING (shard_id)
      WHERE s.table_oid = c.oid) AS num_chunks,
     EXISTS (SELECT FROM orochi.orochi_stripes f JOIN orochi.orochi_chunks k USING (chunk_id)
@@ -98,6 +98,7 @@ SELECT n.nspname AS hypertable_schema, c.relname AS hypertable_name, pg_get_user
     a.attname AS primary_dimension,
     a.atttypid::regtype AS primary_dimension_type
 FROM orochi.orochi_dimensions d
+JOIN orochi.orochi_tables t USING (table_oid)
 JOIN pg_class c ON c.oid = d.table_oid
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = d.table_oid AND a.attnum = d.attnum
@@ -108,11 +109,23 @@ SELECT n.nspname AS hypertable_schema, c.relname AS hypertable_name, d.ordinal::
     a.attname AS column_name, a.atttypid::regtype AS column_type, 'Time'::text AS dimension_type,
     orochi._raw_interval(d.chunk_interval, orochi._base_type(a.atttypid)) AS time_interval,
     CASE WHEN NOT orochi._is_time(orochi._base_type(a.atttypid)) THEN d.chunk_interval END AS integer_interval,
-    NULL::name AS integer_now_func, NULL::smallint AS num_partitions
+    (SELECT p.proname FROM pg_proc p WHERE p.oid = (t.options -> 'integer_now' ->> 'oid')::oid) AS integer_now_func,
+    NULL::smallint AS num_partitions
 FROM orochi.orochi_dimensions d
+JOIN orochi.orochi_tables t USING (table_oid)
 JOIN pg_class c ON c.oid = d.table_oid
 JOIN pg_namespace n ON n.oid = c.relnamespace
-JOIN pg_attribute a ON a.attrelid = d.table_oid AND a.attnum = d.attnum;
+JOIN pg_attribute a ON a.attrelid = d.table_oid AND a.attnum = d.attnum
+UNION ALL
+-- a hypertable's dimension by hash is what it is distributed by
+SELECT n.nspname, c.relname, 2, a.attname, a.atttypid::regtype, 'Space', NULL, NULL, NULL,
+    (SELECT count(*) FROM orochi.orochi_shards s WHERE s.table_oid = t.table_oid)::smallint
+FROM orochi.orochi_dimensions d
+JOIN orochi.orochi_tables t USING (table_oid)
+JOIN pg_class c ON c.oid = t.table_oid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = t.table_oid AND a.attnum = t.distribution_attnum
+WHERE d.ordinal = 1 AND t.kind = 'distributed';
 
 CREATE OR REPLACE VIEW timescaledb_information.chunks AS
 SELECT n.nspname AS hypertable_schema, c.relname AS hypertable_name,

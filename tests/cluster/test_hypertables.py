@@ -1,0 +1,218 @@
+"""Hypertables from outside: dimensions, chunks by every bound, sizes, what now is, and TimescaleDB's refusals."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.support import oracle
+
+_DAY = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
+
+
+@pytest.fixture(scope="module")
+def metrics(module_pair: oracle.Pair) -> oracle.Pair:
+    """`metrics`, a hypertable with a dimension by hash, ten days in it; `plain` beside it, filled."""
+    module_pair.orochi("CREATE TABLE metrics (at timestamptz, device text, v float8)")
+    module_pair.orochi("SELECT create_hypertable('metrics', 'at', 'device', 2, INTERVAL '5 days')")
+    module_pair.orochi(
+        "INSERT INTO metrics SELECT timestamptz '2024-01-01' + g * interval '1 day', 'd' || g % 3, g FROM generate_series(0, 9) g"
+    )
+    module_pair.orochi("CREATE TABLE plain (at timestamptz, id int PRIMARY KEY)")
+    module_pair.orochi("INSERT INTO plain VALUES (now(), 1)")
+    return module_pair
+
+
+def _notices(connection: psycopg.Connection[Any], query: str) -> list[str]:
+    found: list[str] = []
+    connection.add_notice_handler(keep := lambda notice: found.append(notice.message_primary or ""))
+    connection.execute(query)
+    connection.remove_notice_handler(keep)
+    return found
+
+
+def test_dimensions(metrics: oracle.Pair) -> None:
+    columns = (
+        "column_name, column_type::text, dimension_type, time_interval, integer_interval, num_partitions"
+    )
+    query = f"SELECT {columns} FROM timescaledb_information.dimensions WHERE hypertable_name = 'metrics' ORDER BY dimension_number"
+    assert metrics.orochi(query) == [
+        ("at", "timestamp with time zone", "Time", dt.timedelta(days=5), None, None),
+        ("device", "text", "Space", None, None, 2),
+    ]
+    [row] = metrics.orochi(
+        "SELECT num_dimensions, num_chunks, primary_dimension FROM timescaledb_information.hypertables"
+        " WHERE hypertable_name = 'metrics'"
+    )
+    assert row == (2, 3 * 2, "at")  # chunks of a range are on every shard
+    said = _notices(
+        metrics.gateway, "SELECT add_dimension('metrics', by_hash('device', 2), if_not_exists => true)"
+    )
+    assert said == ['column "device" is already a dimension, skipping']
+
+
+def test_added_later(module_pair: oracle.Pair) -> None:
+    """A filled table becomes a hypertable, and one by hash, with all its rows."""
+    module_pair.orochi("CREATE TABLE later (n int, k int, v text)")
+    module_pair.orochi("INSERT INTO later SELECT g, g % 7, g::text FROM generate_series(1, 300) g")
+    said = _notices(module_pair.gateway, "SELECT create_hypertable('later', by_range('n', 100))")
+    assert said == ['adding not-null constraint to column "n"', "migrating data to chunks"]
+    assert module_pair.orochi("SELECT created FROM add_dimension('later', 'k', 3)") == [(True,)]
+    assert module_pair.orochi("SELECT count(*), sum(n), count(DISTINCT k) FROM later") == [(300, 45150, 7)]
+    assert module_pair.orochi("SELECT count(*) FROM show_chunks('later', older_than => 200)") == [(6,)]
+    module_pair.orochi("SELECT set_chunk_time_interval('later', 50, 'n')")
+    module_pair.orochi("INSERT INTO later VALUES (410, 1, 'x')")
+    ends = "SELECT max(range_end_integer - range_start_integer) FROM orochi.chunks WHERE range_start_integer >= 400"
+    assert module_pair.orochi(f"{ends} AND hypertable = 'later'::regclass::text") == [(50,)]
+
+
+def test_now_of_integers(module_pair: oracle.Pair) -> None:
+    """Policies on integer times ask the function that was set, which may read the table itself."""
+    module_pair.orochi("CREATE TABLE ticks (n bigint, v int)")
+    module_pair.orochi("SELECT create_hypertable('ticks', 'n', chunk_time_interval => 10)")
+    module_pair.orochi("INSERT INTO ticks SELECT g, g FROM generate_series(1, 60) g")
+    for name, result, kind in (
+        ("newest", "bigint", "STABLE"),
+        ("narrow", "int", "STABLE"),
+        ("loose", "bigint", "VOLATILE"),
+    ):
+        module_pair.orochi(
+            f"CREATE FUNCTION {name}() RETURNS {result} LANGUAGE sql {kind} AS 'SELECT max(n)::{result} FROM ticks'"
+        )
+    _refused(
+        module_pair, "set_integer_now_func('ticks', 'narrow')", "22023", "return type of integer_now_func"
+    )
+    _refused(
+        module_pair,
+        "set_integer_now_func('ticks', 'loose')",
+        "22023",
+        "must take no arguments and it must be STABLE",
+    )
+    _refused(module_pair, "add_retention_policy('ticks', 25)", "0A000", "integer time column")
+    module_pair.orochi("SELECT set_integer_now_func('ticks', 'newest')")
+    _refused(
+        module_pair, "set_integer_now_func('ticks', 'newest')", "42710", "custom time function already set"
+    )
+    module_pair.orochi("SELECT set_integer_now_func('ticks', 'newest', replace_if_exists => true)")
+    [(job,)] = module_pair.orochi("SELECT add_retention_policy('ticks', 25)")
+    module_pair.orochi(f"CALL run_job({job})")
+    assert module_pair.orochi("SELECT min(n), max(n) FROM ticks") == [(30, 60)]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "starts"),
+    [
+        ("", [0, 5, 10]),
+        (", older_than => timestamptz '2024-01-05'", [0]),
+        (", newer_than => '2024-01-02'::date", [5, 10]),
+        (", '2024-01-10', '2023-12-29'", [0, 5]),
+        (", older_than => interval '1 day'", [0, 5, 10]),
+        (", created_before => now() + interval '1 day'", [0, 5, 10]),
+        (", created_after => interval '1 day', created_before => '1 hour'", []),
+    ],
+)
+def test_show_chunks(metrics: oracle.Pair, bounds: str, starts: list[int]) -> None:
+    shown = metrics.orochi(
+        f"SELECT DISTINCT c.range_start FROM show_chunks('metrics'{bounds}) s JOIN orochi.chunks c ON c.chunk_name = s ORDER BY 1"
+    )
+    first = metrics.orochi(
+        "SELECT min(range_start) FROM orochi.chunks WHERE hypertable = 'metrics'::regclass::text"
+    )[0][0]
+    assert [row[0] for row in shown] == [first + dt.timedelta(days=days) for days in starts]
+
+
+def test_sizes(metrics: oracle.Pair) -> None:
+    """Each chunk's bytes now, of the heap and of stripes; they add up to the table's on each node."""
+    assert metrics.orochi(
+        "SELECT count(compress_chunk(c)) FROM show_chunks('metrics', older_than => '2024-01-05') c"
+    ) == [(2,)]
+    chunks = metrics.orochi("SELECT * FROM chunks_detailed_size('metrics')")
+    assert [f"{row[0]}.{row[1]}" for row in chunks] == [
+        row[0] for row in metrics.orochi("SELECT show_chunks('metrics')")
+    ]
+    assert all(table + indexes + toast == total > 0 for _, _, table, indexes, toast, total, _ in chunks)
+    by_node = {
+        row[-1]: row[:-1] for row in metrics.orochi("SELECT * FROM hypertable_detailed_size('metrics')")
+    }
+    assert by_node == {
+        node: tuple(sum(row[at] for row in chunks if row[-1] == node) for at in range(2, 6))
+        for node in {row[-1] for row in chunks}
+    }
+
+
+def test_drop_chunks(metrics: oracle.Pair) -> None:
+    names = [
+        row[0]
+        for row in metrics.orochi("SELECT show_chunks('metrics', newer_than => timestamptz '2024-01-05')")
+    ]
+    dropped = metrics.orochi(
+        "SELECT drop_chunks('metrics', newer_than => timestamptz '2024-01-05', verbose => true)"
+    )
+    assert [row[0] for row in dropped] == names
+    left = metrics.orochi("SELECT max(at) < timestamptz '2024-01-10', min(at) FROM metrics")
+    assert left == [(True, _DAY)]
+
+
+def _refused(pair: oracle.Pair, call: str, state: str, message: str) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        pair.gateway.execute(f"SELECT {call}")
+    assert (caught.value.sqlstate, message in (caught.value.diag.message_primary or "")) == (state, True), (
+        caught.value
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "state", "message"),
+    [
+        ("create_hypertable('plain', 'at')", "0A000", 'cannot create a unique index without the column "at" (used in partitioning)'),
+        ("create_hypertable('plain', 'id', chunk_time_interval => interval '1 day')", "22023", "invalid interval type for integer dimension"),
+        ("create_hypertable('plain', 'id')", "22023", "integer dimensions require an explicit interval"),
+        ("create_hypertable('plain', 'id', chunk_time_interval => 10, migrate_data => false)", "0A000", 'table "plain" is not empty'),
+        ("create_hypertable('plain', 'id', 'at', 0)", "22023", "invalid number of partitions: must be between 1 and 32767"),
+        ("create_hypertable('metrics', 'at')", "42P16", 'table "metrics" is already a hypertable'),
+        ("add_dimension('metrics', 'at', 2)", "42710", 'column "at" is already a dimension'),
+        ("add_dimension('metrics', 'v')", "22023", "cannot omit both the number of partitions and an interval"),
+        ("add_dimension('metrics', 'v', 2, 5)", "22023", "cannot specify both the number of partitions and the interval"),
+        ("add_dimension('metrics', by_range('v', 5))", "0A000", "a second dimension by range is not supported"),
+        ("add_dimension('metrics', by_hash('v', 5))", "0A000", "is divided by the hash of column"),
+        ("set_chunk_time_interval('plain', 5)", "42809", 'table "plain" is not a hypertable'),
+        ("set_chunk_time_interval('metrics', interval '1 day', 'v')", "42704", "does not have a matching dimension"),
+        ("set_integer_now_func('metrics', 'version')", "22023", "has no integer time column"),
+        ("drop_chunks('plain', interval '1 day')", "42809", "is not a hypertable"),
+        ("show_chunks('plain')", "42809", "is not a hypertable"),
+        ("hypertable_detailed_size('plain')", "42809", "is not a hypertable"),
+        ("drop_chunks('metrics')", "22023", "invalid time range for dropping chunks"),
+        ("drop_chunks('metrics', 5)", "22023", "cannot bound the time column"),
+        ("show_chunks('metrics', '2024-01-01', '2024-02-01')", "22023", "invalid time range"),
+        ("show_chunks('metrics', '2024-01-01', created_before => now())", "22023", "cannot specify"),
+    ],
+)  # fmt: skip
+def test_refused(metrics: oracle.Pair, call: str, state: str, message: str) -> None:
+    _refused(metrics, call, state, message)
+    metrics.gateway.execute("SELECT 1")
+
+
+def test_keys_and_triggers(metrics: oracle.Pair) -> None:
+    """Unique keys hold the time column and the hashed one; triggers are refused; foreign keys go out."""
+    for statement, state in (
+        ("CREATE UNIQUE INDEX ON metrics (device)", "0A000"),
+        ("CREATE UNIQUE INDEX ON metrics (at)", "0A000"),
+        ("ALTER TABLE metrics ADD UNIQUE (v)", "0A000"),
+        (
+            "CREATE TRIGGER t BEFORE INSERT ON metrics FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+            "0A000",
+        ),
+    ):
+        assert oracle.ask(metrics.gateway, statement).sqlstate == state, statement
+    metrics.orochi("CREATE UNIQUE INDEX ON metrics (at, device)")
+    metrics.orochi("CREATE TABLE devices (id text PRIMARY KEY)")
+    metrics.orochi("INSERT INTO devices VALUES ('d0'), ('d1'), ('d2')")
+    metrics.orochi("SELECT create_reference_table('devices')")
+    metrics.orochi("ALTER TABLE metrics ADD FOREIGN KEY (device) REFERENCES devices")
+    assert (
+        oracle.ask(metrics.gateway, "INSERT INTO metrics VALUES ('2024-01-02', 'd9', 1)").sqlstate == "23503"
+    )
+    metrics.orochi("INSERT INTO metrics VALUES ('2024-01-02 12:00+00', 'd2', 1)")
