@@ -18,7 +18,6 @@ _EVERY = {
     names.SWEEP: (60.0, names.RECOVERY_QUEUE),
     names.COLLECT_STATS: (30.0, names.STATS_QUEUE),
     names.FLUSH_COLUMNAR: (30.0, names.COMPRESSION_QUEUE),
-    names.TIERING_DUE: (300.0, names.TIERING_QUEUE),
     names.REBALANCING_COLLECT: (60.0, names.STATS_QUEUE),
 }
 

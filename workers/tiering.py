@@ -1,11 +1,10 @@
-"""Tasks that move chunks between tiers, and the look at which are older than their tier allows."""
+"""Tasks that move chunks between tiers, and ask for archived ones."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from orochi.executor import maintenance, names, serving
-from orochi.tiered import due
 from workers import app
 
 
@@ -19,9 +18,3 @@ def move_chunk(request: dict[str, Any]) -> None:
 def restore(request: dict[str, Any]) -> None:
     """Ask for archived objects of this worker's node."""
     serving.seat().serve_call(request, maintenance.restore_stripes)
-
-
-@app.task(names.TIERING_DUE)
-def run_due() -> None:
-    """Report the chunks that tiering policies want moved."""
-    serving.seat().serve_periodic(names.TIERING_LOCK, lambda _settings, connection: due.report(connection))

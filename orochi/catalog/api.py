@@ -41,6 +41,21 @@ def _on_chunk(name: str, flag: str) -> Iterator[Function]:
 def _tiers() -> Iterator[Function]:
     for chunk_type in ("text", "bigint"):
         yield Function("move_chunk_to_tier", (("chunk", chunk_type, None), ("tier", "text", None)), "text")
+    yield Function(
+        "set_tiering_policy",
+        (
+            ("relation", "regclass", None),
+            ("hot_after", _TIME, "'1 day'"),
+            ("warm_after", _TIME, "'7 days'"),
+            ("cold_after", _TIME, "'30 days'"),
+            ("adaptive", *_BOOL_FALSE),
+            ("recall_reads", "integer", "10"),
+            ("idle_after", "interval", "'1 day'"),
+            ("schedule_interval", "interval", "NULL"),
+        ),
+        "integer",
+    )
+    yield Function("remove_tiering_policy", (("relation", "regclass", None), ("if_exists", *_BOOL_FALSE)))
 
 
 def _dimensions() -> Iterator[Function]:

@@ -187,7 +187,6 @@ class Chunk(Base):
     tier: orm.Mapped[str] = _text("hot")
     row_count: orm.Mapped[int] = _zero()
     size_bytes: orm.Mapped[int] = _zero()
-    last_read_at: orm.Mapped[dt.datetime | None]
     created_at: orm.Mapped[dt.datetime] = _now()
 
 
@@ -225,15 +224,40 @@ class ColumnChunk(Base):
     size_bytes: orm.Mapped[int]
 
 
-class TieringPolicy(Base):
-    """Ages at which a chunk leaves a tier; NULL is never."""
+class ChunkAccess(Base):
+    """Reads and writes of a chunk, counted by its node's PostgreSQL.
 
-    __tablename__ = "orochi_tiering_policies"
+    `seen_*` are the node's counters when they were last looked at; `recent_reads` halves with every day.
+    """
 
-    table_oid: orm.Mapped[int] = _to("orochi_tables.table_oid", primary_key=True)
-    hot_after: orm.Mapped[dt.timedelta | None]
-    warm_after: orm.Mapped[dt.timedelta | None]
-    cold_after: orm.Mapped[dt.timedelta | None]
+    __tablename__ = "orochi_chunk_access"
+
+    chunk_id: orm.Mapped[int] = _to("orochi_chunks.chunk_id", primary_key=True, autoincrement=False)
+    seen_reads: orm.Mapped[int] = _zero()
+    seen_writes: orm.Mapped[int] = _zero()
+    reads: orm.Mapped[int] = _zero()
+    writes: orm.Mapped[int] = _zero()
+    recent_reads: orm.Mapped[float] = orm.mapped_column(sa.Double, server_default=sa.text("0"))
+    counted_at: orm.Mapped[dt.datetime] = _now()
+    last_read_at: orm.Mapped[dt.datetime | None]
+    last_write_at: orm.Mapped[dt.datetime | None]
+
+
+class TieringDecision(Base):
+    """What a tiering policy decided of a chunk, why, and what came of it: 'decided', 'moved' or 'failed'."""
+
+    __tablename__ = "orochi_tiering_decisions"
+
+    decision_id: orm.Mapped[int] = _identity()
+    decided_at: orm.Mapped[dt.datetime]
+    job_id: orm.Mapped[int | None] = _small()
+    table_oid: orm.Mapped[int] = _to("orochi_tables.table_oid", index=True)
+    chunk_id: orm.Mapped[int]
+    from_tier: orm.Mapped[str]
+    to_tier: orm.Mapped[str]
+    reason: orm.Mapped[str]
+    outcome: orm.Mapped[str] = _text("decided")
+    message: orm.Mapped[str | None]
 
 
 class VectorIndex(Base):

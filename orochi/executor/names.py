@@ -17,7 +17,6 @@ WRITE_STRIPES = "orochi.compression.write_stripes"
 COLLECT_STATS = "orochi.stats.collect"
 COLLECT_NODE_STATS = "orochi.stats.collect_node"
 REBALANCING_COLLECT = "orochi.rebalancing.collect"
-TIERING_DUE = "orochi.tiering.run_due"
 RESOLVE_TRANSACTIONS = "orochi.recovery.resolve"
 SWEEP = "orochi.recovery.sweep"
 SWEEP_NODE = "orochi.recovery.sweep_node"
@@ -106,7 +105,7 @@ ROWS = "rows"
 DONE = b"done"
 
 #: Advisory locks in the coordinator database that one process at a time holds for a periodic task.
-TIERING_LOCK, REBALANCING_LOCK, RECOVERY_LOCK = (0x6F726F63_68690011 + number for number in range(3))
+REBALANCING_LOCK, RECOVERY_LOCK = (0x6F726F63_68690012 + number for number in range(2))
 
 RESULT_TTL_SECONDS = 120
 INPUT_TTL_SECONDS = 600

@@ -212,6 +212,8 @@ HANDLERS: dict[str, Handler] = {
     "add_job": jobs.add_job,
     "alter_job": jobs.alter_job,
     "delete_job": jobs.delete_job,
+    "set_tiering_policy": tiering_calls.set_tiering_policy,
+    "remove_tiering_policy": tiering_calls.remove_tiering_policy,
     "remove_node": cluster_calls.remove_node,
     "run_command_on_shards": cluster_calls.run_command_on_shards,
 }

@@ -100,6 +100,10 @@ def is_due(node: Connection, candidate: Candidate, share: float) -> bool:
 def is_full(node: Connection, candidate: Candidate) -> bool:
     """Whether the chunk's heap holds enough rows; False if it has moved meanwhile."""
     try:
+        # an empty one is not scanned: that would count as a read of the chunk
+        size = node.execute("SELECT pg_relation_size(%s::regclass)", (candidate.relation,)).fetchone()
+        if size is None or not size[0]:
+            return False
         row = node.execute(
             f"SELECT FROM {candidate.relation} OFFSET {candidate.enough - 1} LIMIT 1".encode()
         ).fetchone()

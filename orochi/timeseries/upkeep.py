@@ -15,7 +15,7 @@ import structlog
 
 from orochi import settings as process_settings
 from orochi.catalog import nodes
-from orochi.timeseries import orphans
+from orochi.timeseries import access, orphans
 
 log = structlog.get_logger()
 
@@ -151,6 +151,7 @@ def collect_stats(coordinator: str, node_id: int, settings: process_settings.Set
                 "SELECT stripe_id, count(*) FROM orochi_data.delete_vectors GROUP BY 1"
             ).fetchall()
             size = node.execute("SELECT pg_database_size(current_database())").fetchone()
+            access.collect(catalog, node)
         _store(catalog, node_id, counted, deleted)
         catalog.execute(
             "UPDATE orochi.orochi_nodes SET size_bytes = %s, last_heartbeat = now() WHERE node_id = %s",

@@ -158,6 +158,60 @@ def _explained(pair: oracle.Pair, sql: str) -> str:
     return "\n".join(line for (line,) in pair.orochi(f"EXPLAIN (ANALYZE, TIMING OFF) {sql}"))
 
 
+def test_a_policy_moves_chunks_as_they_age(pair: oracle.Pair) -> None:
+    pair.both(
+        "CREATE TABLE life (at timestamptz NOT NULL, id int, v float8)",
+    )
+    pair.orochi("SELECT create_hypertable('life', 'at', INTERVAL '10 days')")
+    for connection in (pair.gateway, pair.plain):
+        connection.execute(
+            "INSERT INTO life SELECT date_trunc('day', now()) - n * interval '3 hours', n, n / 7.0"
+            " FROM generate_series(1, 480) n"
+        )
+    policy = "SELECT set_tiering_policy('life', '15 days', '30 days', '45 days', adaptive => {}, recall_reads => 4)"
+    (job,) = pair.orochi(policy.format("false"))[0]
+    assert pair.orochi("SELECT job_id, cold_after FROM orochi.tiering_policies WHERE relation ~ 'life'") == [
+        (job, "45 days")
+    ]
+    pair.orochi("SELECT run_maintenance()")
+    wrong = (
+        "SELECT chunk_name, tier, range_end FROM orochi.chunks WHERE hypertable ~ 'life' AND tier <> CASE"
+        " WHEN range_end <= now() - interval '45 days' THEN 'frozen' WHEN range_end <= now() - interval '30 days'"
+        " THEN 'cold' WHEN range_end <= now() - interval '15 days' THEN 'warm' ELSE 'hot' END"
+    )
+    assert pair.orochi(wrong) == []
+    decided = "SELECT to_tier, reason, outcome FROM orochi.tiering_decisions WHERE relation ~ 'life' ORDER BY decision_id"
+    first = pair.orochi(decided)
+    assert {tier for tier, _, _ in first} == {"warm", "cold", "frozen"}
+    assert {outcome for _, _, outcome in first} == {"moved"}
+    pair.orochi("SET orochi.frozen_reads = wait")
+    sums = "SELECT count(*), sum(id), sum(v) FROM life"
+    pair.same(sums)
+    cold = "at BETWEEN now() - interval '36 days' AND now() - interval '34 days'"
+    pair.both(f"UPDATE life SET v = 1 WHERE {cold.replace('now()', 'current_date::timestamptz')}")
+    pair.orochi("SELECT run_maintenance()")
+    later = pair.orochi(decided)[len(first) :]
+    assert all(reason.startswith("rows came since") for _, reason, _ in later)
+    pair.same(sums)
+
+    pair.orochi(policy.format("true"))
+
+    def came_back() -> bool:
+        for _ in range(4):
+            pair.orochi(f"SELECT count(*) FROM life WHERE {cold}")
+        pair.orochi("SELECT run_maintenance()")
+        return any("recall" in reason for _, reason, _ in pair.orochi(decided))
+
+    clusters.eventually(came_back, pause=1.1)
+    pair.same(sums)
+    assert pair.orochi("SELECT max(last_read_at) IS NOT NULL FROM orochi.chunks WHERE hypertable ~ 'life'")[
+        0
+    ][0]
+    pair.orochi("SELECT remove_tiering_policy('life')")
+    assert _fails(pair, "SELECT remove_tiering_policy('life')").sqlstate == "42704"
+    assert _fails(pair, "SELECT set_tiering_policy('life', '9 days', '8 days')").sqlstate == "22023"
+
+
 def test_the_store_holds_what_the_catalog_names(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
     _events(pair, "both")
     _move(pair, "cold")

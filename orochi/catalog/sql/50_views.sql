@@ -48,7 +48,7 @@ SELECT c.chunk_id,
     c.tier,
     c.row_count,
     c.size_bytes,
-    c.last_read_at,
+    u.last_read_at,
     CASE WHEN NOT orochi._is_time(y.oid) THEN c.range_start END AS range_start_integer,
     CASE WHEN NOT orochi._is_time(y.oid) THEN c.range_end END AS range_end_integer,
     s.shard_index,
@@ -58,6 +58,7 @@ JOIN orochi.orochi_shards s USING (shard_id)
 JOIN orochi.orochi_shard_placements p ON p.shard_id = s.shard_id AND p.ordinal = 0
 LEFT JOIN orochi.orochi_dimensions d ON d.table_oid = s.table_oid AND d.ordinal = 1
 LEFT JOIN pg_attribute a ON a.attrelid = d.table_oid AND a.attnum = d.attnum
+LEFT JOIN orochi.orochi_chunk_access u ON u.chunk_id = c.chunk_id
 CROSS JOIN LATERAL (SELECT orochi._base_type(a.atttypid) AS oid) y;
 
 CREATE OR REPLACE VIEW orochi.nodes AS
