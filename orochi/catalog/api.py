@@ -207,6 +207,29 @@ def _jobs() -> Iterator[Function]:
     yield Function("run_job", (("job_id", "integer", None),))
 
 
+def _of_aggregates() -> Iterator[Function]:
+    yield Function(
+        "create_continuous_aggregate",
+        (
+            ("view_name", "text", None),
+            ("query", "text", None),
+            ("refresh_interval", "interval", "'1 hour'"),
+            ("with_data", *_BOOL_TRUE),
+            ("materialized_only", *_BOOL_FALSE),
+        ),
+    )
+    yield Function(
+        "refresh_continuous_aggregate",
+        (
+            ("continuous_aggregate", "regclass", None),
+            ("window_start", _TIME, "NULL"),
+            ("window_end", _TIME, "NULL"),
+            ("force", *_BOOL_FALSE),
+        ),
+    )
+    yield Function("drop_continuous_aggregate", (("continuous_aggregate", "regclass", None),))
+
+
 def _overloads() -> Iterator[Function]:
     yield Function(
         "create_distributed_table",
@@ -260,6 +283,22 @@ def _overloads() -> Iterator[Function]:
     yield from _chunks()
     yield from _policies()
     yield from _jobs()
+    yield Function(
+        "add_compression_policy",
+        (
+            ("hypertable", "regclass", None),
+            ("compress_after", _TIME, None),
+            ("if_not_exists", *_BOOL_FALSE),
+            ("schedule_interval", "interval", "NULL"),
+        ),
+        "integer",
+    )
+    yield Function(
+        "remove_compression_policy",
+        (("hypertable", "regclass", None), ("if_exists", *_BOOL_FALSE)),
+        "boolean",
+    )
+    yield from _of_aggregates()
     for name in ("add_node", "citus_add_node"):
         yield Function(
             name,

@@ -132,7 +132,7 @@ def _upgrade_tables(dsn: str) -> None:
     )
     with engine.begin() as connection:
         settings.attributes["connection"] = connection
-        command.upgrade(settings, "head")
+        command.upgrade(settings, "heads")
 
 
 def _coordinator_sql() -> str:

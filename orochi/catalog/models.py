@@ -274,29 +274,37 @@ class VectorIndex(Base):
 
 
 class ContinuousAggregate(Base):
-    """A continuous aggregate: the user's view, its source and where its buckets are kept."""
+    """A continuous aggregate: the user's view, its query as a hidden view, and where its buckets are kept.
+
+    `table_oid` is the hypertable whose time the buckets are of; `bucket` says how (`snapshot.Bucket`).
+    """
 
     __tablename__ = "orochi_continuous_aggregates"
 
-    view_oid: orm.Mapped[int] = orm.mapped_column(pg.OID, primary_key=True, autoincrement=False)
+    aggregate_id: orm.Mapped[int] = _identity()
+    view_oid: orm.Mapped[int] = orm.mapped_column(pg.OID, unique=True)
+    query_oid: orm.Mapped[int] = orm.mapped_column(pg.OID)
     table_oid: orm.Mapped[int] = _to("orochi_tables.table_oid")
     materialization_oid: orm.Mapped[int] = orm.mapped_column(pg.OID)
-    definition: orm.Mapped[str]
-    bucket_width: orm.Mapped[int]
-    refresh_interval: orm.Mapped[dt.timedelta]
+    bucket: orm.Mapped[dict[str, Any]] = _json()
     materialized_only: orm.Mapped[bool] = orm.mapped_column(server_default=sa.false())
-    watermark: orm.Mapped[int | None]
+    created_at: orm.Mapped[dt.datetime] = _now()
 
 
 class Invalidation(Base):
-    """A range of time, in raw units, whose rows changed below some aggregate's watermark."""
+    """Buckets of an aggregate that are not as its rows say, both ends included, in raw units.
+
+    `reason` is 'new' for buckets never materialised, 'dropped' for those whose rows drop_chunks() took away.
+    What writes have touched stands in `orochi_data.aggregate_log` of each node, written by their transactions.
+    """
 
     __tablename__ = "orochi_invalidation_log"
 
     invalidation_id: orm.Mapped[int] = _identity()
-    table_oid: orm.Mapped[int] = _to("orochi_tables.table_oid", index=True)
+    aggregate_id: orm.Mapped[int] = _to("orochi_continuous_aggregates.aggregate_id", index=True)
     lowest: orm.Mapped[int]
     greatest: orm.Mapped[int]
+    reason: orm.Mapped[str] = _text("new")
     recorded_at: orm.Mapped[dt.datetime] = _now()
 
 

@@ -212,6 +212,50 @@ class View:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Bucket:
+    """How the rows of a hypertable fall into the buckets of a continuous aggregate.
+
+    Attributes:
+        column: the aggregate's column of buckets; `type_oid` is its type, and that of the time column.
+        time: the hypertable's time column.
+        expression: SQL for the bucket of a row whose time is named `orochi_time`, for nodes.
+        width: raw units, where all buckets are of one width; else None (months, time zones).
+        phase: the raw start of some bucket of that width.
+        slack: raw units that a row's time is at most away from its bucket's start.
+        others: OIDs of the Orochi tables that the query reads besides.
+    """
+
+    column: str
+    type_oid: int
+    time: str
+    expression: str
+    width: int | None
+    phase: int
+    slack: int
+    others: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Aggregate:
+    """A continuous aggregate.
+
+    Attributes:
+        view: schema and name of what the user reads.
+        query: of the hidden view that is its query.
+        table_oid: the hypertable; `materialization_oid` the table of its finished buckets.
+    """
+
+    aggregate_id: int
+    view_oid: int
+    view: tuple[str, str]
+    query: tuple[str, str]
+    table_oid: ids.TableId
+    materialization_oid: ids.TableId
+    materialized_only: bool
+    bucket: Bucket
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything planning needs to know of the catalog, at one version.
 
@@ -226,6 +270,11 @@ class Snapshot:
     nodes: Mapping[ids.NodeId, Node]
     views: Mapping[tuple[str, str], View]
     shadows: frozenset[tuple[str, str]] = frozenset()
+    aggregates: tuple[Aggregate, ...] = ()
+
+    def aggregates_of(self, oid: int) -> tuple[Aggregate, ...]:
+        """The continuous aggregates whose query reads the Orochi table of that OID."""
+        return tuple(item for item in self.aggregates if oid in (item.table_oid, *item.bucket.others))
 
     def table(self, schema: str, name: str) -> Table | None:
         """The Orochi table of that exact schema and name, or None."""

@@ -66,6 +66,7 @@ def from_rows(rows: Iterable[tuple[str | None, str | None]]) -> snapshots.Snapsh
             for schema, name, definition, columns in parts["views"]
         },
         shadows=frozenset((schema, name) for schema, name in parts.get("shadows", ())),
+        aggregates=tuple(_aggregate(item) for item in parts.get("aggregates", ())),
     )
 
 
@@ -130,6 +131,20 @@ def _table(item: dict[str, Any], shards: tuple[snapshots.Shard, ...]) -> snapsho
         segmentby=tuple(item["segmentby"]),
         orderby=tuple(item["orderby"]),
         indexes=tuple(item["indexes"] or ()),
+    )
+
+
+def _aggregate(item: dict[str, Any]) -> snapshots.Aggregate:
+    bucket = {**item["bucket"], "others": tuple(item["bucket"]["others"])}
+    return snapshots.Aggregate(
+        aggregate_id=item["id"],
+        view_oid=item["view_oid"],
+        view=(item["view"][0], item["view"][1]),
+        query=(item["query"][0], item["query"][1]),
+        table_oid=ids.TableId(item["table"]),
+        materialization_oid=ids.TableId(item["materialization"]),
+        materialized_only=item["materialized_only"],
+        bucket=snapshots.Bucket(**bucket),
     )
 
 

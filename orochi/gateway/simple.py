@@ -43,7 +43,10 @@ _MAY_MAKE = CATALOG_KINDS | {parse.Kind.OTHER, parse.Kind.SET}
 _OURS_ALONE = frozenset({"0A", "08"})
 _LEARNED = frozenset({parse.Kind.SELECT, parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE})
 _NO_BLOCK = re.compile(
-    r"\bconcurrently\b|^\s*(?:vacuum|reindex|cluster|alter\s+system|create\s+database)", re.IGNORECASE
+    r"\bconcurrently\b|^\s*(?:vacuum|reindex|cluster|alter\s+system|create\s+database)"
+    # what commits by itself, again and again
+    r"|\b(?:create|refresh)_continuous_aggregate\b|^\s*create\s+materialized\s+view\b.*\.\s*continuous\b",
+    re.IGNORECASE | re.DOTALL,
 )
 
 

@@ -15,6 +15,7 @@ from orochi import errors
 from orochi.catalog import api
 from orochi.executor import context
 from orochi.operations import (
+    aggregate_calls,
     cluster_calls,
     compression_calls,
     distribute,
@@ -214,6 +215,7 @@ HANDLERS: dict[str, Handler] = {
     "delete_job": jobs.delete_job,
     "set_tiering_policy": tiering_calls.set_tiering_policy,
     "remove_tiering_policy": tiering_calls.remove_tiering_policy,
+    "drop_continuous_aggregate": aggregate_calls.drop_continuous_aggregate,
     "remove_node": cluster_calls.remove_node,
     "run_command_on_shards": cluster_calls.run_command_on_shards,
 }
@@ -225,4 +227,6 @@ OUTSIDE: dict[str, Handler] = {
     "run_job": maintenance.run_job,
     "run_maintenance": maintenance.run_maintenance,
     "move_chunk_to_tier": tiering_calls.move_chunk_to_tier,
+    "create_continuous_aggregate": aggregate_calls.create_continuous_aggregate,
+    "refresh_continuous_aggregate": aggregate_calls.refresh_continuous_aggregate,
 }

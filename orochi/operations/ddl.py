@@ -13,7 +13,16 @@ from orochi import errors
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import ddl_checks, privileges, relay, shells, storage_options, striped, unstripe
+from orochi.operations import (
+    aggregate_log,
+    ddl_checks,
+    privileges,
+    relay,
+    shells,
+    storage_options,
+    striped,
+    unstripe,
+)
 from orochi.planner import classify, parse
 from orochi.planner import ddl as planner
 from orochi.planner import tree as trees
@@ -37,7 +46,7 @@ async def execute(session: context.Session, statement: parse.Statement, sink: co
 async def run(session: context.Session, statement: parse.Statement, ddl: planner.Ddl) -> str:
     """The same inside a transaction; the command tag."""
     tables = affected(session, statement)
-    before = await _definitions(session, tables)
+    before, earlier = await _definitions(session, tables), session.snapshot()
     tag = ddl.tag
     if ddl.sql is not None:
         await _begin(session)
@@ -68,6 +77,7 @@ async def run(session: context.Session, statement: parse.Statement, ddl: planner
             if "storage_type" in ddl.options:
                 await striped.store_as(session, table, ddl.options["storage_type"] or "row")
     await session.catalog_changed()
+    await aggregate_log.forget_gone(session, earlier)
     return tag
 
 

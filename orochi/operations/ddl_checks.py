@@ -29,7 +29,13 @@ async def allowed(
         FeatureNotSupported: the distribution or time column, or a unique key, does not allow it.
         FeatureNotSupported: a foreign key cannot be enforced.
     """
+    aggregates = session.snapshot().aggregates_of(table.oid)
     for name, role in _key_columns(table):
+        if aggregates and _renamed(before, after, name) != name:
+            raise errors.FeatureNotSupported(
+                f'cannot rename {role} "{name}": continuous aggregate "{aggregates[0].view[1]}" reads it',
+                hint="Drop the aggregate first.",
+            )
         _check_key_column(before, after, name, role)
         shells.check_keys(after, _renamed(before, after, name), role)
     colocation.check_foreign_keys(

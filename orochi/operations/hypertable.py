@@ -14,7 +14,7 @@ from orochi import errors, ids, pgtypes
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import chunks, distribute, progress, shells, storage_options, striped
+from orochi.operations import aggregate_log, chunks, distribute, progress, shells, storage_options, striped
 from orochi.sharding import colocation, placement
 from orochi.timeseries import ranges
 
@@ -131,6 +131,8 @@ async def drop_chunks(session: context.Session, oid: int, chunk_ids: Sequence[in
     )
     await session.catalog_execute(f"DELETE FROM orochi.orochi_chunks WHERE chunk_id IN ({listed})")
     names = {chunk.chunk_id: chunk.name for shard in table.shards for chunk in shard.chunks}
+    gone = [chunk for shard in table.shards for chunk in shard.chunks if chunk.chunk_id in wanted]
+    await aggregate_log.dropped(session, oid, [(chunk.range_start, chunk.range_end) for chunk in gone])
     await session.catalog_changed()
     return [names[ids.ChunkId(chunk_id)] for chunk_id in dict.fromkeys(chunk_ids) if chunk_id in names]
 

@@ -71,6 +71,8 @@ async def find(session: context.Session, table: snapshots.Table) -> Target | Non
 def _may_be_direct(session: context.Session, table: snapshots.Table) -> bool:
     if table.kind is snapshots.TableKind.REFERENCE or table.unique_keys or session.transaction.steady:
         return False
+    if session.snapshot().aggregates_of(table.oid):
+        return False  # triggers enter in the log what is loaded
     if table.dimension is None and table.storage_type != "columnar":
         return False
     if session.settings.get("orochi.direct_compress", "on").lower() in _OFF:

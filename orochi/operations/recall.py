@@ -232,9 +232,11 @@ async def _move(
     mask = np.isin((stripe_ids << 32) | numbers, got)
     kept = batch.select(list(range(len(columns)))).filter(pa.array(mask))
     names = ", ".join(quoting.identifier(column.name) for column in columns)
+    await connection.query("SET LOCAL orochi.moving_rows = on")
     await connection.copy_in(
         f"COPY {relation} ({names}) FROM STDIN (FORMAT binary)", [copybinary.encode(kept, columns)]
     )
+    await connection.query("SET LOCAL orochi.moving_rows = off")
     return len(got)
 
 

@@ -14,6 +14,8 @@ from typing import Protocol
 from orochi import errors
 from orochi.executor import context
 from orochi.operations import (
+    aggregate_state,
+    aggregates,
     awake,
     by_place,
     calls,
@@ -93,7 +95,10 @@ async def execute(
     restart = not wrote_before and await _restart_point(session, statement)
     while True:
         try:
-            async with awake.kept(session.coordinator):
+            async with (
+                awake.kept(session.coordinator),
+                aggregate_state.looked_up(session, statement.tree),
+            ):
                 await _dispatch(session, statement, parameters, fields, guard)
                 if restart and session.coordinator.status == "T":
                     await session.coordinator.query(f"RELEASE SAVEPOINT {_RESTART}")
@@ -136,6 +141,8 @@ def concerns(session: context.Session, statement: parse.Statement, *, ever: bool
     if statement.kind is parse.Kind.CALL or by_place.concerns(session, statement):
         return True
     snapshot = session.snapshot()
+    if snapshot.aggregates and aggregates.concerns(session, statement):
+        return True
     if classify.tables_in(statement.tree, snapshot, session.search_path, session.temp_tables):
         return True
     if (
@@ -169,6 +176,8 @@ class Prepared(Protocol):
 
 def template(session: context.Session, prepared: Prepared) -> templates.Template | None:
     """The generic single-shard plan of a prepared statement, or None."""
+    if aggregate_state.is_read(session, prepared.sql.decode()):
+        return None  # what of it is read where is decided anew each time
     found: templates.Template | None = session.runtime.router_plan(
         prepared.sql.decode(),
         prepared.type_oids,
@@ -229,6 +238,8 @@ async def _dispatch(
         return await calls.execute(session, statement, parameters, fields, sink)
     if type_ddl.concerns(session, statement):
         return await type_ddl.execute(session, statement, sink)
+    if aggregates.concerns(session, statement):
+        return await aggregates.execute(session, statement, sink)
     tables = classify.tables_in(statement.tree, session.snapshot(), session.search_path, session.temp_tables)
     if kind in _CHECKED and await secured.applies(session, statement, tables):
         return await secured.execute(session, statement, parameters, fields, sink, tables)

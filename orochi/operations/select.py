@@ -18,7 +18,16 @@ from orochi import errors
 from orochi import settings as process_settings
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context, reduce, results, small, small_stripes, transport
-from orochi.operations import describe, frozen, local, own_types, planned, scrolling, stages
+from orochi.operations import (
+    aggregate_state,
+    describe,
+    frozen,
+    local,
+    own_types,
+    planned,
+    scrolling,
+    stages,
+)
 from orochi.operations import parameters as bound
 from orochi.pgwire import client, messages
 from orochi.planner import coalesce, edit, literals, parse, pull, select, staged
@@ -174,7 +183,7 @@ async def plan_context_of(
 ) -> planning.PlanContext:
     """What the planner may know of this session."""
     return planning.PlanContext(
-        snapshot=session.snapshot(),
+        snapshot=aggregate_state.snapshot(session),
         search_path=session.search_path,
         builtins=session.runtime.builtins,
         collation=session.runtime.collation,

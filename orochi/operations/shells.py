@@ -64,6 +64,12 @@ async def lock(session: context.Session, shell: definitions.Definition) -> defin
     """
     if not shell.owned:
         raise errors.OrochiError(f"must be owner of table {shell.name}", sqlstate="42501")
+    aggregates = session.snapshot().aggregates_of(shell.oid)
+    if aggregates:
+        raise errors.FeatureNotSupported(
+            f'continuous aggregate "{aggregates[0].view[1]}" reads table "{shell.name}": its shards must stay',
+            hint="Drop the aggregate first, and make it again afterwards.",
+        )
     await session.catalog_execute(f"LOCK TABLE {shell.relation} IN ACCESS EXCLUSIVE MODE")
     active = await session.coordinator.fetch(f"SELECT pg_catalog.row_security_active({shell.oid}::oid)")
     if active.rows[0][0] == b"t":  # rows would be left behind

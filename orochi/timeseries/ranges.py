@@ -123,6 +123,11 @@ def check_interval(type_oid: int, value: int) -> int:
     return value
 
 
+def longest(type_oid: int) -> int:
+    """The largest chunk interval of a column of that type."""
+    return _MAX.get(type_oid, _MAX64)
+
+
 def raw_sql(type_oid: int, column: str) -> str:
     """An SQL expression for the raw value, as bigint, of the quoted `column`."""
     if type_oid not in _NAMES:

@@ -19,7 +19,8 @@ BEGIN
         ('orochi_shard_placements', NULL),
         ('orochi_chunks', 'shard_id, range_start, range_end, generation, tier'),
         ('orochi_nodes', 'hostname, port, dbname, role, state, holds_shards'),
-        ('orochi_stripes', NULL)) AS watched(name, columns)
+        ('orochi_stripes', NULL),
+        ('orochi_continuous_aggregates', NULL)) AS watched(name, columns)
     LOOP
         EXECUTE format('DROP TRIGGER IF EXISTS orochi_catalog_changed ON orochi.%I', item.name);
         EXECUTE format('DROP TRIGGER IF EXISTS orochi_catalog_updated ON orochi.%I', item.name);
@@ -80,6 +81,12 @@ DECLARE
     item record;
     changed boolean := false;
 BEGIN
+    FOR item IN SELECT a.aggregate_id FROM pg_event_trigger_dropped_objects() d
+        JOIN orochi.orochi_continuous_aggregates a ON d.objid IN (a.view_oid, a.query_oid, a.materialization_oid)
+        WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0
+    LOOP
+        PERFORM orochi._forget_aggregate(item.aggregate_id);
+    END LOOP;
     FOR item IN SELECT d.objid, d.object_type, d.original, d.object_name, d.address_names
         FROM pg_event_trigger_dropped_objects() d
         WHERE (NOT d.is_temporary OR d.object_type = 'view')

@@ -64,6 +64,14 @@ BEGIN
         FROM orochi._dependent_views() v JOIN pg_class c ON c.oid = v.view_oid
         JOIN pg_namespace n ON n.oid = c.relnamespace
     UNION ALL
+    SELECT 'aggregates', json_agg(json_build_object('id', a.aggregate_id, 'view_oid', v.oid::bigint,
+            'view', json_build_array(vn.nspname, v.relname), 'query', json_build_array(qn.nspname, q.relname),
+            'table', a.table_oid::bigint, 'materialization', a.materialization_oid::bigint,
+            'materialized_only', a.materialized_only, 'bucket', a.bucket) ORDER BY a.aggregate_id)
+        FROM orochi.orochi_continuous_aggregates a
+        JOIN pg_class v ON v.oid = a.view_oid JOIN pg_namespace vn ON vn.oid = v.relnamespace
+        JOIN pg_class q ON q.oid = a.query_oid JOIN pg_namespace qn ON qn.oid = q.relnamespace
+    UNION ALL
     SELECT 'shadows', json_agg(json_build_array(n.nspname, c.relname))
         FROM (SELECT DISTINCT name FROM orochi._relation_names() AS name) known
         JOIN pg_class c ON c.relname = known.name

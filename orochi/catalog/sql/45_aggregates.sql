@@ -1,0 +1,38 @@
+-- Continuous aggregates: where their parts lie, and what leaves with them.
+CREATE SCHEMA IF NOT EXISTS orochi_aggregates;
+GRANT USAGE ON SCHEMA orochi_aggregates TO PUBLIC;
+
+-- Takes an aggregate out of the catalog with all that it is made of; its triggers on nodes go later.
+CREATE OR REPLACE FUNCTION orochi._forget_aggregate(id bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    gone record;
+    part record;
+BEGIN
+    DELETE FROM orochi.orochi_continuous_aggregates WHERE aggregate_id = id
+        RETURNING view_oid, query_oid, materialization_oid INTO gone;
+    FOR part IN SELECT c.oid, c.relkind FROM pg_class c
+        WHERE c.oid IN (gone.view_oid, gone.query_oid, gone.materialization_oid)
+        ORDER BY c.oid <> gone.view_oid, c.oid <> gone.query_oid
+    LOOP
+        IF EXISTS (SELECT FROM pg_class WHERE oid = part.oid) THEN
+            EXECUTE format('DROP %s %s CASCADE', CASE part.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END,
+                           part.oid::regclass);
+        END IF;
+    END LOOP;
+END $$;
+REVOKE EXECUTE ON FUNCTION orochi._forget_aggregate(bigint) FROM PUBLIC;
+
+-- The functions of a query, stored as the rule of a view, whose results depend on more than their arguments.
+CREATE OR REPLACE FUNCTION orochi._unsteady_parts(view oid) RETURNS SETOF text
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT p.oid::regprocedure::text FROM pg_rewrite r,
+        regexp_matches(r.ev_action::text, ':(?:func|opfunc|aggfno|winfno)id (\d+)', 'g') AS part(parts)
+        JOIN pg_proc p ON p.oid = parts[1]::oid
+    WHERE r.ev_class = view AND p.provolatile <> 'i' AND NOT (p.proname = 'time_bucket'
+        AND p.pronamespace::regnamespace::text IN ('orochi', 'orochi_api'))
+    UNION ALL
+    SELECT CASE part.parts[1] WHEN 'COERCEVIAIO' THEN 'a cast to or from text' ELSE 'the current time or user' END
+    FROM pg_rewrite r, regexp_matches(r.ev_action::text, '\{(SQLVALUEFUNCTION|COERCEVIAIO|NEXTVALUEEXPR)\M', 'g') AS part(parts)
+    WHERE r.ev_class = view
+$$;

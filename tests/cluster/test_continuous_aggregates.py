@@ -1,0 +1,136 @@
+"""Continuous aggregates against a plain view over a plain table: after every write, and after any history.
+
+What the gateway answers from finished buckets and live rows must be what PostgreSQL's GROUP BY gives at
+each step; what is stored after a refresh must be that too; and exactly the buckets that a write touched
+may be recomputed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import cluster as clusters
+from tests.support import layouts, oracle, pairs
+
+_SCHEMA = "cagg"
+_TIME_BUCKET = (
+    "CREATE FUNCTION time_bucket(interval, timestamptz) RETURNS timestamptz IMMUTABLE LANGUAGE sql"
+    " AS $$ SELECT date_bin($1, $2, timestamptz '2000-01-03 00:00+00') $$"
+)
+_TABLES = (
+    "CREATE TABLE points (at timestamptz NOT NULL, device integer NOT NULL, v integer, n numeric)",
+    "CREATE TABLE devices (device integer PRIMARY KEY, site text)",
+    "INSERT INTO devices SELECT g, 'site ' || g % 3 FROM generate_series(0, 9) g",
+)
+_FILL = (
+    "INSERT INTO points SELECT timestamptz '2024-03-09 00:00+00' + g * interval '41 minutes', g % 7, g, g * 1.25"
+    " FROM generate_series(0, 240) g"
+)
+_HOURS = """
+    SELECT time_bucket('3 hours', at) AS hour, device, count(*) AS rows, sum(v), avg(n) AS mean,
+           max(v) FILTER (WHERE v % 2 = 0) AS even, string_agg(v::integer % 5 || '', ',' ORDER BY v) AS listed
+    FROM points WHERE v IS NOT NULL GROUP BY 1, device HAVING count(*) > 0"""
+_SITES = """
+    WITH known AS (SELECT at AS moment, device AS id, n FROM points WHERE device < 6)
+    SELECT d.site, time_bucket('1 day', k.moment) AS day, sum(k.n) + 1 AS total, count(DISTINCT k.id) AS devices
+    FROM (SELECT * FROM known) k JOIN devices d ON d.device = k.id GROUP BY d.site, day"""
+_DAYS = """
+    SELECT time_bucket('1 day', hour) AS day, sum(rows)::bigint AS rows, max(mean) AS highest FROM hours GROUP BY 1"""
+_VIEWS = ("hours", "sites", "days")
+
+
+@pytest.fixture(scope="module")
+def pair(cluster: clusters.Cluster) -> Iterator[oracle.Pair]:
+    found = pairs.opened(cluster, _SCHEMA)
+    found.both(f"CREATE SCHEMA {_SCHEMA}")
+    found.plain.execute(_TIME_BUCKET)
+    yield found
+    pairs.close(found, _SCHEMA)
+
+
+def build(pair: oracle.Pair, layout: str) -> None:
+    """The table, filled, in a layout, and three aggregates over it."""
+    pair.both("DROP TABLE IF EXISTS points, devices CASCADE", *_TABLES)
+    pair.orochi("SELECT create_reference_table('devices')")
+    layouts.place(pair, "points", layout, key="device", time="at")
+    pair.both(_FILL)
+    if layout.endswith("compressed"):
+        layouts.compress(pair, "points", layout, every=2)
+    for name, query in zip(_VIEWS, (_HOURS, _SITES, _DAYS), strict=True):
+        pair.plain.execute(f"CREATE VIEW {name} AS {query}".encode())
+    query = _HOURS.replace("v::integer % 5 || ''", "repeat('x', v % 5)")
+    pair.plain.execute(f"CREATE OR REPLACE VIEW hours AS {query}".encode())
+    pair.orochi(f"CREATE MATERIALIZED VIEW hours WITH (timescaledb.continuous) AS {query}")
+    pair.orochi("SELECT create_continuous_aggregate('sites', %s)", (_SITES,))
+    pair.orochi(f"CREATE MATERIALIZED VIEW days WITH (orochi.continuous) AS {_DAYS} WITH NO DATA")
+
+
+def check(pair: oracle.Pair) -> None:
+    for name in _VIEWS:
+        pair.same(f"SELECT * FROM {name}")
+
+
+def stored(pair: oracle.Pair, name: str) -> None:
+    """What is stored, nothing live, is what a plain GROUP BY gives."""
+    columns = [
+        item[0] for item in pair.plain.execute(f"SELECT * FROM {name} LIMIT 0".encode()).description or ()
+    ]
+    (table,) = pair.orochi(
+        "SELECT materialization_table FROM orochi.continuous_aggregates WHERE view_name ~ %s", (f"{name}$",)
+    )[0]
+    ours = pair.orochi(f"SELECT {', '.join(columns)} FROM {table}")
+    theirs = pair.plain.execute(f"SELECT {', '.join(columns)} FROM {name}".encode()).fetchall()
+    assert sorted(map(repr, ours)) == sorted(map(repr, theirs)), name
+
+
+def write(pair: oracle.Pair, chance: random.Random) -> None:
+    """A random write, the same on both sides."""
+    day, hours = chance.randrange(8, 18), chance.randrange(24)
+    moment = f"timestamptz '2024-03-{day:02} {hours:02}:10+00'"
+    device, number = chance.randrange(8), chance.randrange(1000)
+    near = f"at BETWEEN {moment} AND {moment} + interval '5 hours'"
+    statements = (
+        f"INSERT INTO points VALUES ({moment}, {device}, {number}, 2.5), ({moment}, 3, NULL, 1)",
+        f"INSERT INTO points SELECT at - interval '2 days', device, v + 1, n FROM points WHERE {near}",
+        f"UPDATE points SET v = v + 1, n = n * 2 WHERE {near} AND device <> {device}",
+        f"UPDATE points SET at = at + interval '7 hours' WHERE device = {device} AND {near}",
+        f"DELETE FROM points WHERE {near}",
+        f"UPDATE devices SET site = 'site ' || {number % 4} WHERE device = {device}",
+        (
+            f"MERGE INTO points p USING (VALUES ({device}, {moment})) s (d, m) ON p.device = s.d AND p.at = s.m"
+            f" WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (s.m, s.d, {number}, 0.5)"
+        ),
+    )
+    pick = chance.randrange(len(statements) + 1)
+    if pick == len(statements):
+        pair.copy_in("COPY points FROM STDIN", f"2024-03-{day:02} 01:00+00\t{device}\t{number}\t7\n".encode())
+    else:
+        pair.both(statements[pick])
+
+
+@pytest.mark.parametrize("layout", ["hypertable", "both-compressed"])
+def test_any_history(pair: oracle.Pair, layout: str) -> None:
+    chance = random.Random(layout)
+    build(pair, layout)
+    check(pair)
+    for step in range(6):
+        if step % 4 == 2:
+            pair.both("BEGIN")
+            write(pair, chance)
+            check(pair)
+            pair.both("ROLLBACK")
+        else:
+            write(pair, chance)
+        check(pair)
+        if step % 3 == 2:
+            day = chance.randrange(8, 15)
+            pair.orochi(f"SELECT refresh_continuous_aggregate('hours', '2024-03-{day}', '2024-03-{day + 3}')")
+            check(pair)
+    for name in _VIEWS:
+        pair.orochi("SELECT refresh_continuous_aggregate(%s)", (name,))
+        stored(pair, name)
+    pair.both("TRUNCATE points")
+    check(pair)
