@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from orochi.catalog import api_aggregates
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Function:
@@ -207,29 +209,6 @@ def _jobs() -> Iterator[Function]:
     yield Function("run_job", (("job_id", "integer", None),))
 
 
-def _of_aggregates() -> Iterator[Function]:
-    yield Function(
-        "create_continuous_aggregate",
-        (
-            ("view_name", "text", None),
-            ("query", "text", None),
-            ("refresh_interval", "interval", "'1 hour'"),
-            ("with_data", *_BOOL_TRUE),
-            ("materialized_only", *_BOOL_FALSE),
-        ),
-    )
-    yield Function(
-        "refresh_continuous_aggregate",
-        (
-            ("continuous_aggregate", "regclass", None),
-            ("window_start", _TIME, "NULL"),
-            ("window_end", _TIME, "NULL"),
-            ("force", *_BOOL_FALSE),
-        ),
-    )
-    yield Function("drop_continuous_aggregate", (("continuous_aggregate", "regclass", None),))
-
-
 def _overloads() -> Iterator[Function]:
     yield Function(
         "create_distributed_table",
@@ -298,7 +277,6 @@ def _overloads() -> Iterator[Function]:
         (("hypertable", "regclass", None), ("if_exists", *_BOOL_FALSE)),
         "boolean",
     )
-    yield from _of_aggregates()
     for name in ("add_node", "citus_add_node"):
         yield Function(
             name,
@@ -318,7 +296,10 @@ def _overloads() -> Iterator[Function]:
     )
 
 
-FUNCTIONS: tuple[Function, ...] = tuple(_overloads())
+FUNCTIONS: tuple[Function, ...] = (
+    *_overloads(),
+    *(Function(*signature) for signature in api_aggregates.SIGNATURES),
+)
 
 #: Where functions stand once more, for the search_path.
 SCHEMA = "orochi_api"

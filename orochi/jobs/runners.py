@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from orochi.jobs import kinds, policies, tiering, user
+from orochi.jobs import kinds, policies, refresh, tiering, user
 
 if TYPE_CHECKING:
     from orochi.jobs import running
@@ -15,5 +15,6 @@ RUNNERS: Mapping[str, Callable[[running.Run], None]] = {
     kinds.RETENTION.name: policies.drop_old_chunks,
     kinds.COMPRESSION.name: policies.compress_old_chunks,
     kinds.TIERING.name: tiering.run,
+    kinds.REFRESH.name: refresh.refresh,
     kinds.USER.name: user.call,
 }

@@ -14,10 +14,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import time
 from collections.abc import AsyncIterator, Sequence
 
 from orochi import errors
+from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
 from orochi.operations import aggregate_log, aggregate_state, shells, sinks, subselect
@@ -73,8 +75,11 @@ async def refresh(
         )
     aggregate = await aggregates.require(session, view_oid)
     await session.runtime.refresh()
+    began = time.time()
     async with _alone(session, aggregate.aggregate_id):
-        return await _Refresh(session, sink, aggregate).run(start, end, force=force)
+        counts = await _Refresh(session, sink, aggregate).run(start, end, force=force)
+    await _record(session, aggregate, counts, began)
+    return counts
 
 
 @contextlib.asynccontextmanager
@@ -87,6 +92,20 @@ async def _alone(session: context.Session, aggregate_id: int) -> AsyncIterator[N
     finally:
         if not session.coordinator.closed and session.coordinator.status == "I":
             await session.coordinator.query(f"SELECT pg_catalog.pg_advisory_unlock({key})")
+
+
+async def _record(
+    session: context.Session, aggregate: snapshots.Aggregate, counts: Counts, began: float
+) -> None:
+    """Enter what was done into the history of jobs; a job's runner takes it from there."""
+    who = definitions.quote_literal(session.coordinator.parameters.get("application_name", ""))
+    details = definitions.quote_literal(json.dumps({"buckets": counts.buckets}))
+    async with shells.transactional(session):
+        await session.catalog_execute(
+            "INSERT INTO orochi.orochi_job_runs (kind, table_oid, scheduled, started_at, finished_at, state,"
+            f" rows, details, worker) VALUES ('refresh', {aggregate.materialization_oid}, false,"
+            f" to_timestamp({began!r}), clock_timestamp(), 'succeeded', {counts.rows}, {details}::jsonb, {who})"
+        )
 
 
 class _Refresh:

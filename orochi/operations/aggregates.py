@@ -60,8 +60,10 @@ def _read(
     return continuous_ddl.drop(statement, *where) or continuous_ddl.alter(statement, *where)
 
 
-async def create(session: context.Session, sink: context.Sink, wanted: continuous_ddl.Create) -> int | None:
-    """Make a continuous aggregate, and fill it if asked to; its id, None if it was there.
+async def create(
+    session: context.Session, sink: context.Sink, wanted: continuous_ddl.Create
+) -> snapshots.Aggregate | None:
+    """Make a continuous aggregate, and fill it if asked to; None if it was there.
 
     Raises:
         FeatureNotSupported: its buckets could not be kept right.
@@ -80,7 +82,7 @@ async def create(session: context.Session, sink: context.Sink, wanted: continuou
         aggregate = await _create(session, sink, wanted)
     if wanted.with_data:
         await aggregate_refresh.refresh(session, sink, aggregate.view_oid, None, None)
-    return aggregate.aggregate_id
+    return aggregate
 
 
 async def _exists(session: context.Session, name: str) -> bool:

@@ -215,6 +215,8 @@ HANDLERS: dict[str, Handler] = {
     "delete_job": jobs.delete_job,
     "set_tiering_policy": tiering_calls.set_tiering_policy,
     "remove_tiering_policy": tiering_calls.remove_tiering_policy,
+    "add_continuous_aggregate_policy": aggregate_calls.add_continuous_aggregate_policy,
+    "remove_continuous_aggregate_policy": aggregate_calls.remove_continuous_aggregate_policy,
     "drop_continuous_aggregate": aggregate_calls.drop_continuous_aggregate,
     "remove_node": cluster_calls.remove_node,
     "run_command_on_shards": cluster_calls.run_command_on_shards,

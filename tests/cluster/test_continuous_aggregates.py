@@ -7,9 +7,11 @@ may be recomputed.
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from tests.support import cluster as clusters
@@ -134,3 +136,73 @@ def test_any_history(pair: oracle.Pair, layout: str) -> None:
         stored(pair, name)
     pair.both("TRUNCATE points")
     check(pair)
+
+
+def history(pair: oracle.Pair, name: str) -> list[int]:
+    """Buckets that the refreshes of an aggregate recomputed, in order."""
+    return [
+        int(row[0])
+        for row in pair.orochi(
+            "SELECT r.details ->> 'buckets' FROM orochi.orochi_job_runs r JOIN orochi.orochi_continuous_aggregates a"
+            " ON a.materialization_oid = r.table_oid WHERE a.view_oid = %s::regclass AND r.state = 'succeeded'"
+            " ORDER BY r.run_id",
+            (name,),
+        )
+    ]
+
+
+def entries(cluster: clusters.Cluster) -> list[tuple[int, int]]:
+    """What stands in the logs of all nodes."""
+    found: set[tuple[int, int]] = set()
+    for dsn in cluster.node_dsns:
+        with psycopg.connect(dsn) as node:
+            found |= set(node.execute("SELECT lowest, greatest FROM orochi_data.aggregate_log").fetchall())
+    return sorted(found)
+
+
+def test_exactly_what_was_touched(pair: oracle.Pair, cluster: clusters.Cluster) -> None:
+    """Every path marks the buckets it touched, a rolled back one none; a refresh recomputes those alone."""
+    pair.both("DROP TABLE IF EXISTS points, devices CASCADE", _TABLES[0])
+    layouts.place(pair, "points", "both", key="device", time="at")
+    pair.both(
+        "INSERT INTO points SELECT timestamptz '2024-01-01 00:00+00' + g * interval '1 hour', g % 5, g, g"
+        " FROM generate_series(0, 999) g"
+    )
+    for (chunk,) in pair.orochi("SELECT show_chunks('points')")[::9]:
+        pair.orochi("SELECT compress_chunk(%s)", (chunk,))
+    query = "SELECT time_bucket('1 hour', at) AS hour, count(*), sum(v) AS total FROM points GROUP BY 1"
+    pair.orochi(f"CREATE MATERIALIZED VIEW each_hour WITH (timescaledb.continuous) AS {query}")
+    pair.plain.execute(f"CREATE VIEW each_hour AS {query}".encode())
+    assert history(pair, "each_hour") == [1000]
+    moment = "timestamptz '2024-01-10 07:20+00'"
+    since = dt.datetime(2024, 1, 10, 7, tzinfo=dt.UTC) - dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+    bucket = since // dt.timedelta(microseconds=1)
+    once = [(bucket, bucket)]
+    for number, sql in enumerate(
+        (
+            f"INSERT INTO points VALUES ({moment}, 1, 1, 1)",
+            f"UPDATE points SET v = 5 WHERE at = {moment}",
+            f"DELETE FROM points WHERE at = {moment} AND device = 1",
+            f"INSERT INTO points SELECT {moment}, g, g, g FROM generate_series(1, 30) g",
+            f"DO $$ BEGIN INSERT INTO points VALUES ({moment}, 9, 9, 9); END $$",
+        )
+    ):
+        pair.both("BEGIN", sql, "ROLLBACK")
+        assert entries(cluster) == []
+        pair.both(sql)
+        assert entries(cluster) == once, sql
+        pair.same("SELECT * FROM each_hour")
+        pair.orochi("SELECT refresh_continuous_aggregate('each_hour', NULL, NULL)")
+        assert entries(cluster) == []
+        assert history(pair, "each_hour")[number + 1 :] == [1]
+    pair.both("INSERT INTO points VALUES ('2030-01-01', 1, 1, 1)")  # where nothing was finished
+    assert entries(cluster) == []
+    pair.orochi("SELECT drop_chunks('points', older_than => timestamptz '2024-01-05')")
+    pair.same("SELECT * FROM each_hour")  # kept history
+    pair.plain.execute("DELETE FROM points WHERE at < '2024-01-05'")
+    pair.orochi("CALL refresh_continuous_aggregate('each_hour', '2024-01-01', '2024-01-08')")
+    pair.same("SELECT * FROM each_hour")
+    assert history(pair, "each_hour")[-1] == 0
+    pair.plain.execute("DROP VIEW each_hour")
+    pair.orochi("DROP MATERIALIZED VIEW each_hour")
+    assert pair.orochi("SELECT count(*) FROM orochi.continuous_aggregates") == [(0,)]
