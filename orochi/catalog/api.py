@@ -262,21 +262,6 @@ def _overloads() -> Iterator[Function]:
     yield from _chunks()
     yield from _policies()
     yield from _jobs()
-    yield Function(
-        "add_compression_policy",
-        (
-            ("hypertable", "regclass", None),
-            ("compress_after", _TIME, None),
-            ("if_not_exists", *_BOOL_FALSE),
-            ("schedule_interval", "interval", "NULL"),
-        ),
-        "integer",
-    )
-    yield Function(
-        "remove_compression_policy",
-        (("hypertable", "regclass", None), ("if_exists", *_BOOL_FALSE)),
-        "boolean",
-    )
     for name in ("add_node", "citus_add_node"):
         yield Function(
             name,

@@ -145,9 +145,9 @@ async def rows_of(
     Its first piece is fetched at once, because making it may need the coordinator connection; what
     follows leaves that connection free.
     """
-    from orochi.operations import select
+    from orochi.operations import whole_table
 
-    stream = select.copy_binary(session, table)
+    stream = whole_table.copy_binary(session, table)
     first = await anext(stream)
 
     async def pieces() -> AsyncIterator[bytes]:

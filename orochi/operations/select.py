@@ -438,17 +438,3 @@ async def execute_rewritten(
     if statement.kind is not parse.Kind.DECLARE:
         await materialized.cleanup()
     await sink.complete(tag)
-
-
-async def copy_binary(session: context.Session, table: snapshots.Table) -> AsyncIterator[bytes]:
-    """Every row of `table`, heap and stripes, as one binary COPY stream."""
-    from orochi.engine import copybinary
-
-    plan = pull.whole_table(table, session.snapshot())
-    plan = await describe.intermediates(session, plan)
-    columns = plan.intermediates[0].columns
-    yield copybinary.HEADER
-    async for result in run_fragments(session, plan):
-        for batch in result.batches:
-            yield copybinary.encode(batch, columns, header=False, trailer=False)
-    yield copybinary.TRAILER
