@@ -3,7 +3,7 @@
 Read before the statement reads anything else. A bucket that no write has touched by then is, as it is
 materialised now or later, at least as new as the moment of this look: a refresh lets its buckets
 count as untouched only after they are committed on every node. All others are aggregated live. So
-an answer never lacks what was committed before the statement began. See docs/adr/0016.
+an answer never lacks what was committed before the statement began. See docs/adr/0017.
 """
 
 from __future__ import annotations

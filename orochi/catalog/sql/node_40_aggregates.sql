@@ -1,5 +1,5 @@
 -- Which buckets of continuous aggregates writes on this node have touched, both ends included: entered by triggers
--- of the shards in the transaction of the write, so that it commits and rolls back with it. See docs/adr/0016.
+-- of the shards in the transaction of the write, so that it commits and rolls back with it. See docs/adr/0017.
 CREATE TABLE IF NOT EXISTS orochi_data.aggregate_log (
     log_id bigint GENERATED ALWAYS AS IDENTITY,
     aggregate_id bigint NOT NULL,
