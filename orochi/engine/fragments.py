@@ -186,15 +186,7 @@ class _Run:
     def _stripe_batches(
         self, scan: contract.Scan, deleted: Deleted, forms: reader.Forms | None = None
     ) -> Iterator[pa.RecordBatch]:
-        for batch in stripes.read_stripes(
-            scan,
-            self._stripe_dir,
-            with_row_ids=True,
-            counters=self._counters,
-            cancelled=self._cancelled,
-            forms=forms,
-        ):
-            yield stripes.without(batch, deleted)
+        return stripes.live_rows(scan, self._stripe_dir, deleted, self._counters, self._cancelled, forms)
 
     def _staged(self, scan: contract.Scan, stage: str, deleted: Deleted) -> str:
         """Load the scan's stripe rows beside its heap rows; what the statement reads of both."""

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from orochi import pgtypes
 from orochi.engine import contract, copybinary
 from orochi.engine.kernels import numericin
-from orochi.storage.compression import numeric_kernels
+from orochi.storage.columnar import range_kernels
+from orochi.storage.compression import buffers, numeric_kernels
 
 _SHIFT_MICROSECONDS = pgtypes.EPOCH_SHIFT_SECONDS * 1_000_000
 _AS_IS = frozenset(
@@ -45,7 +46,7 @@ class Unsupported(Exception):
 
 def to_native(batch: pa.RecordBatch, columns: Sequence[contract.OutputColumn]) -> pa.RecordBatch:
     """A carrier batch with native types, its columns named as `columns`."""
-    arrays = [_to(array, column) for array, column in zip(batch.columns, columns, strict=True)]
+    arrays = [to(array, column) for array, column in zip(batch.columns, columns, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=native_schema(columns))
 
 
@@ -82,22 +83,33 @@ def numeric_typmod(typmod: int) -> tuple[int, int]:
     return (value >> 16) & 0xFFFF, scale - 2048 if scale >= 1024 else scale
 
 
-def _to(array: pa.Array, column: contract.OutputColumn) -> pa.Array:
+def to(array: pa.Array, column: contract.OutputColumn) -> pa.Array:
+    """A carrier array as the column's native type.
+
+    Raises:
+        Unsupported: the type or a value has none.
+    """
     target = _native_type(column)
     if column.type_oid in _AS_IS:
         return array
     if column.type_oid == pgtypes.NUMERIC:
         return scaled_decimals(array, target) if pa.types.is_int64(array.type) else _decimals(array, target)
+    is_date = column.type_oid == pgtypes.DATE
+    by = pgtypes.EPOCH_SHIFT_DAYS if is_date else _SHIFT_MICROSECONDS
+    first = _FIRST_DAY if is_date else _FIRST_DAY * 86_400_000_000
+    last = (2**31 if is_date else 2**63) - 1 - by
+    if not array.null_count:
+        values = buffers.values(array)
+        buffer, out = buffers.allocate(len(values), values.dtype)
+        kind = values.dtype.type
+        if not range_kernels.shift(values, kind(by), kind(first), kind(last), out):
+            raise Unsupported("an infinite or far date")
+        return pa.Array.from_buffers(target, len(values), [None, buffer])
     if len(array) - array.null_count:
         low, high = pc.min_max(array).as_py().values()
-        last = 2**31 - 1 if column.type_oid == pgtypes.DATE else 2**63 - 1
-        shift = pgtypes.EPOCH_SHIFT_DAYS if column.type_oid == pgtypes.DATE else _SHIFT_MICROSECONDS
-        first = _FIRST_DAY if column.type_oid == pgtypes.DATE else _FIRST_DAY * 86_400_000_000
-        if low < first or high + shift > last:
+        if low < first or high > last:
             raise Unsupported("an infinite or far date")
-    if column.type_oid == pgtypes.DATE:
-        return pc.add(array, pa.scalar(pgtypes.EPOCH_SHIFT_DAYS, pa.int32())).cast(target)
-    return pc.add(array, pa.scalar(_SHIFT_MICROSECONDS, pa.int64())).cast(target)
+    return pc.add(array, pa.scalar(by, array.type)).cast(target)
 
 
 def _decimals(array: pa.Array, target: pa.DataType) -> pa.Array:
@@ -184,6 +196,24 @@ def _short_numerics(array: pa.Array) -> pa.Array | None:
 
 def _is_whole_decimal(given: pa.DataType) -> bool:
     return bool(pa.types.is_decimal(given) and given.scale == 0)
+
+
+def numeric_value(data: bytes) -> decimal.Decimal:
+    """A number in numeric's binary form, with its decimals.
+
+    Raises:
+        Unsupported: it is NaN or infinite, or has more than 38 decimals.
+    """
+    count, weight, sign, scale = struct.unpack_from(">HhHH", data)
+    if sign not in (0, 0x4000) or scale > 38:
+        raise Unsupported("a numeric that is not a decimal")
+    number = 0
+    for digit in struct.unpack_from(f">{count}H", data, 8):
+        number = number * 10_000 + digit
+    # the last group's lowest digit stands for ten to this power
+    power = 4 * (weight - count + 1) + scale
+    number = number * 10**power if power >= 0 else number // 10**-power
+    return decimal.Decimal((int(sign != 0), tuple(map(int, str(number))), -scale))
 
 
 def numeric_binary(value: decimal.Decimal | int) -> bytes:

@@ -1,7 +1,7 @@
 """Stripe rows of a scan as carrier batches: pruned by the skip list, filtered by the predicates.
 
-The delete vector lies in the node's database, so it is for the caller to apply, from the snapshot
-that the heap is read in; `without` does.
+The delete vector lies in the node's database, so it is for the caller to say, from the snapshot
+that the heap is read in.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ def read_stripes(
     with_row_ids: bool,
     counters: Counters | None = None,
     cancelled: contract.Cancelled = lambda: False,
-    forms: reader.Forms | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The scan's stripe rows, deleted ones among them.
 
@@ -46,7 +45,6 @@ def read_stripes(
         with_row_ids: add `orochi_stripe_id` int8 and `orochi_row_number` int4.
         counters: added to.
         cancelled: asked between batches.
-        forms: what some columns are to come as instead of the carrier.
 
     Raises:
         StalePlan: a stripe's file is gone: it was retired after the plan was made.
@@ -59,17 +57,14 @@ def read_stripes(
         fields += [pa.field(STRIPE_ID, pa.int64()), pa.field(ROW_NUMBER, pa.int32())]
     schema = pa.schema(fields)
     for stripe in scan.stripes:
-        for batch in _stripe(scan, stripe, stripe_dir, with_row_ids, counters, forms):
+        for batch in _stripe(scan, stripe, stripe_dir, with_row_ids, counters, None):
             if cancelled():
                 raise errors.QueryCanceled("canceling statement due to user request")
             arrays = [batch.column(position) for position in range(len(names))]
             if with_row_ids:
                 ids = pa.repeat(pa.scalar(stripe.stripe_id, pa.int64()), batch.num_rows)
                 arrays += [ids, batch.column(len(names))]
-            if forms is None:
-                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-            else:
-                yield pa.RecordBatch.from_arrays(arrays, names=schema.names)
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _stripe(
@@ -111,13 +106,27 @@ def by_stripe(rows: Iterable[tuple[int, int]]) -> dict[int, np.ndarray]:
     return {stripe_id: np.array(numbers, np.int32) for stripe_id, numbers in found.items()}
 
 
-def without(batch: pa.RecordBatch, deleted: Mapping[int, np.ndarray]) -> pa.RecordBatch:
-    """A batch of `read_stripes` with row ids, less deleted rows and without the row ids."""
-    kept = batch.select(batch.schema.names[:-2])
-    if batch.num_rows == 0:
-        return kept
-    numbers = deleted.get(batch.column(batch.num_columns - 2)[0].as_py())
-    if numbers is None:
-        return kept
-    gone = np.isin(batch.column(batch.num_columns - 1).to_numpy(), numbers)
-    return kept.filter(pa.array(~gone)) if gone.any() else kept
+def live_rows(
+    scan: contract.Scan,
+    stripe_dir: pathlib.Path,
+    deleted: Mapping[int, np.ndarray],
+    counters: Counters | None = None,
+    cancelled: contract.Cancelled = lambda: False,
+    forms: reader.Forms | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """The scan's stripe rows less the deleted ones.
+
+    The arguments are those of `read_stripes`, and `forms`: what some columns are to come as instead of the carrier.
+    """
+    names = [column.name for column in scan.columns]
+    for stripe in scan.stripes:
+        numbers = deleted.get(stripe.stripe_id)
+        numbered = numbers is not None or not names
+        for batch in _stripe(scan, stripe, stripe_dir, numbered, counters, forms):
+            if cancelled():
+                raise errors.QueryCanceled("canceling statement due to user request")
+            kept = batch.select(range(len(names)))
+            if numbers is not None:
+                gone = np.isin(batch.column(len(names)).to_numpy(), numbers)
+                kept = kept.filter(pa.array(~gone)) if gone.any() else kept
+            yield kept

@@ -9,11 +9,11 @@ import importlib
 import pkgutil
 
 from orochi.engine import copybinary, kernels
-from orochi.storage.columnar import bloom_kernels
+from orochi.storage.columnar import bloom_kernels, range_kernels
 from orochi.storage.compression import registry
 
 #: Compiled on import alone.
-_LOADED = (bloom_kernels,)
+_LOADED = (bloom_kernels, range_kernels)
 
 
 def main() -> None:

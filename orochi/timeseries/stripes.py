@@ -144,8 +144,7 @@ def copy_rows(
         cursor.copy(f"COPY {relation} ({names}) FROM STDIN (FORMAT binary)".encode()) as copy,
     ):
         copy.write(copybinary.HEADER)
-        for batch in stripe_rows.read_stripes(scan, settings.stripe_dir, with_row_ids=True):
-            kept = stripe_rows.without(batch, deleted)
+        for kept in stripe_rows.live_rows(scan, settings.stripe_dir, deleted):
             if kept.num_rows:
                 copy.write(copybinary.encode(kept, wanted, header=False, trailer=False))
                 total += kept.num_rows

@@ -1,6 +1,6 @@
 """Predicates applied exactly to carrier columns, a whole stripe at a time.
 
-Ranges over numeric columns become one numexpr expression; sets and strings go through pyarrow.
+Ranges over integers are compiled loops, over floats one numexpr expression; sets and strings go through pyarrow.
 Semantics are those of `predicates`: null passes only `isnull`.
 """
 
@@ -15,10 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orochi.storage.columnar import predicates
+from orochi.storage.columnar import predicates, range_kernels
 from orochi.storage.compression import buffers
 
 Mask = npt.NDArray[np.bool_]
+#: What ranges have a compiled loop for.
+_COMPILED = frozenset({np.dtype(np.int32), np.dtype(np.int64)})
 
 
 def mask(columns: Mapping[str, pa.Array], wanted: Sequence[predicates.Predicate]) -> Mask | None:
@@ -60,6 +62,9 @@ def _ranges(wanted: Sequence[tuple[pa.Array, predicates.Range]]) -> Mask | None:
     for array, condition in wanted:
         passed = _both(passed, _valid(array))
         values = buffers.values(array)
+        if values.dtype in _COMPILED:
+            passed = _both(passed, _within(values, condition))
+            continue
         if values.dtype.kind == "f":
             values = _doubles(values)
         name = f"c{len(names)}"
@@ -71,6 +76,20 @@ def _ranges(wanted: Sequence[tuple[pa.Array, predicates.Range]]) -> Mask | None:
         return passed
     found = numexpr.evaluate(" & ".join(terms), local_dict=names, global_dict={})
     return _both(passed, np.asarray(found, np.bool_))
+
+
+def _within(values: buffers.Vector, wanted: predicates.Range) -> Mask | None:
+    """Integers in a range, in one loop."""
+    if wanted.low is None and wanted.high is None:
+        return None
+    limits = np.iinfo(values.dtype)
+    low = limits.min if wanted.low is None else wanted.low + wanted.low_open
+    high = limits.max if wanted.high is None else wanted.high - wanted.high_open
+    found = np.zeros(len(values), np.bool_)
+    if low <= high and low <= limits.max and high >= limits.min:
+        kind = values.dtype.type
+        range_kernels.within(values, kind(max(low, limits.min)), kind(min(high, limits.max)), found)
+    return found
 
 
 def _terms(name: str, names: dict[str, Any], wanted: predicates.Range, values: buffers.Vector) -> list[str]:

@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from orochi import errors
-from orochi.storage.columnar import bloom, bulk, chunks, files, scan, skiplist
+from orochi.storage.columnar import bloom, bulk, chunks, files, skiplist
 from orochi.storage.columnar import cache as caching
 from orochi.storage.columnar import format as layout
 from orochi.storage.columnar import predicates as filters
-from orochi.storage.columnar.scan import ROW_NUMBER, Column, Forms, decoded, runs
+from orochi.storage.columnar.scan import ROW_NUMBER, Column, Forms, Scan, decoded, runs
 from orochi.storage.columnar.writer import StripeInfo
 from orochi.storage.compression import buffers, numeric, plain, registry, shared_dictionary
 
@@ -109,14 +109,26 @@ class StripeReader:
         """
         if not columns and not with_row_numbers:
             raise errors.InvalidParameter("a scan needs a column")
-        plan = scan.Scan(self, columns, predicates, missing or {}, forms or Forms())
-        kept = plan.groups()
+        plan = Scan(self, columns, predicates, missing or {}, forms or Forms())
+        kept = self._pruned(plan, predicates)
         self.groups_total += len(self.footer.group_rows)
         self.groups_skipped += len(self.footer.group_rows) - len(kept)
         for span in plan.spans(kept):
             batch = plan.batch(span, with_row_numbers)
             if batch.num_rows:
                 yield batch
+
+    def _pruned(self, plan: Scan, predicates: Sequence[filters.Predicate]) -> list[int]:
+        """The chunk groups that may hold a wanted row; the cache knows it of predicates that come again."""
+        if self._cache is None or not predicates:
+            return plan.groups()
+        key = (self.key, "groups", tuple((item.column, item.op, item.values) for item in predicates))
+        known: list[int] | None = self._cache.get(key)
+        if known is not None:
+            return known
+        kept = plan.groups()
+        self._cache.put(key, kept, 256 + 8 * len(kept) + 64 * sum(len(item.values) for item in predicates))
+        return kept
 
     def column(self, column: layout.FooterColumn, groups: Sequence[int]) -> pa.Array:
         """The column's values in the given chunk groups (ascending), from cache or file.

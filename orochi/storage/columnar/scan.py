@@ -26,6 +26,9 @@ ROW_NUMBER = "orochi_row_number"
 #: Chunk groups are decoded together until their arrays reach this size.
 SPAN_BYTES = 128 << 20
 
+#: Where more than this share of rows pass, whoever filters again is given all.
+MOST_ROWS = 0.4
+
 
 class Column(Protocol):
     """A column asked for by name and type, as `orochi.planner.fragment.OutputColumn`."""
@@ -48,10 +51,14 @@ class Forms:
             all batches mean the same, in the order of bytes.
         scaled: numeric columns to come as int64, times ten to the number given. One that is no such
             integer in some batch (NaN, more decimals, 19 digits) comes in carrier form there.
+        stored: columns to come as dictionary arrays where the stripe has a dictionary of few values.
+        loose: rows that fail the predicates may come too, where leaving them out costs more than it saves.
     """
 
     coded: frozenset[str] = frozenset()
     scaled: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    stored: frozenset[str] = frozenset()
+    loose: bool = False
 
 
 class Source(Protocol):
@@ -158,6 +165,8 @@ class Scan:
         """The wanted rows of the groups."""
         read: dict[str, pa.Array] = {}
         flags = self._mask(groups, read)
+        if flags is not None and self._forms.loose and np.count_nonzero(flags) > MOST_ROWS * len(flags):
+            flags = None
         if flags is not None:
             groups, flags, read = self._narrow(groups, flags, read)
         self._prefetch((name for name in self._names if name not in read), groups)
@@ -194,6 +203,8 @@ class Scan:
         column = self._footer.column(name)
         if column is None:
             return isinstance(condition, filters.Anything)
+        if len(groups) == len(column.chunks) and skiplist.all_hold(column.stats, condition):
+            return True
         return all(skiplist.all_hold(column.chunks[group].stats, condition) for group in groups)
 
     def _narrow(
@@ -215,6 +226,8 @@ class Scan:
         if name in self._forms.coded:
             return array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
         if pa.types.is_dictionary(array.type):
+            if name in self._forms.stored and 2 * len(array.dictionary) <= len(array):
+                return array
             array = decoded(array)
         scale = self._forms.scaled.get(name)
         if scale is None or not pa.types.is_binary(array.type):

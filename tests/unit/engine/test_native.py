@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orochi import pgtypes
-from orochi.engine import copybinary, heapfilter, native, placeholders
+from orochi.engine import copybinary, heapfilter, native, placeholders, tables
 from orochi.planner import fragment as fragments
 from tests.support import services
 
@@ -122,3 +122,24 @@ def test_heap_filters_mean_what_predicates_mean(postgres_server: services.Server
             ours = connection.execute(f"SELECT count(*) FROM {relation}{heapfilter.where(scan)}").fetchone()
             theirs = connection.execute(f"SELECT count(*) FROM {relation} WHERE {expected}").fetchone()
         assert ours == theirs, predicate
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "0.000", "-1.50", "12345678901234567890.1234567890123456", "1e30", "-0.0001", "9999.9999"]
+)
+def test_numbers_have_their_decimals(text: str) -> None:
+    number = decimal.Decimal(text)
+    found = native.numeric_value(native.numeric_binary(number))
+    assert (found, -int(found.as_tuple().exponent)) == (number, max(-int(number.as_tuple().exponent), 0))
+
+
+def test_long_numerics_are_decimals_too() -> None:
+    column = _column("n", pgtypes.NUMERIC, "numeric")
+    numbers = [None, *map(decimal.Decimal, ("4500.1234567890123456", "-3.25", "17"))]
+    binary = [None if number is None else native.numeric_binary(number) for number in numbers]
+    batch = pa.RecordBatch.from_arrays([pa.array(binary, pa.binary())], ["n"])
+    assert tables.table([batch], [column]).column(0).to_pylist() == numbers
+    for refused in (decimal.Decimal("1e37"), decimal.Decimal("1e-39")):
+        long = pa.RecordBatch.from_arrays([pa.array([native.numeric_binary(refused)], pa.binary())], ["n"])
+        with pytest.raises(native.Unsupported):
+            tables.table([batch, long], [column])

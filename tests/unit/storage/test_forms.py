@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import decimal
 import functools
+import operator
 import pathlib
 import uuid
 from typing import Any
@@ -17,6 +18,7 @@ from orochi import errors, pgtypes
 from orochi.engine import native
 from orochi.planner import fragment
 from orochi.storage.columnar import cache, reader, writer
+from orochi.storage.columnar import filter as filtering
 
 ROWS = 5000
 COLUMNS = [
@@ -75,6 +77,31 @@ def test_forms_of_columns(stripe: pathlib.Path) -> None:
     expected = [None if n % 7 == 3 else cents * 10 for n, cents in enumerate(CENTS)]
     assert found.column("price").to_pylist() == expected
     assert rows(stripe, ["price"], forms=reader.Forms(scaled={"price": 1})).column(0).type == pa.binary()
+
+
+def test_rows_that_fail_may_come_where_that_is_said(stripe: pathlib.Path) -> None:
+    hosts = table().column(0)
+    forms = reader.Forms(stored=frozenset({"host", "id"}), loose=True)
+    for op, value in ((">=", "host_11"), ("=", "host_7"), ("isnull", None)):
+        predicate = fragment.Predicate("host", op, () if value is None else (value,))
+        exact = rows(stripe, ["host", "id"], [predicate])
+        loose = rows(stripe, ["host", "id"], [predicate], forms=forms)
+        kept = set(exact.column(1).to_pylist())
+        assert [row for row in loose.to_pylist() if row["id"] in kept] == exact.to_pylist()
+        assert len(loose) == (len(hosts) if op == ">=" else len(exact))
+        assert loose.column(1).type == pa.int64()
+        assert pa.types.is_dictionary(loose.column(0).type)
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.int64()])
+def test_ranges_of_integers(kind: pa.DataType) -> None:
+    limits = np.iinfo(kind.to_pandas_dtype())
+    values = [limits.min, limits.min + 1, -1, 0, 1, None, limits.max - 1, limits.max]
+    bounds = [*values[:5], *values[6:], limits.min - 1, limits.max + 1]
+    for op, compare in (("<", operator.lt), ("<=", operator.le), (">", operator.gt), (">=", operator.ge)):
+        for bound in bounds:
+            found = filtering.mask({"x": pa.array(values, kind)}, [fragment.Predicate("x", op, (bound,))])
+            assert [bool(flag) for flag in found] == [v is not None and compare(v, bound) for v in values]
 
 
 @pytest.mark.parametrize(
