@@ -24,6 +24,8 @@ from orochi import errors
 
 _LENGTH = struct.Struct(">I")
 _MARKER = ".token"
+#: Where the gateway maps files, a file of this size costs less than an item of Redis.
+_MAPPED_BYTES = 256 << 10
 #: Parts of one run that may wait in Redis at a time.
 _WAITING_PARTS = 8
 
@@ -144,7 +146,7 @@ class ResultWriter:
         Args:
             header: what every part says of itself.
             send: appends an item to the run's list.
-            inline_bytes: larger answers leave the item.
+            inline_bytes: larger answers leave the item; smaller ones too where the gateway maps files.
             folder: where the gateway maps files, None if it cannot see any of ours.
             file_name: unique for this attempt at the fragment.
             cancelled: whether to stop.
@@ -172,7 +174,9 @@ class ResultWriter:
             return
         self._held.append(batch)
         self._size += batch.nbytes
-        if self._size <= self._inline_bytes:
+        if self._size <= (
+            self._inline_bytes if self._path is None else min(self._inline_bytes, _MAPPED_BYTES)
+        ):
             return
         if self._path is not None:
             self._open_file(batch.schema)
