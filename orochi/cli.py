@@ -1,5 +1,5 @@
 """The command line: `orochi up`, `down`, `status`, `gateway`, `worker`, `beat`, `flower`, `migrate`,
-`verify`, `demo`.
+`verify`, `jobs`, `demo`.
 
 Commands import what they need when they run: `orochi status` starts no database driver, and every
 process of a cluster begins here.
@@ -278,6 +278,33 @@ def verify(
         )
     if report.findings:
         raise typer.Exit(1)
+
+
+@app.command()
+def jobs(
+    dsn: Annotated[str | None, typer.Argument(help="The catalog; else the running cluster's own.")] = None,
+    data_dir: DataDir = _DEFAULT_DIR,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show progress.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks of --watch.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Show policies and jobs: when they run next, how they ended, how far they are."""
+    from rich import console as consoles
+
+    from orochi.embedded import jobs_console
+
+    source = jobs_console.Source(data_dir.absolute(), dsn)
+    try:
+        if as_json:
+            typer.echo(json.dumps({"jobs": source.read()}))
+        elif watch:
+            jobs_console.watch(consoles.Console(), source, every)
+        else:
+            jobs_console.show(consoles.Console(), source.read())
+    except jobs_console.Unreachable as error:
+        _fail(str(error), code=3)
+    except KeyboardInterrupt:
+        raise typer.Exit from None
 
 
 @app.command()

@@ -158,6 +158,10 @@ def _policies() -> Iterator[Function]:
         (("hypertable", "regclass", None), ("if_exists", *_BOOL_FALSE)),
         "boolean",
     )
+    # what retention policies call: some chunks of a table, by their ids
+    yield Function(
+        "_drop_chunks", (("relation", "regclass", None), ("chunk_ids", "bigint[]", None)), "SETOF text"
+    )
     yield Function("remove_retention_policy", (("relation", "regclass", None), ("if_exists", *_BOOL_FALSE)))
     yield Function("run_maintenance", ())
 

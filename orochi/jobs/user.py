@@ -50,6 +50,8 @@ def call(run: running.Run) -> None:
     statement = sql.SQL("{} {}(%s::integer, %s::jsonb)").format(verb, sql.Identifier(schema, procedure))
     config = None if run.claim.config is None else json_types.Jsonb(run.claim.config)
     with run.gateway(*(login or ())) as gateway:
+        # the call is to end with this process, before the job's next run
+        gateway.execute("SET client_connection_check_interval = '500ms'")
         if not is_own:
             gateway.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(name)))
         if run.claim.max_runtime:

@@ -211,6 +211,12 @@ async def drop_chunks(session: context.Session, sink: context.Sink, call: Argume
     return [(name,) for name in dropped]
 
 
+async def drop_listed_chunks(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
+    """Drop these chunks of the hypertable; their names. For policies, which do it shard by shard."""
+    chunk_ids = [int(number) for number in call.required("chunk_ids").strip("{}").split(",") if number]
+    return [(name,) for name in await hypertable.drop_chunks(session, call.oid("relation"), chunk_ids)]
+
+
 _SIZE_SQL = """
 SELECT n.nspname, pg_catalog.pg_total_relation_size(c.oid), pg_catalog.pg_indexes_size(c.oid),
     CASE WHEN c.reltoastrelid = 0 THEN 0 ELSE pg_catalog.pg_total_relation_size(c.reltoastrelid) END
@@ -301,6 +307,7 @@ HANDLERS = {
     "set_chunk_time_interval": set_chunk_time_interval,
     "set_integer_now_func": set_integer_now_func,
     "drop_chunks": drop_chunks,
+    "_drop_chunks": drop_listed_chunks,
     "hypertable_detailed_size": hypertable_detailed_size,
     "chunks_detailed_size": chunks_detailed_size,
 }

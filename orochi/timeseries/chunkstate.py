@@ -41,9 +41,10 @@ LEFT JOIN pg_attribute a ON a.attrelid = d.table_oid AND a.attnum = d.attnum
 WHERE c.chunk_id = ANY(%s)
 ORDER BY c.chunk_id
 """
-#: How long to wait for a lock, try after try. At first for less than deadlock_timeout, so that no
-#: client's statement becomes a victim; in the end long enough for readers that follow one another.
-_LOCK_TIMEOUTS = (*["700ms"] * 8, *["2s"] * 4, *["5s"] * 4)
+#: How long to wait for a lock, try after try: whoever comes while we wait, waits behind us. At first so short that no
+#: insert is held up noticeably, then less than deadlock_timeout, so that no client's statement becomes a victim; in the
+#: end long enough for readers that follow one another.
+_LOCK_TIMEOUTS = (*["70ms"] * 30, *["700ms"] * 8, *["2s"] * 4, *["5s"] * 4)
 _TRIES_BESIDE_WRITERS = 10
 _PAUSE_SECONDS, _SHORT_PAUSE_SECONDS = 0.1, 0.02
 _BUSY_ATTEMPTS = 200

@@ -179,3 +179,33 @@ def test_paused_worker(victim: clusters.Cluster) -> None:
     finally:
         os.kill(pid, signal.SIGCONT)
     faults.answers_again(victim)
+
+
+def test_a_job_outlives_its_worker(victim: clusters.Cluster) -> None:
+    """The run of a killed worker is told as such, and the job runs again, once at a time."""
+    faults.answers_again(victim)
+    with victim.connect() as connection:
+        connection.execute("CREATE TABLE runs (job int, ended bool)")
+        connection.execute(
+            "CREATE PROCEDURE slow(job_id int, config jsonb) LANGUAGE plpgsql AS $$ BEGIN"
+            " INSERT INTO runs VALUES (job_id, false); COMMIT; PERFORM pg_sleep(3);"
+            " INSERT INTO runs VALUES (job_id, true); END $$"
+        )
+        row = connection.execute("SELECT add_job('slow', '1 day')").fetchone()
+        assert row is not None
+
+        def told(column: str) -> int:
+            found = connection.execute(f"SELECT {column} FROM runs".encode()).fetchone()
+            return int(found[0]) if found else 0
+
+        clusters.eventually(lambda: told("count(*)") == 1)
+        for line in victim.status()["processes"]:
+            if line["name"].startswith("jobs"):
+                clusters.kill(line["pid"])
+        clusters.eventually(lambda: told("count(*) FILTER (WHERE ended)") == 1)
+        history = connection.execute(
+            "SELECT state FROM orochi.job_history WHERE job_id = %s ORDER BY id", row
+        ).fetchall()
+        assert history[0] == ("crashed",)
+        assert told("count(*)") == 3
+        connection.execute("SELECT delete_job(%s)", row)
