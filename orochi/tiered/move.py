@@ -185,6 +185,7 @@ def _relocate(
 ) -> tuple[int, int]:
     """Have every stripe where the tier has it; how many were copied, and their bytes."""
     total = size = 0
+    missing: FileNotFoundError | None = None
     for _ in range(_ROUNDS):
         away = [
             stripe
@@ -199,11 +200,21 @@ def _relocate(
                 mover.copy(stripe)
                 reached("copied")
             mover.repoint(away)
+        except FileNotFoundError as error:
+            mover.undo()
+            missing = error  # replaced meanwhile, unless the catalog still says that it is there
+            continue
         except Exception:
             mover.undo()
             raise
         reached("repointed")
         total, size = total + mover.count, size + mover.bytes
+    if missing is not None:
+        raise errors.OrochiError(
+            f"a stripe of chunk {chunk.chunk_id} is missing: {missing}",
+            sqlstate=failures.IO_ERROR,
+            hint="`orochi verify` lists what is missing or damaged.",
+        )
     raise errors.OrochiError(
         "the chunk is in use by other transactions", sqlstate="55P03", hint="Try again when fewer rows come."
     )
@@ -226,49 +237,49 @@ class _Mover:
     def copy(self, stripe: _Stripe) -> None:
         """Copy a stripe to its new place, and see that the copy is right."""
         if tiers.PLACES[self._tier] is places.Place.LOCAL:
-            self._copies[stripe.stripe_id] = self._download(stripe)
+            self._download(stripe)
         elif places.place_of(stripe.path) is places.Place.LOCAL:
-            self._copies[stripe.stripe_id] = self._upload(stripe)
+            self._upload(stripe)
         else:
-            self._copies[stripe.stripe_id] = self._within(stripe)
+            self._within(stripe)
 
     def _new_key(self, stripe: _Stripe, size: int) -> str:
         row = self._catalog.execute(twophase.CLUSTER_ID_SQL).fetchone()
         assert row is not None
-        return places.new_key(str(row[0]), self._chunk.shard_id, self._chunk.chunk_id, stripe.stripe_id, size)
+        key = places.new_key(str(row[0]), self._chunk.shard_id, self._chunk.chunk_id, stripe.stripe_id, size)
+        self._copies[stripe.stripe_id] = places.of_key(key, tiers.PLACES[self._tier])
+        return key
 
     @property
     def _storage_class(self) -> str | None:
         return self._settings.s3_frozen_class if self._tier == "frozen" else None
 
-    def _upload(self, stripe: _Stripe) -> str:
+    def _upload(self, stripe: _Stripe) -> None:
         path = self._settings.stripe_dir / stripe.path
         reader.check(path)
         size = path.stat().st_size
         key = self._new_key(stripe, size)
         self.bytes += size
         client.shared().put_file(key, path, self._storage_class)
-        return places.of_key(key, tiers.PLACES[self._tier])
 
-    def _within(self, stripe: _Stripe) -> str:
+    def _within(self, stripe: _Stripe) -> None:
         origin = places.key_of(stripe.path)
         size = places.size_of(origin)
         key = self._new_key(stripe, size)
         self.bytes += size
         client.shared().copy(origin, key, self._storage_class)
-        return places.of_key(key, tiers.PLACES[self._tier])
 
-    def _download(self, stripe: _Stripe) -> str:
+    def _download(self, stripe: _Stripe) -> None:
         key = places.key_of(stripe.path)
         size = places.size_of(key)
         path = places.new_path(self._chunk.shard_id, self._chunk.chunk_id, stripe.stripe_id)
         target = self._settings.stripe_dir / path
+        self._copies[stripe.stripe_id] = path
         target.parent.mkdir(parents=True, exist_ok=True)
         with writer.publishing(target) as temporary:
             client.shared().get_file(key, temporary, size)
             reader.check(temporary)
         self.bytes += size
-        return path
 
     def repoint(self, stripes: Sequence[_Stripe]) -> None:
         """Name the copies in the catalog; those of stripes that are gone meanwhile are removed."""

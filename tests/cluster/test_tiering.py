@@ -10,8 +10,14 @@ import boto3
 import psycopg
 import pytest
 from botocore import config as boto_config
+from psycopg import conninfo
 
+from orochi import errors
+from orochi import settings as process_settings
 from orochi.embedded import verification
+from orochi.storage.objects import client
+from orochi.tiered import move
+from orochi.timeseries import orphans
 from tests.support import cluster as clusters
 from tests.support import layouts, oracle, pairs
 
@@ -52,8 +58,8 @@ def _move(pair: oracle.Pair, tier: str, chunk: str | None = None) -> None:
         pair.orochi("SELECT move_chunk_to_tier(%s, %s)", (name, tier))
 
 
-def _check(pair: oracle.Pair) -> None:
-    for sql in _READS:
+def _check(pair: oracle.Pair, reads: tuple[str, ...] = _READS) -> None:
+    for sql in reads:
         pair.same(sql)
 
 
@@ -253,3 +259,89 @@ def _keys(cluster: clusters.Cluster) -> set[str]:
     )
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=store["bucket"])
     return {item["Key"] for page in pages for item in page.get("Contents", ())}
+
+
+class _Crash(BaseException):
+    """What a process that is killed leaves undone."""
+
+
+_STEPS = {
+    "cold": ("gathered", "copied", "repointed", "labelled"),
+    "warm": ("copied", "repointed"),
+    "frozen": ("copied", "repointed"),
+    "hot": ("repointed", "heap"),
+}
+
+
+def test_a_move_that_dies_at_any_step_leaves_the_chunk_whole(
+    cluster: clusters.Cluster, pair: oracle.Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _events(pair, "hypertable")
+    chunk, node, *_ = pair.orochi(
+        "SELECT chunk_id, node_id FROM orochi.chunks WHERE hypertable ~ 'events' ORDER BY range_start LIMIT 1"
+    )[0]
+    settings = _settings(cluster, node, monkeypatch)
+    store = client.shared()
+
+    def moved(tier: str, until: str | None = None) -> None:
+        def reached(step: str) -> None:
+            if step == until:
+                raise _Crash
+
+        try:
+            move.move_chunk(settings.coordinator_dsn, chunk, tier, settings, reached)
+        except _Crash:
+            return
+        assert until is None
+
+    for tier, steps in _STEPS.items():
+        for step in steps:
+            moved(tier, step)
+            pair.orochi("SET orochi.frozen_reads = wait")
+            _check(pair, _READS[:2])
+            if step == "copied" and tier != "warm":  # the copies that nobody names are swept
+                with psycopg.connect(settings.coordinator_dsn, autocommit=True) as catalog:
+                    assert orphans.sweep_objects(catalog, _first(catalog), settings) >= 1
+        moved(tier)
+        moved(tier)
+        assert pair.orochi("SELECT tier FROM orochi.chunks WHERE chunk_id = %s", (chunk,)) == [(tier,)]
+        _check(pair)
+    # an error that is no crash takes back what it did
+    keys = {item.key for item in store.listed("orochi/")}
+    monkeypatch.setattr(client.Store, "head", _different)
+    with pytest.raises(errors.OrochiError, match="other bytes"):
+        moved("cold")
+    assert {item.key for item in store.listed("orochi/")} == keys
+    _check(pair)
+
+
+def _different(self: client.Store, key: str) -> client.Head:
+    return client.Head(1, "", "STANDARD")
+
+
+def _first(catalog: psycopg.Connection[Any]) -> int:
+    row = catalog.execute("SELECT min(node_id) FROM orochi.orochi_nodes WHERE state <> 'down'").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _settings(
+    cluster: clusters.Cluster, node: int, monkeypatch: pytest.MonkeyPatch
+) -> process_settings.Settings:
+    """Those of a node's maintenance worker, for its work in this process; nothing it leaves is young."""
+    store: Any = cluster.info["s3"]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", store["access_key"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", store["secret_key"])
+    password = conninfo.conninfo_to_dict(cluster.coordinator_dsn)["password"]
+    made = process_settings.Settings(
+        coordinator_dsn=cluster.coordinator_dsn,
+        node_user="orochi",
+        node_password=password,  # type: ignore[arg-type]
+        data_dir=cluster.data_dir / f"node{node}",
+        s3_endpoint=store["endpoint"],
+        s3_bucket=store["bucket"],
+        orphan_grace=0.0,
+    )
+    monkeypatch.setattr(process_settings, "get", lambda: made)
+    client._shared.cache_clear()
+    return made

@@ -101,13 +101,15 @@ def translated(error: Exception, verb: str, key: str, store: _Named, attempts: i
     """What to raise in the place of a store's error."""
     code, status = _code_of(error)
     where = store.endpoint or "AWS"
+    if not key and (status == 404 or code == "404"):
+        code = "NoSuchBucket"  # HEAD has no body that could say so
     if code in _MISSING or (status == 404 and code != "NoSuchBucket"):
         return FileNotFoundError(f'object "{key}" is not in bucket "{store.bucket}"')
     if code in ("PreconditionFailed", "412") or status == 412:
         return Exists(f'the object store has an object "{key}" already')
     if code in _NOT_OFFERED or status in (405, 501):
         return NotOffered(f'the object store at {where} cannot {verb} "{key}": {code or status}')
-    if code == "InvalidObjectState":
+    if code in ("InvalidObjectState", "ObjectNotInActiveTierError"):
         return archived(key)
     if code == "NoSuchBucket":
         return errors.OrochiError(
