@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pglast import enums
 
 from orochi import pgtypes
-from orochi.planner import context, literals, lookup, names, parse, safety, tree
+from orochi.planner import context, invoked, literals, lookup, names, parse, safety, tree
 from orochi.planner.tree import ast
 
 Terms = tuple[tuple[tree.Node, names.Level], ...]
@@ -282,7 +282,7 @@ def is_transparent(stmt: tree.Node) -> bool:
     if stmt.limitCount is not None or stmt.limitOffset is not None or any(stmt.distinctClause or ()):
         return False
     return not any(
-        isinstance(part, ast.FuncCall) and part.over is not None
+        invoked.window(part) is not None
         for part in tree.walk((stmt.targetList or (), stmt.sortClause or ()), stop=(ast.SelectStmt,))
     )
 

@@ -8,7 +8,7 @@ do not wait for statistics; estimates choose between right plans only.
 from __future__ import annotations
 
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import names, prepare, staged, tree
+from orochi.planner import invoked, names, prepare, staged, tree
 from orochi.planner.tree import ast
 
 #: A table that nothing is known about.
@@ -93,8 +93,6 @@ def result_rows(prepared: prepare.Prepared) -> int:
 
 def _aggregates(stmt: tree.Node, prepared: prepare.Prepared) -> bool:
     return any(
-        isinstance(node, ast.FuncCall)
-        and node.over is None
-        and prepared.ctx.builtins.is_aggregate(tree.strings(node.funcname))
+        invoked.is_aggregate(node, prepared.ctx.builtins)
         for node in tree.walk(stmt.targetList or (), stop=(ast.SelectStmt,))
     )

@@ -16,6 +16,7 @@ from orochi.planner import (
     analyze,
     fused,
     given,
+    invoked,
     lookup,
     names,
     parse,
@@ -270,6 +271,8 @@ class _Splitter:
             return found
         if isinstance(node, ast.ColumnRef):
             raise spread.Unfit("a column that is neither grouped nor aggregated")
+        if not isinstance(node, ast.FuncCall) and invoked.is_aggregate(node, self._prepared.ctx.builtins):
+            raise spread.Unfit(f"aggregate {invoked.name(node)} does not split")
         if isinstance(node, ast.FuncCall) and node.over is None:
             parts = tree.strings(node.funcname)
             if self._prepared.ctx.builtins.is_aggregate(parts):

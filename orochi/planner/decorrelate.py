@@ -88,7 +88,7 @@ def _is_plain(stmt: tree.Node, prepared: prepare.Prepared) -> bool:
         return False
     if len(stmt.targetList or ()) != 1 or labels.is_star(stmt.targetList[0]) or not stmt.fromClause:
         return False
-    return bool(spread.aggregates(stmt, prepared)) and not spread.window_calls(stmt)
+    return bool(spread.aggregates(stmt, prepared)) and not spread.windows(stmt)
 
 
 def _is_scalar(stmt: tree.Node, prepared: prepare.Prepared) -> bool:

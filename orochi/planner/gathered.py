@@ -12,6 +12,7 @@ from pglast import enums
 from orochi.planner import (
     decompose,
     given,
+    invoked,
     lookup,
     names,
     parse,
@@ -147,12 +148,8 @@ class _Rewriter:
         return pieces.position(next(i for i, output in enumerate(self.outputs) if output.expression is found))
 
     def _over_groups(self, node: tree.Node) -> tree.Node | None:
-        whole = pieces.canonical(node, self._level) in self._groups or (
-            isinstance(node, ast.FuncCall)
-            and node.over is None
-            and self._prepared.ctx.builtins.is_aggregate(tree.strings(node.funcname))
-        )
-        if whole:
+        is_group = pieces.canonical(node, self._level) in self._groups
+        if is_group or invoked.is_aggregate(node, self._prepared.ctx.builtins):
             return tree.transform(node, self._over_rows)
         found = self.given.sublink(node, self.expression) if isinstance(node, ast.SubLink) else None
         if found is None and isinstance(node, (ast.ColumnRef, ast.SubLink, ast.SelectStmt)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orochi.planner import names, prepare, tree
+from orochi.planner import invoked, names, prepare, tree
 from orochi.planner.tree import ast
 
 
@@ -28,12 +28,15 @@ def _aggregates(level: names.Level, prepared: prepare.Prepared) -> Iterator[tree
         if name not in ("larg", "rarg", "withClause") and getattr(level.stmt, name) is not None
     )
     for node in tree.walk(parts, stop=(ast.SelectStmt,)):
-        if isinstance(node, ast.FuncCall) and prepared.ctx.builtins.is_aggregate(tree.strings(node.funcname)):
+        is_call = isinstance(node, ast.FuncCall)  # of an aggregate as a window function too
+        if (is_call and prepared.ctx.builtins.is_aggregate(tree.strings(node.funcname))) or (
+            invoked.is_aggregate(node, prepared.ctx.builtins)
+        ):
             yield node
 
 
 def _is_outer(call: tree.Node, level: names.Level, levels: dict[int, names.Level]) -> bool:
-    parts = (call.args or (), call.agg_order or ())
+    parts = (call.args or (), call.agg_order or ()) if isinstance(call, ast.FuncCall) else (call,)
     owners = [
         _owner(node, levels[id(node)])
         for node in tree.walk(parts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import analyze, labels, lookup, names, outer, prepare, safety, scans, tree
+from orochi.planner import analyze, invoked, labels, lookup, names, outer, prepare, safety, scans, tree
 from orochi.planner.tree import ast
 
 
@@ -136,8 +136,7 @@ class Checker:
     def windows_by_key(self, level: names.Level, spread: Spread) -> bool:
         """Whether each window partition lies in one shard."""
         named = {item.name: item for item in level.stmt.windowClause or ()}
-        for call in window_calls(level.stmt):
-            window = call.over
+        for window in windows(level.stmt):
             seen = 0
             while window.refname or window.name:
                 following = named.get(window.refname or window.name)
@@ -338,15 +337,12 @@ def _output(item: tree.Node, stmt: tree.Node) -> tree.Node:
     return item
 
 
-def window_calls(stmt: tree.Node) -> list[tree.Node]:
-    """The window function calls of one query level."""
+def windows(stmt: tree.Node) -> list[tree.Node]:
+    """The OVER of each window function call of one query level."""
     parts = (stmt.targetList or (), stmt.sortClause or (), stmt.distinctClause or ())
     kept = tuple(tuple(item for item in part if item is not None) for part in parts)
-    return [
-        node
-        for node in tree.walk(kept, stop=(ast.SelectStmt,))
-        if isinstance(node, ast.FuncCall) and node.over is not None
-    ]
+    found = (invoked.window(node) for node in tree.walk(kept, stop=(ast.SelectStmt,)))
+    return [window for window in found if window is not None]
 
 
 def aggregates(stmt: tree.Node, prepared: prepare.Prepared) -> list[tree.Node]:
@@ -355,9 +351,7 @@ def aggregates(stmt: tree.Node, prepared: prepare.Prepared) -> list[tree.Node]:
     return [
         node
         for node in tree.walk(parts, stop=(ast.SelectStmt,))
-        if isinstance(node, ast.FuncCall)
-        and node.over is None
-        and prepared.ctx.builtins.is_aggregate(tree.strings(node.funcname))
+        if invoked.is_aggregate(node, prepared.ctx.builtins)
     ]
 
 
@@ -406,11 +400,11 @@ def order_shows(level: names.Level, prepared: prepare.Prepared) -> bool:
     if around is None or around.stmt.larg is not None or len(around.relations) != 1:
         return False
     stmt = around.stmt
-    if any(not call.over.orderClause for call in window_calls(stmt)):
+    if any(not window.orderClause for window in windows(stmt)):
         return True
-    calls = aggregates(stmt, prepared)
-    if stmt.groupClause or stmt.havingClause or calls:
-        return any(not call.agg_order and tree.strings(call.funcname)[-1] not in _UNORDERED for call in calls)
+    found = aggregates(stmt, prepared)
+    if stmt.groupClause or stmt.havingClause or found:
+        return any(not invoked.order(call) and invoked.name(call) not in _UNORDERED for call in found)
     if stmt.sortClause or stmt.distinctClause:
         return False
     return around.place in ("top", "sublink", "cte", "arm") or order_shows(around, prepared)

@@ -151,6 +151,19 @@ def test_distinct(tables: oracle.Pair) -> None:
     assert all(_strategy(tables, sql) == "Orochi Two-Phase Aggregate" for sql in statements)
 
 
+def test_json_constructors(tables: oracle.Pair) -> None:
+    """Aggregates that are no function calls by their syntax."""
+    statements = [
+        "SELECT JSON_ARRAYAGG(s ORDER BY s NULL ON NULL), count(*) FROM {t} WHERE k < 9",
+        "SELECT g, JSON_OBJECTAGG(k: k + 1 RETURNING jsonb) FROM {t} WHERE k < 9 GROUP BY g",
+        "SELECT b FROM {t} GROUP BY b HAVING JSON_ARRAYAGG(k ORDER BY k)::text > '[1' ORDER BY JSON_ARRAYAGG(k ORDER BY k)::text",
+        "SELECT k, JSON_ARRAYAGG(k) OVER (ORDER BY k) FROM {t} WHERE k < 5",
+        "SELECT * FROM (SELECT JSON_ARRAYAGG(k ORDER BY k) FILTER (WHERE k < 9) AS x FROM {t}) AS q",
+        "SELECT k FROM {t} AS a WHERE k < 5 AND (SELECT JSON_ARRAYAGG(b.k) FROM {t} AS b WHERE b.k = a.k AND b.g = -1) IS NULL",
+    ]
+    _check(tables, statements)
+
+
 def test_grouping_sets(tables: oracle.Pair) -> None:
     """Shards group by all columns, the coordinator makes the sets of groups."""
     statements = [
