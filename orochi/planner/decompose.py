@@ -327,6 +327,9 @@ class _Splitter:
             return tree.changed(node, args=tuple(self._value(item) for item in node.args or ()))
         if not any(isinstance(part, ast.ColumnRef) for part in tree.walk(node)):
             return node
+        columns = (part for part in tree.walk(node) if isinstance(part, ast.ColumnRef))
+        if any(lookup.is_whole_row(part, self._level) is not None for part in columns):
+            raise spread.Unfit("a whole row is a value of the coordinator's type")
         expression = pieces.canonical(node, self._level)
         for index, group in enumerate(self._groups):
             if expression == group:

@@ -24,6 +24,7 @@ from orochi.planner import (
     setops,
     spread,
     staged,
+    tree,
 )
 from orochi.planner import (
     plan as plans,
@@ -148,6 +149,8 @@ def _by_shards(prepared: prepare.Prepared, *, constants: bool = False) -> plans.
         raise spread.Unfit("WITH")
     if not stmt.fromClause:
         raise spread.Unfit("no FROM")
+    if any(isinstance(part, ast.RangeVar) for part in tree.walk((stmt.limitCount, stmt.limitOffset))):
+        raise spread.Unfit("a sub-SELECT in LIMIT or OFFSET")
     spread.refuse(prepared, (stmt.fromClause, stmt.whereClause or ()))
     _refuse_system_columns(prepared)
     found = spread.Checker(prepared).level(level)

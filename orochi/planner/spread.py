@@ -347,10 +347,11 @@ def windows(stmt: tree.Node) -> list[tree.Node]:
 
 def aggregates(stmt: tree.Node, prepared: prepare.Prepared) -> list[tree.Node]:
     """The aggregate calls of one query level, those inside window functions' arguments too."""
-    parts = (stmt.targetList or (), stmt.havingClause or (), stmt.sortClause or ())
+    distinct = tuple(item for item in stmt.distinctClause or () if item is not None)
+    parts = (stmt.targetList, stmt.havingClause, stmt.sortClause, stmt.windowClause, distinct)
     return [
         node
-        for node in tree.walk(parts, stop=(ast.SelectStmt,))
+        for node in tree.walk(tuple(part or () for part in parts), stop=(ast.SelectStmt,))
         if invoked.is_aggregate(node, prepared.ctx.builtins)
     ]
 
