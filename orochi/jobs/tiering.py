@@ -21,7 +21,9 @@ log = structlog.get_logger()
 _KEPT = "90 days"
 _CHUNKS = """
 SELECT c.chunk_id, c.tier, c.range_end,
-    c.row_count > coalesce((SELECT sum(f.row_count) FROM orochi.orochi_stripes f WHERE f.chunk_id = c.chunk_id), 0),
+    c.row_count > coalesce((SELECT sum(f.row_count) FROM orochi.orochi_stripes f WHERE f.chunk_id = c.chunk_id), 0)
+        OR c.tier IN ('cold', 'frozen') AND EXISTS (
+            SELECT FROM orochi.orochi_stripes f WHERE f.chunk_id = c.chunk_id AND f.path !~ '^(s3|frozen):'),
     coalesce(orochi._faded(u.recent_reads, u.counted_at), 0),
     extract(epoch FROM orochi._now() - greatest(u.last_read_at, u.last_write_at))::float8,
     c.row_count > 0

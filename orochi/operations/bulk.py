@@ -196,7 +196,7 @@ class Load:
         while len(self._tasks) >= _IN_FLIGHT * len(nodes):
             await self._settle(asyncio.FIRST_COMPLETED)
         chunk = self._chunk(key)
-        if chunk is None or chunk.tier != "hot":
+        if chunk is None:
             raise self._changed()
         batches = self._held.pop(key)
         self._rows.pop(key)
@@ -236,7 +236,7 @@ class Load:
         await shells.bump_layouts(session, before)
         fresh = session.snapshot().tables.get(table.oid)
         now = {} if fresh is None else {shard.shard_id: shard for shard in fresh.shards}
-        known = {chunk.chunk_id for shard in now.values() for chunk in shard.chunks if chunk.tier == "hot"}
+        known = {chunk.chunk_id for shard in now.values() for chunk in shard.chunks}
         if (
             fresh is None
             or any(now.get(shard.shard_id) is None for shard in before)

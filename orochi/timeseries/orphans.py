@@ -7,6 +7,7 @@ get its row. What was removed is logged by name.
 from __future__ import annotations
 
 import datetime as dt
+import math
 import pathlib
 import time
 from collections.abc import Sequence
@@ -24,6 +25,10 @@ from orochi.storage.objects import client, places
 log = structlog.get_logger()
 
 Connection = psycopg.Connection[Any]
+
+#: A listing of all objects costs requests: so often within the grace, and never more often than that.
+_LISTINGS, _MOST_SECONDS = 6, 600.0
+_listed_at: dict[str, float] = {}
 
 _KNOWN = """
 SELECT path FROM orochi.orochi_stripes WHERE {0} UNION ALL
@@ -106,6 +111,10 @@ def _sweep_objects(catalog: Connection, settings: process_settings.Settings) -> 
     row = catalog.execute(twophase.CLUSTER_ID_SQL).fetchone()
     assert row is not None
     store, prefix = client.shared(), places.prefix(str(row[0]))
+    now = time.monotonic()
+    if now - _listed_at.get(prefix, -math.inf) < min(settings.orphan_grace / _LISTINGS, _MOST_SECONDS):
+        return 0
+    _listed_at[prefix] = now
     before = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=settings.orphan_grace)
     old = [item for item in store.listed(prefix) if item.modified < before]
     known = {

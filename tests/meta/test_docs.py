@@ -13,7 +13,7 @@ _PAGES = sorted([_ROOT / "README.md", *(_ROOT / "docs").rglob("*.md")])
 _SOURCES = sorted((_ROOT / "orochi").rglob("*.py")) + sorted((_ROOT / "workers").rglob("*.py"))
 #: Names of SQL objects and settings start with `orochi.` too; these are not Python.
 _SQL = re.compile(
-    r"^orochi\.(orochi_\w+|tables|shards|shard_placements|chunks|nodes|stat_\w+|jobs?\w*|continuous_\w+|_\w+|default_\w+"
+    r"^orochi\.(orochi_\w+|tables|shards|shard_placements|chunks|chunk_access|tiering_\w+|nodes|stat_\w+|jobs?\w*|continuous_\w+|_\w+|default_\w+"
     r"|\w+_row_limit|compression(_\w+)?|enable_\w+|force_strategy|frozen_reads|snapshot_reads|direct_compress|small_query_bytes|cache_size_mb|parallel_workers)(\.\w+)?$"
 )
 
