@@ -9,10 +9,11 @@ an answer never lacks what was committed before the statement began. See docs/ad
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import weakref
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
@@ -22,7 +23,13 @@ from orochi.planner import tree as trees
 from orochi.timeseries import buckets
 
 Key = tuple[str, str]
-_now: weakref.WeakKeyDictionary[context.Session, Mapping[Key, snapshots.View]] = weakref.WeakKeyDictionary()
+Views = Mapping[Key, snapshots.View]
+_now: weakref.WeakKeyDictionary[context.Session, Views] = weakref.WeakKeyDictionary()
+#: Catalogs with aggregates defined anew: while nothing changes it is the same object, and plans made from it hold.
+_KEPT = 64
+_made: collections.OrderedDict[tuple[int, Hashable], tuple[snapshots.Snapshot, snapshots.Snapshot]] = (
+    collections.OrderedDict()
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,7 +54,16 @@ class State:
 def snapshot(session: context.Session) -> snapshots.Snapshot:
     """The session's catalog, aggregates defined as the statement under way is to read them."""
     found, views = session.snapshot(), _now.get(session)
-    return dataclasses.replace(found, views={**found.views, **views}) if views else found
+    if not views:
+        return found
+    key = id(found), tuple(sorted((name, view.definition) for name, view in views.items()))
+    kept = _made.get(key)
+    if kept is None or kept[0] is not found:
+        kept = found, dataclasses.replace(found, views={**found.views, **views})
+        _made[key] = kept
+        while len(_made) > _KEPT:
+            _made.popitem(last=False)
+    return kept[1]
 
 
 @contextlib.asynccontextmanager
@@ -114,6 +130,7 @@ async def _definitions(
         if live != buckets.EVERYTHING:
             definition = _definition(found, item, view, live)
             result[item.query] = dataclasses.replace(view, definition=definition)
+            result[item.view] = dataclasses.replace(found.views[item.view], definition=definition)
     return result
 
 

@@ -296,9 +296,19 @@ async def _define(
     view = snapshot.views[aggregate.query]
     columns = ", ".join(map(quoting.identifier, view.columns))
     table = snapshot.tables[aggregate.materialization_oid]
-    source = quoting.relation(*((table.schema, table.name) if materialized_only else aggregate.query))
+    finished, query = quoting.relation(table.schema, table.name), quoting.relation(*aggregate.query)
+    definition = f"SELECT {columns} FROM {finished}"
+    if not materialized_only:
+        # what PostgreSQL reads by itself: all live, but for what has no rows any more
+        column = quoting.identifier(aggregate.bucket.column)
+        raw = ranges.raw_sql(aggregate.bucket.type_oid, column)
+        history = f"orochi._is_history({aggregate.aggregate_id}, {raw})"
+        definition = (
+            f"SELECT {columns} FROM {query} WHERE NOT {history}"
+            f" UNION ALL SELECT {columns} FROM {finished} WHERE {history}"
+        )
     await session.coordinator.query(
-        f"CREATE OR REPLACE VIEW {quoting.relation(*aggregate.view)} AS SELECT {columns} FROM {source}"
+        f"CREATE OR REPLACE VIEW {quoting.relation(*aggregate.view)} AS {definition}"
     )
 
 

@@ -276,12 +276,17 @@ def _in_view(
         return None
     real = view.columns[names.index(name)]
     for aggregate in snapshot.aggregates:
-        if aggregate.query == (view.schema, view.name):
+        if (view.schema, view.name) in _live_names(aggregate):
             if real != aggregate.bucket.column:
                 return None
             table = snapshot.tables[aggregate.table_oid]
             return _Origin(table, aggregate.bucket.time, (aggregate.bucket,))
     return _in_query(parse.parse_one(view.definition).tree, tuple(names), name, snapshot, {})
+
+
+def _live_names(aggregate: snapshots.Aggregate) -> tuple[tuple[str, str], ...]:
+    """The views by whose names an aggregate is read in real time."""
+    return (aggregate.query,) if aggregate.materialized_only else (aggregate.query, aggregate.view)
 
 
 def _in_query(
@@ -346,6 +351,8 @@ def _tables(stmt: tree.Node, snapshot: snapshots.Snapshot, ctes: frozenset[str])
         if table is not None:
             yield table
         elif view is not None:
+            queries = [a.query for a in snapshot.aggregates if (view.schema, view.name) in _live_names(a)]
+            view = snapshot.views[queries[0]] if queries else view
             yield from _tables(parse.parse_one(view.definition).tree, snapshot, frozenset())
         else:
             raise _refused(

@@ -19,7 +19,11 @@ def is_lasting(statement: parse.Statement, ctx: context.PlanContext) -> bool:
     """Whether the statement's plan, made in `ctx`, holds for as long as its snapshot does."""
     if len(statement.sql) > _LONGEST:
         return False
-    nodes = list(tree.walk(statement.tree))
+    return _all_hold(statement.tree, ctx)
+
+
+def _all_hold(stmt: tree.Node, ctx: context.PlanContext) -> bool:
+    nodes = list(tree.walk(stmt))
     queries = {node.ctename for node in nodes if isinstance(node, ast.CommonTableExpr)}
     return all(_holds(node, ctx, queries) for node in nodes)
 
@@ -31,6 +35,10 @@ def _holds(node: tree.Node, ctx: context.PlanContext, queries: set[str]) -> bool
         found = names.find_relation(
             ctx.snapshot, ctx.search_path, ctx.temp_tables, node.schemaname, node.relname
         )
+        if isinstance(found, snapshots.View):  # its definition is the snapshot's
+            return len(found.definition) <= _LONGEST and _all_hold(
+                parse.parse_one(found.definition).tree, ctx
+            )
         return isinstance(found, snapshots.Table) and all(
             0 < column.type_oid < pgtypes.FIRST_NORMAL_OID for column in found.columns
         )

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -57,7 +59,7 @@ def build(pair: oracle.Pair, layout: str) -> None:
     """The table, filled, in a layout, and three aggregates over it."""
     pair.both("DROP TABLE IF EXISTS points, devices CASCADE", *_TABLES)
     pair.orochi("SELECT create_reference_table('devices')")
-    layouts.place(pair, "points", layout, key="device", time="at")
+    layouts.place(pair, "points", layout, key="device", time="at", interval="4 days")
     pair.both(_FILL)
     if layout.endswith("compressed"):
         layouts.compress(pair, "points", layout, every=2)
@@ -118,7 +120,7 @@ def test_any_history(pair: oracle.Pair, layout: str) -> None:
     chance = random.Random(layout)
     build(pair, layout)
     check(pair)
-    for step in range(6):
+    for step in range(5):
         if step % 4 == 2:
             pair.both("BEGIN")
             write(pair, chance)
@@ -163,12 +165,12 @@ def entries(cluster: clusters.Cluster) -> list[tuple[int, int]]:
 def test_exactly_what_was_touched(pair: oracle.Pair, cluster: clusters.Cluster) -> None:
     """Every path marks the buckets it touched, a rolled back one none; a refresh recomputes those alone."""
     pair.both("DROP TABLE IF EXISTS points, devices CASCADE", _TABLES[0])
-    layouts.place(pair, "points", "both", key="device", time="at")
+    layouts.place(pair, "points", "both", key="device", time="at", interval="12 days")
     pair.both(
         "INSERT INTO points SELECT timestamptz '2024-01-01 00:00+00' + g * interval '1 hour', g % 5, g, g"
         " FROM generate_series(0, 999) g"
     )
-    for (chunk,) in pair.orochi("SELECT show_chunks('points')")[::9]:
+    for (chunk,) in pair.orochi("SELECT show_chunks('points')")[::3]:
         pair.orochi("SELECT compress_chunk(%s)", (chunk,))
     query = "SELECT time_bucket('1 hour', at) AS hour, count(*), sum(v) AS total FROM points GROUP BY 1"
     pair.orochi(f"CREATE MATERIALIZED VIEW each_hour WITH (timescaledb.continuous) AS {query}")
@@ -197,12 +199,81 @@ def test_exactly_what_was_touched(pair: oracle.Pair, cluster: clusters.Cluster) 
         assert history(pair, "each_hour")[number + 1 :] == [1]
     pair.both("INSERT INTO points VALUES ('2030-01-01', 1, 1, 1)")  # where nothing was finished
     assert entries(cluster) == []
-    pair.orochi("SELECT drop_chunks('points', older_than => timestamptz '2024-01-05')")
+    pair.orochi("SELECT drop_chunks('points', older_than => timestamptz '2024-01-15')")
     pair.same("SELECT * FROM each_hour")  # kept history
-    pair.plain.execute("DELETE FROM points WHERE at < '2024-01-05'")
+    pair.plain.execute("DELETE FROM points WHERE at < '2024-01-06'")
     pair.orochi("CALL refresh_continuous_aggregate('each_hour', '2024-01-01', '2024-01-08')")
     pair.same("SELECT * FROM each_hour")
     assert history(pair, "each_hour")[-1] == 0
     pair.plain.execute("DROP VIEW each_hour")
     pair.orochi("DROP MATERIALIZED VIEW each_hour")
     assert pair.orochi("SELECT count(*) FROM orochi.continuous_aggregates") == [(0,)]
+
+
+def test_never_stale(pair: oracle.Pair, cluster: clusters.Cluster) -> None:
+    """While rows come and are rolled back, and refreshes run: an answer has what was committed before it began."""
+    pair.both("DROP TABLE IF EXISTS points, devices CASCADE", _TABLES[0])
+    layouts.place(pair, "points", "both", key="device", time="at", interval="12 days")
+    pair.both("INSERT INTO points VALUES ('2024-01-01 00:00+00', 0, 1, 1), ('2024-01-05 00:00+00', 0, 1, 1)")
+    query = "SELECT time_bucket('1 hour', at) AS hour, sum(v) AS total FROM points GROUP BY 1"
+    pair.orochi(f"CREATE MATERIALIZED VIEW totals WITH (timescaledb.continuous) AS {query}")
+    lock, counts, failed = threading.Lock(), {"begun": 2, "done": 2}, list[str]()
+    ended = threading.Event()
+
+    def opened() -> psycopg.Connection[Any]:
+        connection = cluster.connect(prepare_threshold=None)
+        connection.execute(f"SET search_path TO {_SCHEMA}, orochi, public")
+        return connection
+
+    def writer(seed: int) -> None:
+        chance = random.Random(seed)
+        with opened() as connection:
+            for _ in range(12):
+                rows = ", ".join(
+                    f"('2024-01-0{chance.randrange(1, 7)} {chance.randrange(24)}:30+00', {chance.randrange(9)}, 1, 1)"
+                    for _ in range(2)
+                )
+                if chance.random() < 0.2:
+                    connection.execute(f"BEGIN; INSERT INTO points VALUES {rows}; ROLLBACK".encode())
+                    continue
+                with lock:
+                    counts["begun"] += 2
+                connection.execute(f"INSERT INTO points VALUES {rows}".encode())
+                with lock:
+                    counts["done"] += 2
+
+    def reader() -> None:
+        with opened() as connection:
+            while not ended.is_set():
+                least = counts["done"]
+                (row,) = connection.execute("SELECT sum(total) FROM totals").fetchall()
+                if not least <= row[0] <= counts["begun"]:
+                    failed.append(f"{row[0]}, not from {least} to {counts['begun']}")
+
+    def refresher() -> None:
+        with opened() as connection:
+            while not ended.is_set():
+                connection.execute("SELECT refresh_continuous_aggregate('totals', NULL, NULL)")
+
+    def watched(work: Any, *arguments: Any) -> None:
+        try:
+            work(*arguments)
+        except Exception as error:
+            failed.append(repr(error))
+
+    writers = [threading.Thread(target=watched, args=(writer, seed)) for seed in range(2)]
+    others = [threading.Thread(target=watched, args=(work,)) for work in (reader, refresher)]
+    for thread in (*writers, *others):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    ended.set()
+    for thread in others:
+        thread.join()
+    assert not failed
+    assert pair.orochi("SELECT sum(total) FROM totals") == [(counts["done"],)]
+    pair.orochi("SELECT refresh_continuous_aggregate('totals', NULL, NULL)")
+    (table,) = pair.orochi("SELECT materialization_table FROM orochi.continuous_aggregates")[0]
+    assert sorted(pair.orochi(f"SELECT * FROM {table}")) == sorted(pair.orochi(query))
+    pair.orochi("DROP TABLE points CASCADE")
+    pair.plain.execute("DROP TABLE points CASCADE")

@@ -23,6 +23,15 @@ BEGIN
 END $$;
 REVOKE EXECUTE ON FUNCTION orochi._forget_aggregate(bigint) FROM PUBLIC;
 
+-- Whether a bucket is answered as it was materialised because drop_chunks() took its rows away.
+CREATE OR REPLACE FUNCTION orochi._is_history(aggregate bigint, bucket bigint) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT EXISTS (SELECT FROM orochi.orochi_invalidation_log i WHERE i.aggregate_id = aggregate
+            AND i.reason = 'dropped' AND bucket BETWEEN i.lowest AND i.greatest)
+        AND NOT EXISTS (SELECT FROM orochi.orochi_invalidation_log i WHERE i.aggregate_id = aggregate
+            AND i.reason = 'new' AND bucket BETWEEN i.lowest AND i.greatest)
+$$;
+
 -- The functions of a query, stored as the rule of a view, whose results depend on more than their arguments.
 CREATE OR REPLACE FUNCTION orochi._unsteady_parts(view oid) RETURNS SETOF text
 LANGUAGE sql STABLE SET search_path = '' AS $$
