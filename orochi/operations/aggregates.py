@@ -113,6 +113,9 @@ async def _create(
     query, table = f'{_SCHEMA}."query_{aggregate_id}"', f'{_SCHEMA}."aggregate_{aggregate_id}"'
     named = ", ".join(map(quoting.identifier, view.columns))
     owner = quoting.identifier(session.user)
+    await session.catalog_execute(
+        f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}; GRANT USAGE ON SCHEMA {_SCHEMA} TO PUBLIC"
+    )
     await session.catalog_execute(f"CREATE VIEW {query} ({named}) AS {view.definition}")
     await session.catalog_execute(f"CREATE TABLE {table} AS TABLE {query} WITH NO DATA")
     await session.catalog_execute(

@@ -207,6 +207,7 @@ def test_exactly_what_was_touched(pair: oracle.Pair, cluster: clusters.Cluster) 
     assert history(pair, "each_hour")[-1] == 0
     pair.plain.execute("DROP VIEW each_hour")
     pair.orochi("DROP MATERIALIZED VIEW each_hour")
+    assert pair.orochi("SELECT to_regnamespace('orochi_aggregates')") == [(None,)]
     assert pair.orochi("SELECT count(*) FROM orochi.continuous_aggregates") == [(0,)]
 
 

@@ -1,6 +1,5 @@
 -- Continuous aggregates: where their parts lie, and what leaves with them.
-CREATE SCHEMA IF NOT EXISTS orochi_aggregates;
-GRANT USAGE ON SCHEMA orochi_aggregates TO PUBLIC;
+-- Their schema, orochi_aggregates, is there while there are any: a dump of a database without them has none.
 
 -- Takes an aggregate out of the catalog with all that it is made of; its triggers on nodes go later.
 CREATE OR REPLACE FUNCTION orochi._forget_aggregate(id bigint) RETURNS void
@@ -20,6 +19,13 @@ BEGIN
                            part.oid::regclass);
         END IF;
     END LOOP;
+    IF NOT EXISTS (SELECT FROM orochi.orochi_continuous_aggregates) THEN
+        BEGIN
+            DROP SCHEMA IF EXISTS orochi_aggregates;
+        EXCEPTION WHEN dependent_objects_still_exist THEN
+            NULL;  -- somebody else's
+        END;
+    END IF;
 END $$;
 REVOKE EXECUTE ON FUNCTION orochi._forget_aggregate(bigint) FROM PUBLIC;
 
