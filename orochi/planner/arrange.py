@@ -21,6 +21,7 @@ from orochi.planner import (
     pull,
     recursive,
     scans,
+    settled,
     spread,
     staged,
     tree,
@@ -69,15 +70,20 @@ def _arranged(
     prepared: prepare.Prepared, builder: recursive.Builder, tables: homes.Tables, chosen: homes.Arrangement
 ) -> tree.Node:
     """The statement with all tables that move replaced by stages."""
+    moved = [
+        item
+        for item in tables.movings()
+        if id(item.reference) in chosen.dealt or id(item.reference) in chosen.broadcast
+    ]
+    gone = settled.terms([item.reference for item in moved], prepared)
+    used = pull.used_columns(prepared, settled.columns(gone, prepared))
     replaced: dict[int, tree.Node] = {}
-    for item in tables.movings():
+    for item in moved:
         reference = item.reference
         name = chosen.dealt.get(id(reference))
-        if name is None and id(reference) not in chosen.broadcast:
-            continue
         if pull.primary_key(reference, item.columns, prepared):
             raise spread.Unfit("GROUP BY relies on the primary key of a table that is moved")
-        made = _moved(item, prepared, builder, name)
+        made = _moved(reference, used[id(reference)], prepared, builder, name)
         if name is not None:
             assert chosen.home is not None
             position = next(i for i, column in enumerate(made.columns) if column.name == name)
@@ -85,23 +91,24 @@ def _arranged(
             builder.replace(made)
         given = tree.strings(reference.node.alias.colnames) if reference.node.alias is not None else ()
         replaced[id(reference.node)] = recursive.stage_relation(made, reference.alias, given)
-    return recursive.replaced(prepared.statement.tree, replaced)
+    return settled.without(prepared.statement.tree, gone, replaced)
 
 
 def _moved(
-    item: homes.Moving, prepared: prepare.Prepared, builder: recursive.Builder, dealt: str | None
+    reference: names.Reference,
+    columns: tuple[snapshots.Column, ...],
+    prepared: prepare.Prepared,
+    builder: recursive.Builder,
+    dealt: str | None,
 ) -> snapshots.Table:
     """The stage of one mention of a table: its needed columns, filtered by what is about it alone."""
-    reference = item.reference
     table = reference.table
-    if any(column.collation not in (None, 'pg_catalog."default"') for column in item.columns):
+    if any(column.collation not in (None, 'pg_catalog."default"') for column in columns):
         raise spread.Unfit("a column that would be moved has a collation of its own")
     terms = pull.own_terms(reference, prepared)
-    listed = ", ".join(names.quoted(column.name) for column in item.columns)
+    listed = ", ".join(names.quoted(column.name) for column in columns)
     sql = f"SELECT {listed} FROM {names.qualified(table)}"
     if terms:
         sql += " WHERE " + " AND ".join(f"({term})" for term in terms)
     select = parse.parse_one(sql).tree
-    return builder.add(
-        select, columns=tuple(scans.output(column) for column in item.columns), dealt=dealt or ""
-    )
+    return builder.add(select, columns=tuple(scans.output(column) for column in columns), dealt=dealt or "")

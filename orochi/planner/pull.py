@@ -179,6 +179,13 @@ def _fragments(
 
 def own_terms(reference: names.Reference, prepared: prepare.Prepared) -> list[str]:
     """The conditions that may filter the table's rows where they are, as SQL over its bare columns."""
+    return [sql for _, _, sql in own_conditions(reference, prepared)]
+
+
+def own_conditions(
+    reference: names.Reference, prepared: prepare.Prepared
+) -> list[tuple[tree.Node, names.Level, str]]:
+    """The same conditions as nodes, each with the query level that it is of, and as that SQL."""
     found = []
     types = safety.node_types([reference], prepared.ctx.search_path)
     for term, level in prepared.analysis.filters(reference):
@@ -193,9 +200,10 @@ def own_terms(reference: names.Reference, prepared: prepare.Prepared) -> list[st
             return tree.column(column[1])
 
         try:
-            found.append(parse.deparse_expression(tree.transform(safety.fold(term, prepared.ctx), bare)))
+            sql = parse.deparse_expression(tree.transform(safety.fold(term, prepared.ctx), bare))
         except parse.CannotDeparse:
             continue
+        found.append((term, level, sql))
     return found
 
 
@@ -215,11 +223,18 @@ def _is_own(
     return True
 
 
-def used_columns(prepared: prepare.Prepared) -> dict[int, tuple[snapshots.Column, ...]]:
-    """For each mention of a table, the columns the statement may read of it, in the table's order."""
+def used_columns(
+    prepared: prepare.Prepared, but: frozenset[int] = frozenset()
+) -> dict[int, tuple[snapshots.Column, ...]]:
+    """For each mention of a table, the columns the statement may read of it, in the table's order.
+
+    `but`: ids of column references that do not count.
+    """
     mentioned: set[str] = set()
     whole: set[int] = set()
     for node, level in prepared.scopes.columns:
+        if id(node) in but:
+            continue
         parts = tree.strings(node.fields)
         if parts == ("*",):
             whole.update(id(item) for item in level.references)
