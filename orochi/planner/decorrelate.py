@@ -1,15 +1,16 @@
 """Aggregates computed for each row of an outer query, computed for all of its keys at once instead.
 
 `(SELECT agg(x) FROM t WHERE t.k = o.k AND ...)` becomes a stage `SELECT t.k, agg(x) FROM t WHERE ...
-GROUP BY t.k` and, in the place of the sub-SELECT, a look-up of the one row of the key. Where no row
-has the key the look-up gives what the aggregate gives of no rows: NULL, or 0 for a count.
+GROUP BY t.k` and, in the place of the sub-SELECT, a look-up of the one row of the key. If conditions on
+`o` alone leave few of its rows, only their keys are computed for. Where no row has the key the look-up gives what the aggregate gives of no rows: NULL, or 0 for a count.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-from orochi.planner import labels, names, parse, prepare, recursive, spread, tree
+from orochi.planner import cost, labels, names, parse, prepare, pull, recursive, spread, staged, tree
+from orochi.planner import plan as plans
 from orochi.planner.tree import ast
 
 #: Aggregates that are NULL over no rows.
@@ -22,6 +23,9 @@ _NULL_WHEN_EMPTY = frozenset(
 )  # fmt: skip
 #: Operators that are NULL where an argument is.
 _STRICT = frozenset({"+", "-", "*", "/", "%", "||", "=", "<>", "<", ">", "<=", ">="})
+
+#: Keys are asked for first if they are so few, and so many times fewer than the rows of their table.
+_MOST_KEYS, _FEWER = 100_000, 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ def aggregate(level: names.Level, prepared: prepare.Prepared, builder: recursive
     split = _split(level, prepared, inside)
     if split is None:
         return None
+    asked = _asked(level, prepared, split.pairs)
     keys = [f"orochi_k{number}" for number in range(len(split.pairs))]
     targets = [
         *(ast.ResTarget(name=name, val=inner) for name, (inner, _) in zip(keys, split.pairs, strict=True)),
@@ -63,6 +68,9 @@ def aggregate(level: names.Level, prepared: prepare.Prepared, builder: recursive
         groupClause=tuple(inner for inner, _ in split.pairs),
         sortClause=None,
     )
+    if asked:
+        fewer = tree.changed(grouped, whereClause=tree.conjunction((*split.rest, *asked)))
+        grouped = fewer if _is_planned(fewer, builder) else grouped
     made = builder.add(grouped, indexes=(tuple(keys),))
     alias = f"orochi_{made.name}"
     found = parse.parse_one(f"SELECT {empty.format(f'{alias}.orochi_v')}").tree
@@ -74,6 +82,48 @@ def aggregate(level: names.Level, prepared: prepare.Prepared, builder: recursive
         found,
         fromClause=(recursive.stage_relation(made, alias),),
         whereClause=tree.conjunction(terms),
+    )
+
+
+def _asked(
+    level: names.Level, prepared: prepare.Prepared, pairs: tuple[tuple[tree.Node, tree.Node], ...]
+) -> tuple[tree.Node, ...]:
+    """Conditions that leave of the keys those which some row asks for, where its table's own filter leaves few."""
+    found = []
+    for inner, outer in pairs:
+        key = prepared.analysis.key(outer, level) if tree.is_column(outer) else None
+        if key is None:
+            continue
+        reference = prepared.analysis.reference(key)
+        column = reference.table.column(key[1])
+        if staged.is_stage(reference.table) or reference.hidden or reference.sampled or column is None:
+            continue
+        if column.collation not in (None, 'pg_catalog."default"'):
+            continue
+        terms = pull.own_terms(reference, prepared)
+        rows = cost.filtered_rows(reference, prepared)
+        if not terms or rows > _MOST_KEYS or rows * _FEWER > cost.rows_of(reference.table):
+            continue
+        listed = " AND ".join(f"({term})" for term in terms)
+        sql = f"SELECT {names.quoted(column.name)} FROM {names.qualified(reference.table)} WHERE {listed}"
+        link = parse.parse_one(f"SELECT 1 WHERE 1 IN ({sql})").tree.whereClause
+        found.append(tree.changed(link, testexpr=inner))
+    return tuple(found)
+
+
+def _is_planned(select: tree.Node, builder: recursive.Builder) -> bool:
+    """Whether a SELECT can be a stage without pulling tables.
+
+    Raises:
+        NeedsColumns: its columns must be asked for.
+    """
+    trial = builder.fork()
+    try:
+        trial.add(select)
+    except spread.Unfit:
+        return False
+    return not any(
+        isinstance(stage.plan, plans.Distributed) and stage.plan.strategy == "pull" for stage in trial.stages
     )
 
 

@@ -152,6 +152,12 @@ STAGED = {
     "select id, (select count(*) from c where c.id = b.id and v > 2) from b": "pushdown",
     "select id, (select coalesce(sum(v), 0) from c where c.id = b.id and v > 2) from b": "pushdown",
     "select id, (select sum(v) / 2 from c where b.k = c.v and c.id = b.id) from b": "pushdown",
+    "select id, (select sum(v) from c where c.id = b.y) from b where n = 'x' and k = 2": "pushdown",
+    "select id, y from b where n = 'x' and k = 2 and y >= (select count(*) from c where c.id = b.y and v > 2)": "pushdown",
+    "select a.id, x.id from a left join b x on x.k = a.k and x.n = 'x' and x.k = 2 and x.y > (select avg(v) from c where c.id = x.y)": "pushdown",
+    "select c.key, a.id from c left join a on c.id = a.id and a.s like '%z%' and a.b where c.v > 1": "pushdown",
+    "select c.key, a.id, a.f from c, a where a.id = c.id and a.s is not null and (a.x > 2 or a.b) and a.f > 1": "pushdown",
+    "select c.key, a.id from c right join a on c.id = a.id and c.v > 2 where a.s > 's' and c.r is null": "pushdown",
     "select s, count(*) from (select k, count(*) as s from c join b on b.id = c.id group by k) q group by s": "recursive",
     "select c.v, sum(a.x) from c, a, b where c.id = a.id and b.k = c.v group by 1": "two-phase aggregate",
     "select x1.id, x2.key from c x1 join c x2 on x1.id = x2.v": "pushdown",
@@ -173,6 +179,13 @@ def test_stages(world: planner_world.World, sql: str, forced: str) -> None:
     expected = world.plain(sql)
     assert (answer.names, answer.types) == (expected.names, expected.types)
     assert answer.sorted_rows() == expected.sorted_rows()
+
+
+def test_only_keys_that_are_asked_for_are_grouped(world: planner_world.World) -> None:
+    found = world.plan("select id, (select sum(v) from c where c.id = b.y) from b where n = 'x' and k = 2")
+    assert any("IN (SELECT" in stage.sql and "GROUP BY" in stage.sql for stage in found.stages)
+    found = world.plan("select id, (select sum(v) from c where c.id = b.y) from b where k > 2")
+    assert not any("IN (SELECT" in stage.sql for stage in found.stages)
 
 
 @pytest.mark.parametrize(
