@@ -338,6 +338,7 @@ def _celery(*arguments: str) -> None:
     from workers import app as workers
 
     workers.app.conf.include = ()
+    workers.app.conf.task_send_sent_event = False  # of beat's ticks; workers tell of tasks that do something
     workers.app.start(argv=list(arguments))
 
 

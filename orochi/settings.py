@@ -27,6 +27,7 @@ class Settings(pydantic_settings.BaseSettings):
     gateway_max_connections: int = 500
     gateway_auth_timeout: float = 60.0
     metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
     tls_cert: pathlib.Path | None = None
     tls_key: pathlib.Path | None = None
     data_dir: pathlib.Path = pathlib.Path("./orochi-data")

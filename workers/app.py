@@ -16,7 +16,7 @@ from celery import signals
 from kombu import entity
 
 import beat_schedule
-from orochi import logs, settings
+from orochi import logs, metrics, settings
 from orochi.executor import names
 from workers import watchdog
 
@@ -87,16 +87,20 @@ app.conf.update(
 )
 
 
-def task(name: str) -> Callable[[Function], Function]:
-    """Register a function as the task of that name."""
-    register: Callable[[Function], Function] = app.task(name=name)
+def task(name: str, *, shown: bool = True) -> Callable[[Function], Function]:
+    """Register a function as the task of that name; Flower hears nothing of one that is not `shown`."""
+    register: Callable[[Function], Function] = app.task(name=name, send_events=shown)
     return register
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def _set_up_logging(**_: Any) -> None:
     logs.setup(_SETTINGS.log_level, json=_SETTINGS.log_json, process=f"worker.{_SETTINGS.node_id}")
-    for chatty in ("celery.worker.strategy", "celery.app.trace"):  # two lines a task; Flower shows them
+    for chatty in (
+        "celery.worker.strategy",
+        "celery.app.trace",
+        "celery.beat",
+    ):  # two lines a task; Flower shows them
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
@@ -107,6 +111,8 @@ def _take_seat(sender: Any, **_: Any) -> None:
 
     consumed = tuple(sorted(queue.name for queue in sender.task_consumer.queues))
     serving.seat(consumed)
+    if _SETTINGS.metrics_port is not None:
+        metrics.listen(_SETTINGS.metrics_host, _SETTINGS.metrics_port, first=1)
 
     def listening() -> tuple[str, ...]:
         consumer = sender.task_consumer  # another one, or none, after a loss of the broker

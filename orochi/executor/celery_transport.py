@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import structlog
 
-from orochi import errors
+from orochi import errors, metrics
 from orochi import settings as process_settings
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import (
@@ -328,6 +328,9 @@ class _Run:
         stats = transport.FragmentStats(**header["stats"])
         if not self._tracker.answered(task_id, number, stats.seconds):
             return None
+        metrics.count_fragment(
+            stats.engine, stats.seconds, stats.rows, stats.bytes, stats.requests, stats.fetched_bytes
+        )
         return transport.FragmentResult(number, parts, stats)
 
     async def _look(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from orochi import errors, pgtypes
+from orochi import errors, metrics, pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import node_errors
 from orochi.gateway import encodings, portal
@@ -112,6 +112,13 @@ def _shards(
 
 def start(session: sessions.Session, data: bytes, pos: int) -> int:
     """Start on the Query, or the batch whose Bind, or Parse before it, is at `pos`; its end, or 0."""
+    end = _start(session, data, pos)
+    if end:
+        metrics.KEPT_PLANS.inc()
+    return end
+
+
+def _start(session: sessions.Session, data: bytes, pos: int) -> int:
     if session.coordinator.status != "I" or session.relay.settings_dirty or session.client.closed:
         return 0
     if data[pos] == 0x51:

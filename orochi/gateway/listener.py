@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from orochi import errors
+from orochi import errors, metrics
 from orochi import settings as process_settings
 from orochi.executor import node_pool
 from orochi.gateway import client_socket, handover, loopback, relay, startup, texts
@@ -140,11 +140,13 @@ class Gateway:
         if self._clients >= self.settings.gateway_max_connections or self._stopping:
             return False
         self._clients += 1
+        metrics.CLIENTS.set(self._clients)
         return True
 
     def leave(self) -> None:
         """Count a client out."""
         self._clients -= 1
+        metrics.CLIENTS.set(self._clients)
 
     def begin(
         self,

@@ -14,8 +14,9 @@ import sys
 import structlog
 import uvloop
 
-from orochi import errors, logs, runtime
+from orochi import errors, logs, metrics, runtime
 from orochi import settings as process_settings
+from orochi.executor import cluster_metrics
 from orochi.gateway import listener
 from orochi.operations import run
 
@@ -49,6 +50,9 @@ async def serve(
 
 async def _main(settings: process_settings.Settings) -> None:
     services = await _runtime(settings)
+    if settings.metrics_port is not None:
+        cluster = cluster_metrics.Collector(settings)
+        metrics.listen(settings.metrics_host, settings.metrics_port, [cluster])
     try:
         await serve(services, settings)
     finally:

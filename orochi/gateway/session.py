@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from orochi import errors, ids
+from orochi import errors, ids, metrics
 from orochi.catalog import snapshot as snapshots
 from orochi.catalog import store
 from orochi.executor import context, node_errors, transaction
@@ -285,7 +285,8 @@ class Session:
         self.query_id = ids.new_query_id()
         self._timed_out = False
         self._pin()
-        with loopback.running(self, statement), self._deadline():
+        measured = metrics.measured(statement.kind.value, self.query_id)
+        with measured, loopback.running(self, statement), self._deadline():
             try:
                 if self.loop is not None:
                     await loopback.check(self, statement)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ import psycopg
 import structlog
 from psycopg import conninfo
 
-from orochi import errors
+from orochi import errors, metrics
 from orochi import settings as process_settings
 from orochi.executor import failures
 from orochi.jobs import ledger, runners
@@ -29,6 +30,7 @@ Connection = psycopg.Connection[Any]
 
 _CONNECT_SECONDS = 5
 _PROGRESS_SECONDS = 0.5
+_WATCH_SECONDS = 1.0
 #: How long to wait for the lock of a job whose last worker just died.
 _LOCK_SECONDS = 5.0
 _ADDRESS = """
@@ -143,10 +145,26 @@ class Run:
             if error.sqlstate is not None:
                 raise
             raise errors.NodeUnavailable(f"the gateway cannot be reached: {str(error).strip()}") from error
+        done = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(connection, done), daemon=True)
+        watcher.start()
         try:
             yield connection
         finally:
+            done.set()
+            watcher.join()
             connection.close()
+
+    def _watch(self, connection: Connection, done: threading.Event) -> None:
+        """Cancel what runs on the connection once the run is not wanted any more."""
+        while not done.wait(_WATCH_SECONDS):
+            try:
+                self.check()
+            except errors.QueryCanceled:
+                with contextlib.suppress(psycopg.Error):
+                    connection.cancel_safe(timeout=_CONNECT_SECONDS)
+            except psycopg.Error:
+                return  # without its lock the run is over anyway
 
 
 def gateway_dsn(settings: process_settings.Settings, catalog: Connection) -> str:
@@ -199,9 +217,13 @@ def _run(run: Run) -> None:
         if not isinstance(error, errors.OrochiError | psycopg.Error):
             # as text: renderers of exceptions print local variables, which may hold what is secret
             log.error("job.broken", kind=run.kind, trace="".join(traceback.format_exception(error)))
+    seconds = time.monotonic() - began
+    metrics.JOB_SECONDS.labels(run.kind, "succeeded" if failed is None else "failed").observe(seconds)
+    metrics.JOB_ROWS.labels(run.kind).inc(run.rows)
+    metrics.JOB_BYTES.labels(run.kind).inc(run.size)
     facts = {
         "kind": run.kind,
-        "seconds": round(time.monotonic() - began, 3),
+        "seconds": round(seconds, 3),
         "rows": run.rows,
         "bytes": run.size,
     }

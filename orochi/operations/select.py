@@ -14,7 +14,7 @@ from typing import TypeAlias, TypeVar
 
 import pyarrow as pa
 
-from orochi import errors
+from orochi import errors, metrics
 from orochi import settings as process_settings
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context, reduce, results, small, small_stripes, transport
@@ -70,6 +70,7 @@ async def execute(
     plan = await plan_select(session, statement, parameters)
     if fields is not None:
         await sink.columns(fields)
+    metrics.strategy.set(plan.strategy if isinstance(plan, plans.Distributed) else "router")
     match plan:
         case plans.Router():
             sink = await own_types.converting(session, fields, sink)

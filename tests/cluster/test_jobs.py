@@ -213,6 +213,25 @@ def test_a_job_has_its_owners_rights_only(cluster: clusters.Cluster, pair: oracl
         pair.orochi(f"DROP ROLE {_ROLE}")
 
 
+def test_a_run_that_nobody_wants_ends(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
+    pair.orochi(
+        "CREATE PROCEDURE doze(job_id int, config jsonb) LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(600); END $$"
+    )
+    job = one(pair, "SELECT add_job('doze', '1 day', scheduled => false)")
+    with cluster.connect() as waiting:
+        waiting.execute("SET statement_timeout = '2s'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            waiting.execute("SELECT run_job(%s)", (job,))
+
+    def outcome() -> Any:
+        return pair.orochi("SELECT sqlerrcode FROM orochi.job_errors WHERE job_id = %s", (job,))
+
+    clusters.eventually(lambda: outcome() == [("57014",)])
+    pair.orochi("SELECT FROM alter_job(%s, max_runtime => '1 second')", (job,))
+    assert refused(pair, "SELECT run_job(%s)", job) == "57014"
+    pair.orochi("SELECT delete_job(%s)", (job,))
+
+
 def test_the_command_line_shows_jobs(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
     pair.orochi(
         "CREATE PROCEDURE idle(job_id int, config jsonb) LANGUAGE sql AS 'SELECT 1'",

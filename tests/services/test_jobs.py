@@ -12,8 +12,10 @@ import psycopg
 import pytest
 
 from orochi import errors
+from orochi.executor import cluster_metrics
 from orochi.jobs import kinds, ledger, running
 from tests.services import harness
+from tests.support import services
 
 Connection = psycopg.Connection[Any]
 
@@ -235,3 +237,20 @@ def test_fixed_schedules_keep_their_grid(catalog: Connection, initial: str, step
         seconds = {"1 day": 86400, "6 hours": 21600, "1 second": 1}[step]
         assert (local.replace(tzinfo=None) - begin).total_seconds() % seconds == 0
         assert (found - after).total_seconds() <= seconds
+
+
+def test_prometheus_reads_jobs(
+    catalog: Connection, databases: harness.Databases, valkey_server: services.Server
+) -> None:
+    add(catalog)
+    ledger.schedule(catalog)
+    settings = databases.settings.model_copy(update={"redis_url": valkey_server.dsn})
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in cluster_metrics.Collector(settings).collect()
+        for sample in family.samples
+    }
+    assert found["orochi_jobs", "user"] == 1
+    assert found["orochi_job_runs_unfinished", "user", "queued"] == 1
+    assert found["orochi_queue_length", "maintenance.1"] == 0
+    assert found["orochi_nodes", "active"] == 2

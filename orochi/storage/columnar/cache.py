@@ -14,7 +14,7 @@ import threading
 from collections.abc import Hashable
 from typing import Any
 
-from orochi import settings
+from orochi import metrics, settings
 
 
 class Cache:
@@ -36,7 +36,9 @@ class Cache:
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
+                metrics.CACHE_MISS.inc()
                 return None
+            metrics.CACHE_HIT.inc()
             self._entries.move_to_end(key)
             return entry[0]
 
