@@ -69,6 +69,8 @@ async def execute(
     except errors.FeatureNotSupported:
         # a sub-SELECT in ON CONFLICT or RETURNING, or a row that moves
         return await rehearse.execute(session, statement, parameters, fields, sink)
+    if _differs_by_row(session, plan):
+        return await rehearse.execute(session, statement, parameters, fields, sink)
     count = 0
     parts: Parts = []
     if isinstance(plan, plans.Values):
@@ -84,6 +86,13 @@ async def execute(
     rows = writes.merge(parts) if plan.returning and parts else ((b"", 0) if plan.returning else None)
     await writes.answer(session, sink, f"INSERT 0 {count}", fields, rows)
     return None
+
+
+def _differs_by_row(session: context.Session, plan: plans.Values | plans.Staged) -> bool:
+    """Whether what would be evaluated once for RETURNING or ON CONFLICT is another value for each row."""
+    if not plan.folded or (isinstance(plan, plans.Values) and len(plan.rows) == 1):
+        return False
+    return any(safety.may_be_volatile(sql, session.runtime.builtins) for sql in plan.folded)
 
 
 def _changed_between(

@@ -165,6 +165,16 @@ _CONSTANT_NODES = (
 )
 
 
+def may_be_volatile(sql: str, functions: builtins.Builtins) -> bool:
+    """Whether the value of an expression may differ from one evaluation to the next of one statement."""
+    for part in tree.walk(parse.parse_one(f"SELECT {sql}").tree):
+        if isinstance(part, ast.FuncCall):
+            function = functions.function(tree.strings(part.funcname))
+            if function is None or "v" in function.volatility:
+                return True
+    return False
+
+
 def is_foldable(node: tree.Node, functions: builtins.Builtins) -> bool:
     """Whether an expression is one value for the whole statement, told by the client's session."""
     for part in tree.walk(node):

@@ -177,3 +177,15 @@ def test_returning_sees_the_moment_of_its_rows(filled: oracle.Pair, rows: str) -
     statement = f"INSERT INTO events (tenant, at, id) {rows} RETURNING at = now()"
     assert set(filled.gateway.execute(statement)) == {(True,)}
     filled.both("DELETE FROM events WHERE at > '2025-01-01'")
+
+
+def test_volatile_functions_are_called_for_each_row(filled: oracle.Pair) -> None:
+    filled.both("CREATE SEQUENCE tickets")
+    tail = "RETURNING nextval('tickets') > 0"
+    for rows in (
+        "VALUES (6, '2024-03-12', 981), (7, '2024-03-12', 982)",
+        "SELECT 8, '2024-03-12', 983 + g FROM generate_series(1, 2) g",
+    ):
+        filled.same(f"INSERT INTO events (tenant, at, id) {rows} {tail}")
+    filled.same("SELECT nextval('tickets')")
+    filled.both("DROP SEQUENCE tickets", "DELETE FROM events WHERE id > 980")
