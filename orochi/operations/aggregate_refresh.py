@@ -212,7 +212,9 @@ class _Refresh:
     async def _settled(self, end: int) -> bool:
         """Have writes below `end` entered from now on; whether the writers of before are over."""
         name = aggregate_log.threshold(self._aggregate.aggregate_id)
-        done = await asyncio.gather(*(self._settled_on(node_id, name, end) for node_id in self._nodes))
+        source = self._session.snapshot().tables[self._aggregate.table_oid]
+        nodes = {node_id for shard in source.shards for node_id in shard.node_ids}
+        done = await asyncio.gather(*(self._settled_on(node_id, name, end) for node_id in sorted(nodes)))
         return all(done)
 
     async def _settled_on(self, node_id: int, name: str, end: int) -> bool:

@@ -27,6 +27,8 @@ Views = Mapping[Key, snapshots.View]
 _now: weakref.WeakKeyDictionary[context.Session, Views] = weakref.WeakKeyDictionary()
 #: Catalogs with aggregates defined anew: while nothing changes it is the same object, and plans made from it hold.
 _KEPT = 64
+_READERS = 5_000
+_readers: dict[tuple[str, tuple[str, ...], frozenset[str]], tuple[snapshots.Snapshot, bool]] = {}
 _made: collections.OrderedDict[tuple[int, Hashable], tuple[snapshots.Snapshot, snapshots.Snapshot]] = (
     collections.OrderedDict()
 )
@@ -96,8 +98,15 @@ def is_read(session: context.Session, sql: str) -> bool:
     found = session.snapshot()
     if not found.aggregates:
         return False
-    statements = parse.parse(sql)
-    return any(reached(item.tree, found, session.search_path, session.temp_tables) for item in statements)
+    key = sql, session.search_path, session.temp_tables
+    known = _readers.get(key)
+    if known is None or known[0] is not found:
+        trees_of = [item.tree for item in parse.parse(sql)]
+        reads = any(reached(tree, found, session.search_path, session.temp_tables) for tree in trees_of)
+        if len(_readers) > _READERS:
+            _readers.clear()
+        known = _readers[key] = found, reads
+    return known[1]
 
 
 def reached(

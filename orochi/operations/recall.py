@@ -191,7 +191,8 @@ async def _recall(
         for at in range(0, whole.num_rows, _BATCH):
             batch = _only_keys(whole.slice(at, _BATCH), keys)
             if batch.num_rows:
-                recalled += await _move(connection, scan.relation, columns, batch)
+                logged = bool(session.snapshot().aggregates_of(table.oid))
+                recalled += await _move(connection, scan.relation, columns, batch, logged=logged)
     return recalled
 
 
@@ -221,8 +222,13 @@ async def _move(
     relation: str,
     columns: tuple[fragments.OutputColumn, ...],
     batch: pa.RecordBatch,
+    *,
+    logged: bool,
 ) -> int:
-    """Claim the rows in the delete vector and insert those that we got into the heap."""
+    """Claim the rows in the delete vector and insert those that we got into the heap.
+
+    Where triggers log what writes change (`logged`), they are told that rows only move.
+    """
     stripe_ids = batch.column(len(columns)).to_numpy(zero_copy_only=False).astype(np.int64)
     numbers = batch.column(len(columns) + 1).to_numpy(zero_copy_only=False).astype(np.int64)
     claimed = await connection.fetch(_CLAIM, (_array(stripe_ids), _array(numbers)), (0, 0), (0, 0), (1, 1))
@@ -232,11 +238,13 @@ async def _move(
     mask = np.isin((stripe_ids << 32) | numbers, got)
     kept = batch.select(list(range(len(columns)))).filter(pa.array(mask))
     names = ", ".join(quoting.identifier(column.name) for column in columns)
-    await connection.query("SET LOCAL orochi.moving_rows = on")
+    if logged:
+        await connection.query("SET LOCAL orochi.moving_rows = on")
     await connection.copy_in(
         f"COPY {relation} ({names}) FROM STDIN (FORMAT binary)", [copybinary.encode(kept, columns)]
     )
-    await connection.query("SET LOCAL orochi.moving_rows = off")
+    if logged:
+        await connection.query("SET LOCAL orochi.moving_rows = off")
     return len(got)
 
 
