@@ -61,6 +61,23 @@ def flower_arguments(cluster: clusters.Cluster, task_id: str) -> str | None:
     return f"{found['name']} {found['args']}" if found["state"] == "SUCCESS" else None
 
 
+def maintained(pair: oracle.Pair, tables: tuple[str, ...], now: dt.datetime) -> bool:
+    """Let all policies run; whether nothing is left for them to do."""
+    pair.orochi("SELECT run_maintenance()")
+    for table in tables:
+        old = pair.orochi(
+            "SELECT DISTINCT is_compressed FROM orochi.chunks WHERE hypertable = %s AND row_count > 0 AND range_end <= %s",
+            (table, now - dt.timedelta(days=2)),
+        )
+        # a shard's only row of a day may be deleted, and not counted since
+        if (True,) not in old or (table == "readings" and len(old) > 1):
+            return False
+        oldest = one(pair, "SELECT min(range_end) FROM orochi.chunks WHERE hypertable = %s", table)
+        if oldest <= now - dt.timedelta(days=4):
+            return False
+    return True
+
+
 def test_days_under_policies(cluster: clusters.Cluster, pair: oracle.Pair, clock: dt.datetime) -> None:
     """A shortened life: each day late and new rows come, old chunks are compressed and older ones dropped."""
     tables = ("readings", "spread")
@@ -82,30 +99,26 @@ def test_days_under_policies(cluster: clusters.Cluster, pair: oracle.Pair, clock
             )
             pair.both(f"UPDATE {table} SET v = v + 1000 WHERE v % 7 = {day}")
             pair.both(f"DELETE FROM {table} WHERE v % 11 = {day}")
-        pair.orochi("SELECT run_maintenance()")
-        failed = pair.orochi(
-            "SELECT application_name, sqlerrcode, err_message FROM orochi.job_errors WHERE job_id = ANY(%s)",
-            (policies,),
-        )
-        assert failed == []
+        clusters.eventually(lambda now=now: maintained(pair, tables, now))
         for table in tables:
             oldest = (now - dt.timedelta(days=4)).date().isoformat()
             pair.plain.execute(
                 f"DELETE FROM {table} WHERE (at AT TIME ZONE 'UTC')::date < '{oldest}'".encode()
             )
             pair.same(f"SELECT at AT TIME ZONE 'UTC', device, v FROM {table} ORDER BY 1, 2, 3")
-            kept = pair.orochi(
-                "SELECT is_compressed, count(*) FROM orochi.chunks WHERE hypertable = %s AND row_count > 0"
-                " AND range_end <= %s GROUP BY 1 ORDER BY 1",
-                (table, now - dt.timedelta(days=2)),
-            )
-            # a shard's only row of a day may be deleted, and not counted since
-            assert (True in dict(kept)) if table == "spread" else [each for each, _ in kept] == [True]
     history = pair.orochi(
-        "SELECT DISTINCT job_id, kind FROM orochi.job_history WHERE succeeded AND rows > 0 AND job_id = ANY(%s) ORDER BY 1",
+        "SELECT DISTINCT job_id, kind FROM orochi.job_history WHERE succeeded AND (details ->> 'chunks')::int > 0"
+        " AND job_id = ANY(%s) ORDER BY 1",
         (policies,),
     )
     assert [kind for _, kind in history] == ["retention", "compression"] * 2
+    # a policy may find a chunk in use, and comes again
+    failed = pair.orochi(
+        "SELECT application_name, sqlerrcode, err_message FROM orochi.job_errors"
+        " WHERE job_id = ANY(%s) AND sqlerrcode !~ '^(40|55)'",
+        (policies,),
+    )
+    assert failed == []
     task_id = one(
         pair,
         "SELECT task_id FROM orochi.job_history WHERE kind = 'retention' AND relation LIKE '%%readings'"
