@@ -16,7 +16,7 @@ from importlib import metadata
 import psycopg
 import sqlalchemy as sa
 import structlog
-from alembic import command, config
+from alembic import command, config, script
 from psycopg import sql
 
 from orochi.catalog import api, twophase
@@ -46,7 +46,9 @@ def migrate(dsn: str) -> None:
     """
     with psycopg.connect(dsn, autocommit=True) as connection, _exclusive(connection):
         connection.execute("CREATE SCHEMA IF NOT EXISTS orochi")
-        _upgrade_tables(dsn)
+        settings = _alembic()
+        if not _is_current(connection, settings):
+            _upgrade_tables(dsn, settings)
         _install_sql(connection)
         _set_search_path(connection)
 
@@ -124,13 +126,43 @@ def _execute(connection: psycopg.Connection[tuple[object, ...]], text: str) -> N
     connection.execute(text.encode())
 
 
-def _upgrade_tables(dsn: str) -> None:
+def _alembic() -> config.Config:
     settings = config.Config()
     settings.set_main_option("script_location", str(_FOLDER / "migrations"))
+    return settings
+
+
+def _exists(connection: psycopg.Connection[tuple[object, ...]], relation: str) -> bool:
+    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (relation,)).fetchone()
+    return row is not None and bool(row[0])
+
+
+def _is_current(connection: psycopg.Connection[tuple[object, ...]], settings: config.Config) -> bool:
+    """Whether the tables are of this version already."""
+    if not _exists(connection, "orochi.orochi_alembic_version"):
+        return False
+    rows = connection.execute("SELECT version_num FROM orochi.orochi_alembic_version").fetchall()
+    return {str(row[0]) for row in rows} == set(script.ScriptDirectory.from_config(settings).get_heads())
+
+
+def _release_all(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Let migrations drop and change what they find: the SQL that is installed after them makes the views again."""
+    with connection.transaction():
+        views = _release(connection)
+        if views:
+            _execute(connection, f"DROP VIEW {', '.join(views)}")
+        if _exists(connection, "orochi.orochi_installed_sql"):
+            connection.execute("DELETE FROM orochi.orochi_installed_sql")
+
+
+def _upgrade_tables(dsn: str, settings: config.Config) -> None:
     engine = sa.create_engine(
         "postgresql+psycopg://", creator=lambda: psycopg.connect(dsn), poolclass=sa.pool.NullPool
     )
     with engine.begin() as connection:
+        raw = connection.connection.driver_connection
+        assert isinstance(raw, psycopg.Connection)
+        _release_all(raw)
         settings.attributes["connection"] = connection
         command.upgrade(settings, "heads")
 
@@ -175,8 +207,12 @@ def _install_sql(connection: psycopg.Connection[tuple[object, ...]]) -> None:
         )
 
 
-def _release(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    """Take out of the extension what `members.sql` put there: members cannot be dropped or made anew."""
+def _release(connection: psycopg.Connection[tuple[object, ...]]) -> list[str]:
+    """Take out of the extension what `members.sql` put there: members cannot be dropped or made anew.
+
+    Returns:
+        The views among them.
+    """
     rows = connection.execute(
         "SELECT (pg_identify_object(classid, objid, 0)).type, (pg_identify_object(classid, objid, 0)).identity"
         " FROM pg_depend WHERE deptype = 'e' AND refclassid = 'pg_extension'::regclass"
@@ -187,6 +223,7 @@ def _release(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     ).fetchall()
     for kind, name in rows:
         _execute(connection, f"ALTER EXTENSION plpgsql DROP {str(kind).replace('-', ' ')} {name}")
+    return [str(name) for kind, name in rows if kind == "view"]
 
 
 def _set_search_path(connection: psycopg.Connection[tuple[object, ...]]) -> None:
