@@ -177,6 +177,30 @@ def _bookend(splitter: Splitter, node: tree.Node) -> tree.Node:
     return sql(f"orochi.{name}({value}, {when})")
 
 
+def _histogram(splitter: Splitter, node: tree.Node) -> tree.Node:
+    return sql(f"orochi._merged_histogram({splitter.part(node, 'histogram')})")
+
+
+def _rolled(name: str) -> Callable[[Splitter, tree.Node], tree.Node]:
+    """A sketch: shards make sketches by the aggregate `name`, which are merged."""
+
+    def build(splitter: Splitter, node: tree.Node) -> tree.Node:
+        return sql(f"orochi.rollup({splitter.part(node, name)})")
+
+    return build
+
+
+def _counted(splitter: Splitter, node: tree.Node) -> tree.Node:
+    buckets = sql("16384")
+    part = splitter.part(node, "hyperloglog", buckets, _only(node))
+    return sql(f"orochi._hll_count(orochi.rollup({part}))")
+
+
+def _digest(splitter: Splitter, node: tree.Node) -> tree.Node:
+    """Sketches of quantiles are all alike; percentile_agg makes them quickest."""
+    return sql(f"orochi.rollup({splitter.part(node, 'percentile_agg', node.args[-1])})")
+
+
 _TEST = "tests/cluster/test_aggregates.py::"
 _ANY = Split(
     "any type it takes", "itself", "itself over the parts", f"{_TEST}test_same", _same
@@ -201,6 +225,13 @@ def _pairs(name: str) -> Split:
         f"{_TEST}test_statistics",
         _pair(name),
     )
+
+
+_SKETCHED = "tests/cluster/test_sketches.py::test_layouts"
+
+
+def _sketch(arguments: str, build: Callable[[Splitter, tree.Node], tree.Node]) -> Split:
+    return Split(arguments, "a sketch", "the merged sketch, or what is read of it", _SKETCHED, build)
 
 
 SPLITS: Mapping[str, Split] = MappingProxyType(
@@ -235,6 +266,20 @@ SPLITS: Mapping[str, Split] = MappingProxyType(
             f"regr_{name}": _pairs(f"float8_regr_{name}")
             for name in ("avgx", "avgy", "intercept", "r2", "slope", "sxx", "sxy", "syy")
         },
+        "histogram": Split(
+            "double precision, and what is cast to it",
+            "itself",
+            "sums of the counts",
+            "tests/cluster/test_time_bucket.py::test_groups",
+            _histogram,
+        ),
+        "approx_count_distinct": _sketch("any that has a hash", _counted),
+        "hyperloglog": _sketch("any that has a hash", _rolled("hyperloglog")),
+        **{
+            name: _sketch("double precision, and what is cast to it", _digest)
+            for name in ("percentile_agg", "tdigest", "uddsketch")
+        },
+        "rollup": _sketch("sketches", _rolled("rollup")),
         **dict.fromkeys(
             ("first", "last"),
             Split(

@@ -113,7 +113,13 @@ SESSION_STABLE = frozenset(
 )
 
 #: Functions of schema orochi that are installed on every node.
-NODE_FUNCTIONS = frozenset({"time_bucket", "time_bucket_gapfill", "histogram", "first", "last"})
+NODE_FUNCTIONS = frozenset(
+    {
+        "approx_count_distinct", "approx_percentile", "approx_percentile_rank", "distinct_count",
+        "error", "first", "histogram", "hyperloglog", "last", "num_vals", "percentile_agg", "rollup", "stderror",
+        "tdigest", "time_bucket", "time_bucket_gapfill", "uddsketch",
+    }
+)  # fmt: skip
 
 #: Functions whose value is of the type of what they are given.
 GIVING_BACK = frozenset(

@@ -23,10 +23,15 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION orochi._histogram_combine(one integer[], other integer[])
-RETURNS integer[] LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN one IS NULL THEN other WHEN other IS NULL THEN one ELSE
-        ARRAY(SELECT a + b FROM unnest(one, other) WITH ORDINALITY AS counted(a, b, place) ORDER BY place) END
-$$;
+RETURNS integer[] LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    IF one IS NULL OR other IS NULL THEN
+        RETURN coalesce(one, other);
+    ELSIF cardinality(one) <> cardinality(other) THEN
+        RAISE EXCEPTION 'number of buckets must not change between calls' USING ERRCODE = '22023';
+    END IF;
+    RETURN ARRAY(SELECT a + b FROM unnest(one, other) WITH ORDINALITY AS counted(a, b, place) ORDER BY place);
+END $$;
 
 CREATE OR REPLACE AGGREGATE orochi.histogram(double precision, double precision, double precision, integer) (
     SFUNC = orochi._histogram_step, STYPE = integer[], COMBINEFUNC = orochi._histogram_combine, PARALLEL = SAFE);

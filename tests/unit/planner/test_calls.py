@@ -25,10 +25,20 @@ def test_in_from() -> None:
     parse.parse_one(calls.with_rows(plan, []))
 
 
+def test_inside_an_expression() -> None:
+    """What reads nothing but a call's results is computed of them."""
+    plan = calls.plan(parse.parse_one("SELECT count(compress_chunk(c)) + 1 AS n FROM show_chunks('t') c"))
+    assert isinstance(plan, calls.FromCall)
+    assert plan.sql == "SELECT orochi._call_compress_chunk(c) FROM show_chunks('t') AS c"
+    sql = calls.with_rows(plan, [("a",), ("b",)])
+    assert sql.startswith("SELECT count(compress_chunk) + 1 AS n FROM (")
+    assert "('a'), ('b')" in sql
+
+
 @pytest.mark.parametrize(
     "sql",
     [
-        "SELECT count(compress_chunk(c)) FROM show_chunks('t') c",
+        "SELECT count(compress_chunk(c)), c FROM show_chunks('t') c",
         "SELECT 1 WHERE compress_chunk('c') IS NOT NULL",
         "SELECT create_reference_table('a') UNION SELECT create_reference_table('b')",
         "SELECT DISTINCT compress_chunk(c) FROM show_chunks('t') c",
