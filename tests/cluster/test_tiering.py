@@ -38,7 +38,7 @@ def pair(cluster: clusters.Cluster) -> Iterator[oracle.Pair]:
     pairs.close(opened, "tiers")
 
 
-def _events(pair: oracle.Pair, layout: str) -> None:
+def _events(pair: oracle.Pair, layout: str, days: int = 4) -> None:
     """The table `events`, filled, in few chunks: every move is a task."""
     pair.both(layouts.EVENTS)
     if layout == "hypertable":
@@ -46,7 +46,7 @@ def _events(pair: oracle.Pair, layout: str) -> None:
     if layout == "columnar":
         pair.orochi("ALTER TABLE events SET ACCESS METHOD columnar")
     else:
-        pair.orochi("SELECT create_hypertable('events', 'at', INTERVAL '4 days')")
+        pair.orochi(f"SELECT create_hypertable('events', 'at', INTERVAL '{days} days')")
     if layout != "hypertable":
         pair.orochi("SELECT create_distributed_table('events', 'tenant', 2)")
     pair.both(layouts.FILL)
@@ -75,7 +75,7 @@ def _fails(pair: oracle.Pair, sql: str) -> psycopg.Error:
 
 @pytest.mark.parametrize("layout", ["hypertable", "both", "columnar"])
 def test_a_chunk_in_every_tier(pair: oracle.Pair, layout: str) -> None:
-    _events(pair, layout)
+    _events(pair, layout, days=60)
     tiers = ("cold", "warm", "frozen", "hot", "cold") if layout == "both" else ("frozen", "cold")
     for tier in tiers:
         _move(pair, tier)
