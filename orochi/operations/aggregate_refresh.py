@@ -128,10 +128,10 @@ class _Refresh:
                 detail="It must hold at least one whole bucket.",
                 hint="Move its ends to the start of buckets, or leave them open.",
             )
-        new, newest = (await self._state()).new, await self._newest()
+        state, newest = await self._state(), await self._newest()
         if newest is not None:
             newest += (self._bucket.width or 1) - 1
-        fresh = buckets.within(new, low, min(high, newest)) if newest is not None else ()
+        fresh = buckets.within(state.new, low, min(high, newest)) if newest is not None else ()
         if fresh and not await self._settled(fresh[-1][1] + 1):
             await self._sink.notice(
                 "new buckets are not finished this time: transactions that write are still open",
@@ -139,7 +139,6 @@ class _Refresh:
             )
             fresh = ()
         entries = await self._entries(low, high)
-        state = await self._state()
         found = buckets.united((entry.low, entry.high) for entry in entries)
         touched = buckets.without((*found, *buckets.within(state.dropped, low, high)), state.new)
         if force:
@@ -149,7 +148,7 @@ class _Refresh:
         for batch in self._batches(wanted, points):
             await self._recompute(batch, points)
             await self._forget(entries, batch, fresh, state)
-        await self._close(entries, low, high, fresh)
+        await self._close(entries, low, high, state)
         return self._counts
 
     # --- what is to be done ------------------------------------------------------------------------
@@ -331,22 +330,25 @@ class _Refresh:
         if finished:
             await self._set_new(buckets.without((await self._state()).new, finished))
 
-    async def _close(self, entries: Sequence[_Entry], low: int, high: int, fresh: buckets.Ranges) -> None:
+    async def _close(
+        self, entries: Sequence[_Entry], low: int, high: int, seen: aggregate_state.State
+    ) -> None:
         """What is left of the entries that were read: whole ranges, less the window; and all in the window."""
         await self._remove(entries, low, high)
+        done = buckets.within(seen.dropped, low, high)
+        if not done:
+            return
         aggregate_id = self._aggregate.aggregate_id
-        state = await self._state()
-        dropped = buckets.without(state.dropped, [(low, high)])
-        if dropped != state.dropped:
-            values = ", ".join(f"({aggregate_id}, {a}, {b}, 'dropped')" for a, b in dropped)
-            insert = (
-                "; INSERT INTO orochi.orochi_invalidation_log (aggregate_id, lowest, greatest, reason)"
-                f" VALUES {values}"
-            )
-            await self._change(
-                "DELETE FROM orochi.orochi_invalidation_log"
-                f" WHERE aggregate_id = {aggregate_id} AND reason = 'dropped'{insert if values else ''}"
-            )
+        left = buckets.without((await self._state()).dropped, done)
+        values = ", ".join(f"({aggregate_id}, {a}, {b}, 'dropped')" for a, b in left)
+        insert = (
+            "; INSERT INTO orochi.orochi_invalidation_log (aggregate_id, lowest, greatest, reason)"
+            f" VALUES {values}"
+        )
+        await self._change(
+            "DELETE FROM orochi.orochi_invalidation_log"
+            f" WHERE aggregate_id = {aggregate_id} AND reason = 'dropped'{insert if values else ''}"
+        )
 
     async def _set_new(self, new: buckets.Ranges) -> None:
         aggregate_id = self._aggregate.aggregate_id
