@@ -398,6 +398,8 @@ def order_shows(level: names.Level, prepared: prepare.Prepared) -> bool:
     aggregates such as array_agg and into windows without an order of their own.
     """
     around = level.parent
+    if around is not None and not isinstance(around.stmt, ast.SelectStmt):
+        return True  # rows are inserted in that order: sequences tell
     if around is None or around.stmt.larg is not None or len(around.relations) != 1:
         return False
     stmt = around.stmt

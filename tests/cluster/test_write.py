@@ -19,6 +19,7 @@ _STATEMENTS = {
     "insert-nothing": "INSERT INTO events SELECT * FROM events WHERE false",
     "insert-returning": "INSERT INTO events (tenant, at, id) VALUES (6, '2024-03-11', 999) RETURNING *, id + 1 AS next, upper(what)",
     "insert-rows-returning": "INSERT INTO events (tenant, at, id) VALUES (6, '2024-03-11', 1), (1, '2024-03-12', 2) RETURNING id, tenant",
+    "insert-select-ordered": "INSERT INTO events (tenant, at, id) SELECT tenant, '2024-03-12', 4000 FROM events GROUP BY tenant ORDER BY 1",
     "insert-cte": "WITH s AS (SELECT max(id) AS m FROM events) INSERT INTO events (tenant, at, id) SELECT 1, '2024-03-11', m + 1 FROM s",
     "conflict-nothing": "INSERT INTO events SELECT * FROM events ON CONFLICT DO NOTHING",
     "conflict-update": """INSERT INTO events (tenant, at, id, what) SELECT tenant, at, id, 'again' FROM events WHERE id < 20
