@@ -20,10 +20,11 @@ _ROLES = {"gateway", "coordinator", "nodes", "workers", "redis", "beat", "flower
 
 
 def test_up_prints_what_others_need(cluster: clusters.Cluster) -> None:
-    assert set(cluster.info) == _KEYS
+    assert set(cluster.info) == _KEYS | {"s3"}  # the cluster of the tests has an object store
     assert {role: len(pids) for role, pids in cluster.info["pids"].items()} == dict.fromkeys(_ROLES, 1) | {
         "nodes": 2,
-        "workers": 4,  # a slot and the background work, for each node
+        "workers": 6,  # a slot, the background work and the jobs, for each node
+        "s3": 1,
     }
     assert (cluster.info["dashboard_url"], len(cluster.node_dsns)) == (None, 2)
     for name in ("dsn", "coordinator_dsn", "redis_url", "flower_url"):
