@@ -11,7 +11,7 @@ _WINDOW = """
 SELECT a.view_oid::int8, {start}, {end}
 FROM orochi.orochi_continuous_aggregates a WHERE a.materialization_oid = %(table)s
 """
-_MOMENT = "orochi._raw_value({table}, orochi._policy_boundary({table}::oid::regclass, %({name})s))::text"
+_MOMENT = "orochi._raw_value({table}::oid, orochi._policy_boundary({table}::oid::regclass, %({name})s))::text"
 _TAKEN = """
 DELETE FROM orochi.orochi_job_runs WHERE job_id IS NULL AND kind = 'refresh' AND table_oid = %s AND worker = %s
 RETURNING rows, details

@@ -113,11 +113,15 @@ async def _create(
     query, table = f'{_SCHEMA}."query_{aggregate_id}"', f'{_SCHEMA}."aggregate_{aggregate_id}"'
     named = ", ".join(map(quoting.identifier, view.columns))
     owner = quoting.identifier(session.user)
-    await session.catalog_execute(
-        f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}; GRANT USAGE ON SCHEMA {_SCHEMA} TO PUBLIC"
-    )
+    if not await _number(session, f"SELECT (to_regnamespace('{_SCHEMA}') IS NOT NULL)::integer"):
+        await session.catalog_execute(
+            f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}; GRANT USAGE ON SCHEMA {_SCHEMA} TO PUBLIC"
+        )
     await session.catalog_execute(f"CREATE VIEW {query} ({named}) AS {view.definition}")
-    await session.catalog_execute(f"CREATE TABLE {table} AS TABLE {query} WITH NO DATA")
+    await session.catalog_execute(
+        f"CREATE TABLE {table} AS TABLE {query} WITH NO DATA;"
+        f" ALTER TABLE {table} ALTER {quoting.identifier(analysis.column)} SET NOT NULL"
+    )
     await session.catalog_execute(
         f"ALTER VIEW {query} OWNER TO {owner}; ALTER TABLE {table} OWNER TO {owner}"
     )

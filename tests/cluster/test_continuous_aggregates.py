@@ -115,6 +115,20 @@ def write(pair: oracle.Pair, chance: random.Random) -> None:
         pair.both(statements[pick])
 
 
+def by_policy(pair: oracle.Pair, cluster: clusters.Cluster, change: str) -> None:
+    """A policy's first run, which is due at once, recomputes the bucket that a change touched."""
+    pair.both(change)
+    policy = "add_continuous_aggregate_policy('each_hour', INTERVAL '200 years', INTERVAL '1 hour', INTERVAL '1 day')"
+    ((job,),) = pair.orochi(f"SELECT {policy}")
+    runs = "SELECT state, sqlerrcode, err_message FROM orochi.job_history WHERE job_id = %s AND finish_time IS NOT NULL"
+    clusters.eventually(lambda: bool(pair.orochi(runs, (job,))))
+    assert pair.orochi(runs, (job,)) == [("succeeded", None, None)]
+    assert entries(cluster) == []
+    assert history(pair, "each_hour")[-1] == 1
+    pair.same("SELECT * FROM each_hour")
+    pair.orochi("SELECT remove_continuous_aggregate_policy('each_hour')")
+
+
 @pytest.mark.parametrize("layout", ["hypertable", "both-compressed"])
 def test_any_history(pair: oracle.Pair, layout: str) -> None:
     chance = random.Random(layout)
@@ -197,6 +211,7 @@ def test_exactly_what_was_touched(pair: oracle.Pair, cluster: clusters.Cluster) 
         pair.orochi("SELECT refresh_continuous_aggregate('each_hour', NULL, NULL)")
         assert entries(cluster) == []
         assert history(pair, "each_hour")[number + 1 :] == [1]
+    by_policy(pair, cluster, f"INSERT INTO points VALUES ({moment}, 2, 2, 2)")
     pair.both("INSERT INTO points VALUES ('2030-01-01', 1, 1, 1)")  # where nothing was finished
     assert entries(cluster) == []
     pair.orochi("SELECT drop_chunks('points', older_than => timestamptz '2024-01-15')")

@@ -26,6 +26,14 @@ BEGIN
     RETURN newest - age::bigint;
 END $$;
 
+-- A point in time from raw units, as an argument of `refresh_continuous_aggregate`; in a session whose zone is UTC.
+CREATE OR REPLACE FUNCTION orochi._raw_value(relation oid, raw bigint) RETURNS orochi.time_value
+LANGUAGE sql STABLE AS $$
+    SELECT (CASE WHEN orochi._is_time(t.oid) THEN 'timestamptz ' || orochi._raw_to_timestamptz(raw, t.oid)::text
+        ELSE raw::text END)::orochi.time_value
+    FROM (SELECT orochi._dimension_type(relation::regclass) AS oid) t
+$$;
+
 -- The first time after `after` on the grid of `step` that begins with `initial`.
 CREATE OR REPLACE FUNCTION orochi._next_start(initial timestamptz, step interval, after timestamptz, zone text)
 RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
