@@ -47,7 +47,7 @@ async def execute_sql(
 
 async def catalog_may_have_changed(session: context.Session) -> None:
     """After DDL on the coordinator: see its effect on the catalog, committed or not."""
-    if session.transaction.in_block:
-        await session.catalog_changed()
-    else:
+    if session.coordinator.status == "I":
         await session.runtime.refresh()
+    else:  # the committed catalog is for after the COMMIT: reading it now could wait for locks that we hold
+        await session.catalog_changed()
