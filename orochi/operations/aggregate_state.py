@@ -149,14 +149,14 @@ def _definition(
     table = found.tables[item.materialization_oid]
     columns = ", ".join(quoting.identifier(name) for name in view.columns)
     finished = buckets.inside(
-        f"orochi_finished.{quoting.identifier(item.bucket.column)}",
+        f"{continuous.FINISHED}.{quoting.identifier(item.bucket.column)}",
         item.bucket.type_oid,
         buckets.without(buckets.EVERYTHING, live),
     )
     query = continuous.template(view.definition)
     rows = query.where(buckets.rows_of(item.bucket, query.time, query.start, live))
     return (
-        f"SELECT {columns} FROM {quoting.relation(table.schema, table.name)} AS orochi_finished"
+        f"SELECT {columns} FROM {quoting.relation(table.schema, table.name)} AS {continuous.FINISHED}"
         f" WHERE {finished} UNION ALL ({rows})"
     )
 

@@ -20,7 +20,7 @@ from orochi.operations import storage_options as options
 from orochi.planner import continuous, continuous_ddl, parse, quoting
 from orochi.timeseries import buckets, ranges
 
-_SCHEMA = "orochi_aggregates"
+_SCHEMA = continuous.SCHEMA
 _NO_BLOCK = "25001"
 #: The table of buckets has chunks so many times as long as its source's.
 _LONGER = 10

@@ -23,7 +23,7 @@ Folded = Mapping[str, literals.Literal | None]
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Kept:
     made_from: planning.PlanContext
-    plan: plans.Distributed
+    plan: plans.Distributed | plans.Router
 
 
 _kept: collections.OrderedDict[Hashable, _Kept] = collections.OrderedDict()
@@ -41,7 +41,7 @@ class Attempt:
         self._made_from = ctx
         return select.plan(self._statement, ctx)
 
-    def keep(self, session: context.Session, plan: plans.Distributed) -> None:
+    def keep(self, session: context.Session, plan: plans.Distributed | plans.Router) -> None:
         """Keep a plan, its columns known, if it holds for other executions."""
         ctx = self._made_from
         if ctx is None or ctx.subqueries or not lasting.is_lasting(self._statement, ctx):
@@ -56,7 +56,7 @@ async def find(
     statement: parse.Statement,
     ctx: planning.PlanContext,
     fold: Callable[[context.Session, Sequence[str]], Awaitable[Folded]],
-) -> plans.Distributed | None:
+) -> plans.Distributed | plans.Router | None:
     """The plan made of the same statement in a session like this one; None if there is none.
 
     `fold` evaluates expressions in the session.

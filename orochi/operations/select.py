@@ -128,6 +128,8 @@ async def plan_select(
     attempt = planned.Attempt(statement)
     plan = await with_folding(session, parameters, attempt)
     if not isinstance(plan, plans.Distributed):
+        if aggregate_state.snapshot(session) is not session.snapshot():
+            attempt.keep(session, plan)  # others are templates, found before this
         return plan
     described = await describe.intermediates(session, plan)
     if any(

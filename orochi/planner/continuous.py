@@ -22,6 +22,8 @@ from orochi.planner.tree import ast
 TIME = "orochi_time"
 _MARKER = "orochi_buckets_wanted"
 _FUNCTION = "time_bucket"
+#: Where finished buckets are, and what their table is called in a query of both parts.
+SCHEMA, FINISHED = "orochi_aggregates", "orochi_finished"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,6 +73,23 @@ class _Origin:
     chain: tuple[snapshots.Bucket, ...] = ()
 
 
+def is_of_parts(stmt: tree.Node) -> bool:
+    """Whether a query is an aggregate as it is read: its finished buckets and, by UNION ALL, live ones."""
+    if not isinstance(stmt, ast.SelectStmt) or stmt.larg is None or not stmt.all:
+        return False
+    if stmt.op.name != "SETOP_UNION" or stmt.sortClause or stmt.limitCount or stmt.limitOffset:
+        return False
+    sources: tree.Node = stmt.larg.fromClause or ()
+    return (
+        len(sources) == 1
+        and isinstance(sources[0], ast.RangeVar)
+        and sources[0].schemaname == SCHEMA
+        and sources[0].alias is not None
+        and sources[0].alias.aliasname == FINISHED
+        and bool(stmt.rarg.groupClause)
+    )
+
+
 def analyze(definition: str, columns: tuple[str, ...], snapshot: snapshots.Snapshot) -> Analysis:
     """Read the query of a continuous aggregate.
 
@@ -84,7 +103,7 @@ def analyze(definition: str, columns: tuple[str, ...], snapshot: snapshots.Snaps
     """
     stmt = parse.parse_one(definition).tree
     _check_shape(stmt)
-    position, call, column = _bucket(stmt)
+    position, call, column = bucket_of(stmt)
     origin = _trace(stmt, column, snapshot, {})
     if origin is None or origin.table.dimension is None or origin.table.dimension.column != origin.column:
         raise _refused(
@@ -125,7 +144,7 @@ def template(definition: str) -> Template:
         FeatureNotSupported: its text cannot be composed anew.
     """
     stmt = parse.parse_one(definition).tree
-    _, call, column = _bucket(stmt)
+    _, call, column = bucket_of(stmt)
     terms = tree.conjuncts(stmt.whereClause)
     where = tree.conjunction((*terms, tree.column(_MARKER)))
     try:
@@ -167,7 +186,7 @@ def _check_shape(stmt: tree.Node) -> None:
             raise _refused("TABLESAMPLE in a continuous aggregate", "Filter rows by a condition.")
 
 
-def _bucket(stmt: tree.Node) -> tuple[int, tree.Node, tree.Node]:
+def bucket_of(stmt: tree.Node) -> tuple[int, tree.Node, tree.Node]:
     """The output column that is a bucket: its position, the call, the column it is of."""
     for position, target in enumerate(stmt.targetList):
         call = target.val

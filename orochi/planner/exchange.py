@@ -12,6 +12,7 @@ from collections.abc import Callable
 from orochi.catalog import snapshot as snapshots
 from orochi.planner import (
     arrange,
+    continuous,
     ctes,
     decorrelate,
     given,
@@ -210,9 +211,23 @@ def _from_items(prepared: prepare.Prepared, builder: recursive.Builder, wanted: 
                     continue
                 except spread.Unfit:
                     pass
+            if continuous.is_of_parts(inner.stmt):
+                replaced.update(_parts(inner, checker, builder))
+                continue
             made = builder.add(inner.stmt, tree.strings(item.node.alias.colnames))
             replaced[id(item.node)] = recursive.stage_relation(made, item.alias)
     return recursive.replaced(prepared.statement.tree, replaced) if replaced else None
+
+
+def _parts(level: names.Level, checker: spread.Checker, builder: recursive.Builder) -> dict[int, tree.Node]:
+    """Stages for the parts of a continuous aggregate that are not answered shard by shard, else for both."""
+    staged_arms = []
+    for arm in level.arms:
+        try:
+            checker.derived(arm)
+        except spread.Unfit:
+            staged_arms.append(arm)
+    return {id(arm.stmt): recursive.stage_select(builder.add(arm.stmt)) for arm in staged_arms or level.arms}
 
 
 def _is_under(level: names.Level, replaced: dict[int, tree.Node]) -> bool:

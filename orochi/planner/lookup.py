@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orochi.planner import labels, names, tree
+from orochi.planner import continuous, labels, names, tree
 from orochi.planner.tree import ast
 
 
@@ -72,6 +72,23 @@ def _handed_on(item: names.Other, name: str) -> tree.Node | None:
         column = tree.column(*tree.strings(star.val.fields)[:-1], name)
         if origin(column, item.level) is not None:
             return column
+    return None
+
+
+def of_parts(node: tree.Node, level: names.Level) -> tuple[names.Reference, str] | None:
+    """The column of finished buckets that an output column of a continuous aggregate has the type of."""
+    parts = tree.strings(node.fields)
+    for item in level.relations.values():
+        if not isinstance(item, names.Other) or item.kind != "subquery" or item.level is None:
+            continue
+        if len(parts) > 2 or (len(parts) == 2 and item.alias != parts[0]):
+            continue
+        if not item.level.arms or not continuous.is_of_parts(item.level.stmt) or item.node.alias is None:
+            continue
+        first = item.level.arms[0]
+        shown = tree.strings(item.node.alias.colnames)
+        if shown.count(parts[-1]) == 1 and len(shown) == len(first.stmt.targetList):
+            return find_column(first.stmt.targetList[shown.index(parts[-1])].val, first)
     return None
 
 

@@ -111,11 +111,13 @@ class Level:
     Attributes:
         place: how it hangs under its parent: top, from, lateral, sublink, cte, arm.
         relations: what its FROM holds, by the id of the FROM item's node.
+        arms: the branches of a set operation, the left one first.
     """
 
     stmt: tree.Node
     parent: Level | None
     place: str
+    arms: list[Level] = dataclasses.field(default_factory=list)
     relations: dict[int, Reference | Other] = dataclasses.field(default_factory=dict)
     merged: dict[str, tuple[Reference, str] | None] = dataclasses.field(default_factory=dict)
 
@@ -216,8 +218,7 @@ class _Resolver:
         level = self._open(node, parent, place)
         ctes = self._ctes(node.withClause, level, ctes)
         if node.larg is not None:
-            self._select(node.larg, level, ctes, "arm")
-            self._select(node.rarg, level, ctes, "arm")
+            level.arms += [self._select(arm, level, ctes, "arm") for arm in (node.larg, node.rarg)]
         for item in node.fromClause or ():
             self._from(item, level, ctes)
         for name in (

@@ -79,9 +79,12 @@ def _columns(relation: names.Reference | names.Other) -> list[Output]:
         return [Output(shown, tree.column(relation.alias, shown)) for shown in relation.visible]
     if relation.kind != "subquery" or relation.level is None or relation.alias is None:
         raise spread.Unfit("a star over something else than tables")
-    if relation.level.stmt.larg is not None:
+    first = relation.level
+    while first.arms:
+        first = first.arms[0]
+    if first.stmt.valuesLists:
         raise spread.Unfit("a star over a set operation")
-    inner = [item.name for item in outputs(relation.level)]
+    inner = [item.name for item in outputs(first)]
     given = tree.strings(relation.node.alias.colnames) if relation.node.alias is not None else ()
     shown = [*given, *inner[len(given) :]]
     if len(set(shown)) != len(shown):
@@ -274,7 +277,7 @@ def known_type(node: tree.Node, level: names.Level) -> fragments.OutputColumn | 
     """The type of a plain column of an Orochi table; None for anything else."""
     if not tree.is_column(node):
         return None
-    found = lookup.origin(node, level)
+    found = lookup.origin(node, level) or lookup.of_parts(node, level)
     column: snapshots.Column | None = found[0].table.column(found[1]) if found is not None else None
     return None if column is None else scans.output(column)
 

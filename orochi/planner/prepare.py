@@ -13,12 +13,12 @@ from orochi.planner import (
     edit,
     having,
     names,
+    narrowed,
     parse,
     prune,
     safety,
     tableoids,
     tree,
-    views,
 )
 from orochi.planner.tree import ast
 
@@ -59,7 +59,7 @@ def prepare(statement: parse.Statement, ctx: context.PlanContext, *, template: b
     statement = having.gated(statement, ctx)
     scopes = names.resolve(statement.tree, ctx)
     if scopes.views:
-        statement = having.gated(views.expand(statement, ctx), ctx)
+        statement = having.gated(narrowed.expanded(statement, ctx), ctx)
         scopes = names.resolve(statement.tree, ctx)
     named = tableoids.replaced(statement, scopes, ctx)
     if named is not statement:
