@@ -12,7 +12,6 @@ import dataclasses
 from orochi.catalog import snapshot as snapshots
 from orochi.planner import (
     analyze,
-    continuous,
     invoked,
     labels,
     lookup,
@@ -22,6 +21,7 @@ from orochi.planner import (
     safety,
     scans,
     tree,
+    unions,
 )
 from orochi.planner.tree import ast
 
@@ -142,32 +142,14 @@ class Checker:
 
     def _union(self, level: names.Level) -> Spread:
         """How a UNION ALL spreads: rows of every shard, if each branch gives those of the shard alone."""
-        stmt = level.stmt
-        if stmt.op.name != "SETOP_UNION" or not stmt.all:
-            raise Unfit("a set operation in FROM")
-        if stmt.withClause is not None or stmt.sortClause or stmt.limitCount or stmt.limitOffset:
-            raise Unfit("a set operation in FROM")
-        if not continuous.is_of_parts(stmt) and self._has_stripes(level):
-            raise Unfit("branches of a set operation over stripes are faster each by itself")
+        reason = unions.obstacle(level, self._prepared)
+        if reason is not None:
+            raise Unfit(reason)
         for arm in level.arms:
             if not self._reads_distributed(arm):
                 raise Unfit("a branch of a set operation reads no distributed table")
             self.derived(arm)
-        for node, where in self._prepared.scopes.columns:
-            found = lookup.origin(node, where) if _is_below(where, level) and tree.is_column(node) else None
-            column = found[0].table.column(found[1]) if found is not None else None
-            if column is not None and column.collation not in (None, 'pg_catalog."default"'):
-                raise Unfit("a set operation of columns with a collation of their own")
         return Spread(True)
-
-    def _has_stripes(self, level: names.Level) -> bool:
-        return any(
-            self._prepared.pruned[id(item)].stripes(shard)
-            for other in self._prepared.scopes.levels
-            if _is_below(other, level)
-            for item in other.references
-            for shard in self._prepared.pruned[id(item)].shards
-        )
 
     def grouped_by_key(self, level: names.Level, spread: Spread) -> bool:
         """Whether each group lies in one shard: GROUP BY has a distribution column."""
