@@ -25,7 +25,7 @@ import structlog
 from orochi import errors
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
-from orochi.engine import copybinary
+from orochi.engine import coded, copybinary
 from orochi.executor import context, names
 from orochi.operations import load_target, redistribute, routing, shells, writes
 from orochi.timeseries import direct, stripes
@@ -93,7 +93,7 @@ class Load:
         self._table = self._session.snapshot().tables.get(self._table.oid, self._table)
 
     async def add(self, batch: pa.RecordBatch) -> None:
-        """Take rows: all columns of the table, in its order, in carrier form."""
+        """Take rows: all columns of the table, in its order, in carrier form or as codes for it."""
         if not batch.num_rows:
             return
         if self._table.dimension is not None:
@@ -104,7 +104,7 @@ class Load:
         for key, part in await asyncio.to_thread(self._split, batch):
             self._held.setdefault(key, []).append(part)
             self._rows[key] = self._rows.get(key, 0) + part.num_rows
-            self._sizes[key] = self._sizes.get(key, 0) + part.nbytes
+            self._sizes[key] = self._sizes.get(key, 0) + coded.held_bytes(part)
             if self._rows[key] >= self._limit and key[1] is not None:
                 await self._send(key)
         self.rows += batch.num_rows
@@ -147,7 +147,7 @@ class Load:
         keys = None
         if table.distribution_column is not None:
             keys = batch.column(self._position(table.distribution_column))
-        shards = routing.shard_indexes(table, keys, batch.num_rows)
+        shards = self._shards(keys, batch.num_rows)
         if table.dimension is None:
             ranges: npt.NDArray[np.int64] = np.zeros(batch.num_rows, np.int64)
             starts = [chunk.range_start for chunk in table.shards[0].chunks]
@@ -176,6 +176,15 @@ class Load:
             key = self._key(int(ordered[begin]), width, starts)
             parts.append((key, rows.slice(begin, end - begin)))
         return parts
+
+    def _shards(self, keys: pa.Array | None, count: int) -> npt.NDArray[np.int64]:
+        """For each row the position of its shard; that of a word is computed once."""
+        if keys is None or not pa.types.is_dictionary(keys.type) or keys.null_count or not count:
+            return routing.shard_indexes(self._table, None if keys is None else coded.plain(keys), count)
+        words = keys.dictionary
+        found = routing.shard_indexes(self._table, words, len(words))
+        chosen: npt.NDArray[np.int64] = found[keys.indices.to_numpy()]
+        return chosen
 
     @staticmethod
     def _key(destination: int, width: int, starts: Sequence[int]) -> _Key:
@@ -213,7 +222,8 @@ class Load:
         path = f"s{shard.shard_id}/c{chunk.chunk_id}_{secrets.token_hex(4)}"
         request = dataclasses.replace(self._request, path=path)
         rows = sum(batch.num_rows for batch in batches)
-        heap_bytes = sum(batch.nbytes for batch in batches) + _HEAP_ROW_BYTES * rows
+        heap_bytes = await asyncio.to_thread(coded.plain_bytes, batches) + _HEAP_ROW_BYTES * rows
+        batches = coded.alike(batches)
         answer = await self._session.runtime.transport.run_task(
             shard.node_id,
             names.WRITE_STRIPES,
@@ -331,7 +341,10 @@ class Load:
         async def job() -> None:
             connection = await self._session.transaction.node(shard.node_id, write=True)
             outputs = [_Output(name, oid) for name, oid in self._columns]
-            pieces = [copybinary.encode(batch, outputs, header=False, trailer=False) for batch in batches]
+            pieces = [
+                copybinary.encode(coded.plain_batch(batch), outputs, header=False, trailer=False)
+                for batch in batches
+            ]
             relation = routing.relation(self._table, shard)
             await redistribute.copy_in(connection, relation, [name for name, _ in self._columns], pieces)
 

@@ -101,12 +101,13 @@ class _Stream:
         self._plain = form
         self._form = copytext.Format(form.delimiter, form.null, form.quote)
         zone = session.coordinator.parameters.get("TimeZone", "").lower()
-        self._reader = copytext.Reader(columns, self._form, utc=zone in _UTC)
+        coded = [column.name for column in columns]
+        self._reader = copytext.Reader(columns, self._form, utc=zone in _UTC, coded=coded)
         self._load = loading
         self._stack = stack
         self._staged = False
         self._lines = 0
-        self._last_row = b""
+        self._last_piece = b""
         self._data: AsyncIterator[bytes] | None = None
         self._order = [plan.columns.index(c.name) if c.name in plan.columns else -1 for c in loading.columns]
 
@@ -114,36 +115,41 @@ class _Stream:
         """Take everything that the client sends."""
         running: asyncio.Task[None] | None = None
         data = self._data = aiter(sink.copy_in(0, (0,) * len(self._plan.columns)))
-        held = bytearray()
-        header = self._plain.header
-        wanted = PIECE_BYTES
+        held: list[bytes] = []
+        header, size, wanted = self._plain.header, 0, PIECE_BYTES
         try:
             async for payload in data:
-                held += payload
+                held.append(payload)
+                size += len(payload)
+                if size < wanted and not header:
+                    continue
+                rows = b"".join(held)
                 if header:
-                    end = self._header_end(held)
-                    if b"\r" in held[:end]:
-                        return await self._rest(bytes(held), sql=self._plan.sql)
+                    end = self._header_end(rows)
+                    if b"\r" in rows[:end]:
+                        return await self._rest(rows, sql=self._plan.sql)
                     header = not end
-                    del held[:end]
+                    rows = rows[end:]
                     self._lines += bool(end)
-                if len(held) < wanted or header:
+                held, size = [rows], len(rows)
+                if size < wanted or header:
                     continue
-                end = copytext.whole_rows(bytes(held), self._form)
+                end = copytext.whole_rows(rows, self._form)
                 if not end:
-                    wanted = 2 * len(held)
+                    wanted = 2 * size
                     continue
-                piece, held, wanted = bytes(held[:end]), held[end:], PIECE_BYTES
+                piece, rest, wanted = rows[:end], rows[end:], PIECE_BYTES
+                held, size = [rest], len(rest)
                 if running is not None:
                     await running
                     running = None
                 if self._ends_or_returns(piece):
-                    return await self._rest(piece + bytes(held))
+                    return await self._rest(piece + rest)
                 running = asyncio.create_task(self._read(piece))
             if running is not None:
                 await running
                 running = None
-            await self._last(bytes(held), header=header)
+            await self._last(b"".join(held), header=header)
         finally:
             if running is not None:
                 running.cancel()
@@ -158,7 +164,7 @@ class _Stream:
         else:
             await self._read(piece if piece.endswith(b"\n") else piece + b"\n")
 
-    def _header_end(self, held: bytearray) -> int:
+    def _header_end(self, held: bytes) -> int:
         """Where CSV's header ends: at the first newline outside quotes; 0 if it is not whole yet."""
         quote, end = self._form.quote.encode(), held.find(b"\n") + 1
         while end and held.count(quote, 0, end) % 2:
@@ -168,29 +174,31 @@ class _Stream:
     @staticmethod
     def _ends_or_returns(piece: bytes) -> bool:
         """Whether the rest must be PostgreSQL's: an end of data before its end, or other ends of lines."""
-        return b"\\." in piece or b"\r" in piece
+        return b"\r" in piece or (b"\\" in piece and b"\\." in piece)
 
     async def _read(self, piece: bytes) -> None:
         try:
             batch = await asyncio.to_thread(self._reader.read, piece)
         except copytext.Odd:
             await self._through_postgres(_one(piece), 0)
+            self._lines += piece.count(b"\n")
         else:
             await self._load.add(self._complete(batch))
-        self._lines += piece.count(b"\n")
-        self._last_row = piece[copytext.whole_rows(piece[:-1], self._form) :]
+            self._lines += self._reader.lines
+        self._last_piece = piece
 
     async def _rest(self, piece: bytes, sql: str = "") -> None:
         """Give PostgreSQL the data from here on, after a row that shows it how lines have ended so far."""
-        client = self._data
+        client, before = self._data, self._last_piece
         assert client is not None
+        last_row = before[copytext.whole_rows(before[:-1], self._form) :]
 
         async def everything() -> AsyncIterator[bytes]:
-            yield self._last_row + piece
+            yield last_row + piece
             async for payload in client:
                 yield payload
 
-        await self._through_postgres(everything(), int(bool(self._last_row)), sql)
+        await self._through_postgres(everything(), int(bool(last_row)), sql)
 
     async def _through_postgres(self, data: AsyncIterator[bytes], known: int, sql: str = "") -> None:
         """Let PostgreSQL read the rows, of which so many are here already."""

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from orochi import settings as process_settings
 from orochi.catalog import definition as definitions
+from orochi.engine import coded
 from orochi.storage.columnar import sorting, writer
 from orochi.timeseries import stripes
 
@@ -76,7 +77,10 @@ def sort_keys(segmentby: Sequence[str], orderby: Sequence[str], time_column: str
 def write(
     settings: process_settings.Settings, request: Request, rows: Iterator[pa.RecordBatch]
 ) -> list[dict[str, Any]]:
-    """Write the rows as stripes; of each its path, its rows and bytes, and its column chunks for the catalog."""
+    """Write the rows as stripes; of each its path, its rows and bytes, and its column chunks for the catalog.
+
+    Columns of strings may come as codes.
+    """
     options = dataclasses.replace(stripes.write_options(request.options), quick=True)
     columns = [writer.StripeColumn(name, oid, -1) for name, oid in request.columns]
     table = pa.Table.from_batches(list(rows)).combine_chunks()
@@ -106,12 +110,12 @@ def write(
 def in_order(table: pa.Table, keys: Sequence[sorting.SortKey]) -> pa.Table:
     """The table sorted, stably; strings by their bytes."""
     if not keys or table.num_rows < 2 or table.nbytes >= sorting.TAKE_BYTES:
-        return sorting.sort_rows(table, [], keys)
+        return sorting.sort_rows(coded.plain_table(table), [], keys)
     ranks = [_ranks(table, key) for key in keys]
     order: npt.NDArray[np.int64] | None = None
     for values in reversed(ranks):
         if values is None:
-            return sorting.sort_rows(table, [], keys)
+            return sorting.sort_rows(coded.plain_table(table), [], keys)
         if order is None:
             order = np.argsort(values, kind="stable")
         else:
@@ -128,7 +132,7 @@ def _ranks(table: pa.Table, key: sorting.SortKey) -> npt.NDArray[Any] | None:
     if pa.types.is_integer(array.type):
         values: npt.NDArray[Any] = array.to_numpy()
         return values
-    if not pa.types.is_string(array.type):
+    if not pa.types.is_string(array.type) and not coded.is_coded(array.type):
         return None
     encoded = array.dictionary_encode()
     words = encoded.dictionary.view(pa.binary())

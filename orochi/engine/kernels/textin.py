@@ -146,18 +146,15 @@ def texts(
         bounds[row + 1] = to
 
 
-@numba.njit(types.int64(_U8_IN, types.int64, types.boolean), cache=True, nogil=True)
-def last_row(data: Vector, special: int, quoting: bool) -> int:
-    """Where the last row that is surely whole ends: a newline outside quotes, or with no backslash before it."""
-    end, inside, at = 0, False, 0
+@numba.njit(types.int64(_U8_IN, types.int64), cache=True, nogil=True)
+def last_row(data: Vector, escape: int) -> int:
+    """Where text's last row that is surely whole ends: after a newline with no backslash before it."""
+    end, at = 0, 0
     while at < data.size:
         byte = data[at]
-        if byte == special:
-            if quoting:
-                inside = not inside
-            else:
-                at += 1
-        elif byte == 10 and not inside:
+        if byte == escape:
+            at += 1
+        elif byte == 10:
             end = at + 1
         at += 1
     return end

@@ -55,6 +55,27 @@ def integers(data: Vector, starts: Vector, ends: Vector, valid: Vector, limit: i
     return True
 
 
+@numba.njit(types.UniTuple(types.int64, 2)(_U8_IN, types.int64, types.int64), cache=True, nogil=True)
+def _short(data: Vector, at: int, end: int) -> tuple[int, int]:
+    """At most 15 digits, a point among them, as an integer and its decimals; -1 decimals for all else."""
+    if not 0 < end - at <= 15:
+        return 0, -1
+    value, point, digits = np.int64(0), end, 0
+    while at < end:
+        digit = np.int64(data[at]) - 48
+        if 0 <= digit <= 9:
+            value = value * 10 + digit
+            digits += 1
+        elif digit == -2 and point == end:
+            point = at
+        else:
+            return 0, -1
+        at += 1
+    if digits == 0:
+        return 0, -1
+    return value, max(end - 1 - point, 0)
+
+
 @numba.njit(types.int64(_U8_IN, _I32, _I32, _U8, _F64, _U8), cache=True, nogil=True)
 def floats(data: Vector, starts: Vector, ends: Vector, valid: Vector, out: Vector, unread: Vector) -> int:
     """Decimal numbers whose double one division or multiplication gives exactly (Clinger's fast path).
@@ -67,15 +88,20 @@ def floats(data: Vector, starts: Vector, ends: Vector, valid: Vector, out: Vecto
         unread[row] = 0
         if valid[row] == 0:
             continue
-        at, end = starts[row], ends[row]
+        at, end = np.int64(starts[row]), np.int64(ends[row])
+        value, decimals = _short(data, at, end)
+        if decimals >= 0:
+            out[row] = np.float64(value) / _POWERS[decimals] if decimals > 0 else np.float64(value)
+            continue
         if end - at == 3 and data[at] == 78 and data[at + 1] == 97 and data[at + 2] == 78:
             out[row] = np.nan
             continue
         negative = at < end and data[at] == 45
         if negative:
             at += 1
-        value, digits, decimals, any_digit = np.int64(0), 0, 0, False
-        point = False
+        digits, any_digit = 0, False
+        value, decimals = np.int64(0), 0
+        pointed = False
         while at < end:
             byte = data[at]
             if 48 <= byte <= 57:
@@ -84,10 +110,10 @@ def floats(data: Vector, starts: Vector, ends: Vector, valid: Vector, out: Vecto
                     digits += 1
                 if digits <= 18:
                     value = value * 10 + (np.int64(byte) - 48)
-                if point:
+                if pointed:
                     decimals += 1
-            elif byte == 46 and not point:
-                point = True
+            elif byte == 46 and not pointed:
+                pointed = True
             else:
                 break
             at += 1
@@ -194,6 +220,17 @@ def _offset(data: Vector, at: int, end: int) -> int:
     return -whole if data[at] == 45 else whole
 
 
+@numba.njit(types.boolean(_U8_IN, types.int64, types.int64, types.int64, types.int64), cache=True, nogil=True)
+def _is_again(data: Vector, at: int, end: int, before: int, before_end: int) -> bool:
+    """Whether two fields have the same bytes: those of a time differ at the end first."""
+    if end - at != before_end - before:
+        return False
+    for back in range(1, end - at + 1):  # noqa: SIM110 - as compiled code has it
+        if data[end - back] != data[before_end - back]:
+            return False
+    return True
+
+
 @numba.njit(
     types.boolean(_U8_IN, _I32, _I32, _U8, types.boolean, types.boolean, _I64), cache=True, nogil=True
 )
@@ -206,6 +243,9 @@ def timestamps(
         if valid[row] == 0:
             continue
         at, end = np.int64(starts[row]), np.int64(ends[row])
+        if row > 0 and _is_again(data, at, end, starts[row - 1], ends[row - 1]) and valid[row - 1] != 0:
+            out[row] = out[row - 1]
+            continue
         day = _day(data, at, end)
         if end - at < 19 or day <= -10_000_000:
             return False

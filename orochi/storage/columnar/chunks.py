@@ -6,6 +6,7 @@ spread to their rows again here. What null slots hold is zero.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -27,13 +28,11 @@ def encode(
     compression: str,
     level: int,
     codec: str | None,
-    codes: buffers.Int64s | None = None,
     choose: Callable[..., chooser.Encoded] = chooser.encode,
 ) -> tuple[bytes, chooser.Encoded, skiplist.Stats]:
     """The bytes to store, padding included, how they came about, and the statistics.
 
-    `codes` into a shared dictionary, -1 for null, take the place of the values. `choose` encodes as
-    `chooser.encode` does, and may remember what it chose before.
+    `choose` encodes as `chooser.encode` does, and may remember what it chose before.
     """
     nulls = array.null_count
     bitmap = b""
@@ -43,13 +42,30 @@ def encode(
         if len(dense):
             bitmap = boolean.encode(array.is_valid()) or b""
             bitmap += bytes(buffers.pad(len(bitmap)))
-    if codes is not None and len(dense):
-        data = bitmap + shared_dictionary.encode(codes[codes >= 0] if nulls else codes)
-        encoded = chooser.store(data, shared_dictionary.ID, compression=compression, level=level)
-    else:
-        encoded = choose(dense, compression=compression, level=level, codec=codec, prefix=bitmap)
+    encoded = choose(dense, compression=compression, level=level, codec=codec, prefix=bitmap)
     stored = bytes(encoded.data)
     return stored + bytes(buffers.pad(len(stored))), encoded, skiplist.compute(array, type_oid)
+
+
+def encode_codes(
+    codes: buffers.Int64s, values: pa.Array, type_oid: int, *, compression: str, level: int
+) -> tuple[bytes, chooser.Encoded, skiplist.Stats]:
+    """What `encode` gives, of codes into a shared dictionary that is in the order of bytes; -1 is null."""
+    dense = codes[codes >= 0] if int(codes.min()) < 0 else codes
+    rows, nulls = len(codes), len(codes) - len(dense)
+    if nulls == rows:
+        missing = pa.nulls(rows, values.type)
+        return encode(missing, type_oid, compression=compression, level=level, codec=None)
+    bitmap = b""
+    if nulls:
+        bitmap = boolean.encode(pa.array(codes >= 0)) or b""
+        bitmap += bytes(buffers.pad(len(bitmap)))
+    data = bitmap + shared_dictionary.encode(dense)
+    encoded = chooser.store(data, shared_dictionary.ID, compression=compression, level=level)
+    stored = bytes(encoded.data)
+    ends = values.take(pa.array([int(dense.min()), int(dense.max())]))
+    stats = dataclasses.replace(skiplist.compute(ends, type_oid), rows=rows, null_count=nulls)
+    return stored + bytes(buffers.pad(len(stored))), encoded, stats
 
 
 def decode(stored: pa.Buffer, chunk: layout.ColumnChunk, arrow: pa.DataType) -> pa.Array:

@@ -29,15 +29,31 @@ class Shared:
     values: pa.Array
     codes: buffers.Int64s
 
+    def raw_bytes(self, codes: buffers.Int64s) -> int:
+        """What rows with these codes take in carrier form."""
+        offsets, _ = buffers.byte_parts(self.values)
+        lengths = np.append(np.diff(offsets), 0)
+        bitmap = (len(codes) + 7) // 8 if int(codes.min()) < 0 else 0
+        return 4 * (len(codes) + 1) + bitmap + int(lengths[codes].sum(dtype=np.int64))
+
 
 def build(column: pa.ChunkedArray) -> Shared | None:
-    """The column's dictionary, or None when it is better off without."""
-    if not buffers.is_bytes(column.type) or column.null_count == len(column) or not _promising(column):
+    """The column's dictionary, or None when it is better off without. It may come as codes already."""
+    given = pa.types.is_dictionary(column.type)
+    if column.null_count == len(column) or not (given or buffers.is_bytes(column.type)):
+        return None
+    if not given and not _promising(column):
         return None
     encoded = column.combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.chunk(0)
     values = encoded.dictionary
+    codes = encoded.indices.fill_null(-1).to_numpy()
+    if given:  # values of other stripes are left out
+        there = np.flatnonzero(np.bincount(codes + 1, minlength=len(values) + 1)[1:])
+        places = np.full(len(values) + 1, -1, np.int64)
+        places[there] = np.arange(len(there))
+        values, codes = values.take(pa.array(there)), places[codes]
     few = len(values) <= MOST_VALUES and len(values) * LEAST_REPEATS <= len(column)
     if values.nbytes > MOST_BYTES or not (few or len(values) == 1):
         return None
@@ -45,7 +61,6 @@ def build(column: pa.ChunkedArray) -> Shared | None:
     ranks = np.empty(len(values) + 1, np.int64)
     ranks[order.to_numpy()] = np.arange(len(values))
     ranks[-1] = -1
-    codes = encoded.indices.fill_null(-1).to_numpy()
     return Shared(values.take(order), ranks[codes])
 
 

@@ -111,7 +111,8 @@ def _codes(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], int]:
     """A number for each distinct value, 0 for null, and how many values there are."""
     encoded = pa.concat_arrays(column.chunks).dictionary_encode()
     codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
-    return codes + 1, len(encoded.dictionary)
+    # a dictionary that came with the rows has values of other rows too
+    return codes + 1, int(np.count_nonzero(np.bincount(codes + 1, minlength=1)[1:]))
 
 
 def _take(table: pa.Table, order: pa.Array) -> pa.Table:

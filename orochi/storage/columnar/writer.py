@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import pyarrow as pa
 
 from orochi import errors, pgtypes
-from orochi.storage.columnar import bloom, chunks, dictionaries
+from orochi.storage.columnar import bloom, chunks, dictionaries, skiplist
 from orochi.storage.columnar import format as layout
 from orochi.storage.columnar.format import StripeColumn
 from orochi.storage.compression import buffers, chooser, habit, plain, registry
@@ -108,7 +108,7 @@ def write_stripe(
 ) -> StripeInfo:
     """Writes all rows of `batches`, in their order, as one stripe at `path`.
 
-    Batches hold carrier arrays of `columns`, matched by position. The folder must exist.
+    Batches hold carrier arrays of `columns`, or codes for them, matched by position. The folder must exist.
 
     Raises:
         FileExistsError: there is a file at `path`; it is left as it is.
@@ -158,13 +158,14 @@ def _table(batches: Iterable[pa.RecordBatch], columns: Sequence[StripeColumn]) -
     schema = pa.schema([(column.name, pgtypes.carrier(column.type_oid)) for column in columns])
     checked = []
     for batch in batches:
-        if batch.schema.types != schema.types:
+        kinds = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in batch.schema.types]
+        if kinds != schema.types:
             raise errors.InvalidParameter(
                 "a batch does not fit the stripe's columns",
                 detail=f"Expected {schema.types}, got {batch.schema.types}.",
             )
-        checked.append(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
-    return pa.Table.from_batches(checked, schema)
+        checked.append(pa.RecordBatch.from_arrays(batch.columns, names=names))
+    return pa.Table.from_batches(checked, None if checked else schema)
 
 
 def _pieces(table: pa.Table, row_limit: int, byte_limit: int) -> Iterator[pa.Table]:
@@ -195,10 +196,13 @@ def _column(
 ) -> _Written:
     """Write a column: its dictionary, its chunks, its filter."""
     arrow = pgtypes.carrier(column.type_oid)
-    whole = pa.chunked_array([piece for group in groups for piece in group.chunks], arrow)
+    pieces = [piece for group in groups for piece in group.chunks]
+    whole = pa.chunked_array(pieces, pieces[0].type if pieces else arrow)
     codec, block = options.of(column)
     options = dataclasses.replace(options, compression=block, codecs={})
     shared = None if codec is not None else dictionaries.build(whole)
+    if shared is None and pa.types.is_dictionary(whole.type):
+        whole, groups = whole.cast(arrow), [group.cast(arrow) for group in groups]
     table = None
     if shared is not None:
         stored, table = _part(plain.pack(shared.values), len(shared.values), at, options)
@@ -208,10 +212,20 @@ def _column(
     choose = habit.Habit().encode if options.quick else chooser.encode
     row = 0
     for number, group in enumerate(groups):
-        array = pa.concat_arrays(group.chunks)
-        codes = None if shared is None else shared.codes[row : row + len(array)]
-        row += len(array)
-        stored, chunk = _encode(array, column, number, at, options, codec, codes, choose)
+        if shared is None:
+            array = pa.concat_arrays(group.chunks)
+            found = chunks.encode(
+                array, column.type_oid, compression=block, level=options.level, codec=codec, choose=choose
+            )
+            raw = array.nbytes
+        else:
+            codes = shared.codes[row : row + len(group)]
+            row += len(group)
+            found = chunks.encode_codes(
+                codes, shared.values, column.type_oid, compression=block, level=options.level
+            )
+            raw = shared.raw_bytes(codes)
+        stored, chunk = _described(found, column, number, at, raw)
         write(stored)
         at += chunk.extent
         written.append(chunk)
@@ -222,9 +236,9 @@ def _column(
         stored, filters = _part(octets, len(groups), at, dataclasses.replace(options, compression="none"))
         write(stored)
         at += filters.extent
-    found = tuple(written)
+    listed = tuple(written)
     footer = layout.FooterColumn(
-        column.name, column.type_oid, column.typmod, arrow, lambda: found, table, filters
+        column.name, column.type_oid, column.typmod, arrow, lambda: listed, table, filters
     )
     return _Written(footer, at)
 
@@ -239,38 +253,27 @@ def _part(data: bytes, entries: int, offset: int, options: WriteOptions) -> tupl
     return stored, layout.Part(offset, size, encoded.payload_size, zlib.crc32(stored), entries, block)
 
 
-def _encode(
-    array: pa.Array,
+def _described(
+    found: tuple[bytes, chooser.Encoded, skiplist.Stats],
     column: StripeColumn,
     group: int,
     offset: int,
-    options: WriteOptions,
-    codec: str | None,
-    codes: buffers.Int64s | None,
-    choose: Callable[..., chooser.Encoded],
+    raw_bytes: int,
 ) -> tuple[bytes, layout.ColumnChunk]:
-    stored, encoded, stats = chunks.encode(
-        array,
-        column.type_oid,
-        compression=options.compression,
-        level=options.level,
-        codec=codec,
-        codes=codes,
-        choose=choose,
-    )
-    chunk = layout.ColumnChunk(
+    """A chunk's bytes, and what the footer says of it."""
+    stored, encoded, stats = found
+    return stored, layout.ColumnChunk(
         column=column.name,
         group=group,
         offset=offset,
         stored_size=len(encoded.data),
         payload_size=encoded.payload_size,
-        raw_size=array.nbytes,
+        raw_size=raw_bytes,
         checksum=zlib.crc32(stored),
         codec=registry.NAMES[encoded.codec],
         block=registry.BLOCK_NAMES[encoded.block],
         stats=stats,
     )
-    return stored, chunk
 
 
 @contextlib.contextmanager

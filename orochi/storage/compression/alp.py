@@ -13,6 +13,7 @@ kept by their bits.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -22,14 +23,18 @@ from orochi.storage.compression import buffers, integers
 ID, NAME = 8, "alp"
 
 _HEADER = struct.Struct("<BBBBI")
+ORDERS = (0, 1, 2)
 _SAMPLE = 256
 _MOST_DIGITS = 15
 #: Above this share of exceptions another codec does better.
 _MOST_EXCEPTIONS = 0.1
 
 
-def encode(array: pa.Array) -> bytes | None:
-    """None for types that are not floats, for few decimals, and when it saves nothing."""
+def encode(array: pa.Array, orders: Sequence[int] = ORDERS) -> bytes | None:
+    """None for types that are not floats, for few decimals, and when it saves nothing.
+
+    `orders` are those of differences that the integers may be packed by.
+    """
     if not pa.types.is_floating(array.type) or len(array) == 0:
         return None
     vector = buffers.values(array)
@@ -46,10 +51,17 @@ def encode(array: pa.Array) -> bytes | None:
             _bits(vector)[misses].tobytes(),
             positions,
             bytes(buffers.pad(len(positions))),
-            integers.encode(whole, (0, 1, 2)),
+            integers.encode(whole, orders),
         )
     )
     return data if len(data) < vector.nbytes else None
+
+
+def order_of(data: bytes) -> int:
+    """The order of differences that `encode` packed the integers by."""
+    _, _, _, _, missed = _HEADER.unpack_from(data)
+    at = _HEADER.size + missed * 12
+    return integers.order_of(data[at + buffers.pad(missed * 4) :][:1])
 
 
 def decode(data: buffers.Data, count: int, arrow_type: pa.DataType) -> pa.Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from orochi.storage.compression import chooser, registry
+from orochi.storage.compression import alp, chooser, registry
 
 #: Bytes a value may take, relative to those of the chunk that was chosen for, before it is chosen anew.
 _ALLOWANCE = 1.25
@@ -23,6 +23,7 @@ class Habit:
         self._codec: int | None = None
         self._block = 0
         self._bytes_per_value = 0.0
+        self._orders: tuple[int, ...] = alp.ORDERS
 
     def encode(
         self, array: pa.Array, *, compression: str, level: int, codec: str | None, prefix: bytes
@@ -36,13 +37,19 @@ class Habit:
         if len(array):
             self._codec, self._block = chosen.codec, chosen.block
             self._bytes_per_value = (len(chosen.data) - len(prefix)) / len(array)
+            self._orders = alp.ORDERS
         return chosen
 
     def _as_before(self, array: pa.Array, level: int, prefix: bytes) -> chooser.Encoded | None:
         assert self._codec is not None
-        data = registry.CODECS[self._codec].encode(array)
+        if self._codec == alp.ID:
+            data = alp.encode(array, self._orders)
+        else:
+            data = registry.CODECS[self._codec].encode(array)
         if data is None:
             return None
+        if self._codec == alp.ID:
+            self._orders = (alp.order_of(data),)
         whole = prefix + data
         stored = registry.BLOCKS[self._block].compress(whole, level) if self._block else whole
         limit = self._bytes_per_value * len(array) * _ALLOWANCE + len(prefix) + _SLACK_BYTES

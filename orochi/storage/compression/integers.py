@@ -66,6 +66,11 @@ def encode(values: buffers.Int64s, orders: Sequence[int]) -> bytes:
     return _pack(differences, plan, order, first, step)
 
 
+def order_of(data: bytes) -> int:
+    """The order of differences of the stream that starts `data`."""
+    return data[0]
+
+
 def _promising(values: buffers.Int64s, orders: Sequence[int]) -> int:
     """The order that packs two runs of the values best."""
     sizes = dict.fromkeys(orders, 0)

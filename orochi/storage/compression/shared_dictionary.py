@@ -18,15 +18,19 @@ from orochi.storage.compression import buffers, integers, rle
 ID, NAME = 11, "shared_dictionary"
 
 _HEADER = 8
+#: Runs of fewer values on average are not tried; those of more take less than a bit a value.
+_SHORT, _LONG = 2, 200
 
 
 def encode(codes: buffers.Int64s) -> bytes:
     """The codes (not negative, at least one) as bytes."""
-    packed = integers.encode(codes, (0,))
-    runs = rle.encode(pa.array(codes))
-    if runs is not None and len(runs) < len(packed):
-        return b"\x01" + bytes(_HEADER - 1) + runs
-    return bytes(_HEADER) + packed
+    changes = int(np.count_nonzero(codes[1:] != codes[:-1])) + 1
+    runs = rle.encode(pa.array(codes)) if changes * _SHORT <= len(codes) else None
+    if runs is None or changes * _LONG > len(codes):
+        packed = integers.encode(codes, (0,))
+        if runs is None or len(runs) >= len(packed):
+            return bytes(_HEADER) + packed
+    return b"\x01" + bytes(_HEADER - 1) + runs
 
 
 def decode_into(data: buffers.Data, out: buffers.Vector, distinct: int) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 
 import psycopg
+import pyarrow as pa
 import pytest
 
 from orochi import pgtypes
+from orochi.engine import coded as coded_batches
 from orochi.engine import copybinary, copytext
 from tests.support import services
 
@@ -238,3 +240,61 @@ def test_rows_of_csv(data: bytes, rows: list[list[str | None]] | None) -> None:
 )
 def test_whole_rows(data: bytes, form: copytext.Format, end: int) -> None:
     assert copytext.whole_rows(data, form) == end
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_words_come_as_codes(quote: str) -> None:
+    rng = random.Random(5)
+    form = copytext.Format(",", "", '"') if quote else copytext.Format()
+    pool = ["", "a", "b" * 8, "c" * 9, "d" * 16, "grün", "x y", *(f"host_{n}" for n in range(300))]
+    described = [copytext.Column(name, pgtypes.TEXT, -1, not_null=False) for name in ("few", "many", "long")]
+    plain = copytext.Reader(described, form, utc=True)
+    coded = copytext.Reader(described, form, utc=True, coded=[column.name for column in described])
+    kinds = []
+    for size in (3, 3000, 40, 3000):
+        rows = [
+            [
+                rng.choice([None, *pool[: size // 10 + 2]]),
+                str(rng.randrange(10**12)),
+                rng.choice(["z", "w" * size]),
+            ]
+            for _ in range(size)
+        ]
+        piece = _written(rows, form)
+        batch = coded.read(piece)
+        assert coded.lines == size
+        assert _decoded(batch) == plain.read(piece).to_pydict()
+        kinds.append([pa.types.is_dictionary(kind) for kind in batch.schema.types])
+    assert kinds == [[True, True, True], [True, False, False], [True, False, False], [True, False, False]]
+
+
+def _decoded(batch: pa.RecordBatch) -> dict[str, list[str | None]]:
+    plain: dict[str, list[str | None]] = coded_batches.plain_batch(batch).to_pydict()
+    return plain
+
+
+def _written(rows: list[list[str | None]], form: copytext.Format) -> bytes:
+    def field(value: str | None) -> str:
+        if value is None:
+            return form.null
+        return f'"{value}"' if form.quote and (value == "" or " " in value) else value
+
+    return "".join(form.delimiter.join(map(field, row)) + "\n" for row in rows).encode()
+
+
+def test_batches_of_codes_are_made_alike() -> None:
+    short, long = pa.array(["a", "b"]), pa.array(["a", "b", "c"])
+    first = pa.DictionaryArray.from_arrays(pa.array([1, None, 0], pa.int32()), short)
+    second = pa.DictionaryArray.from_arrays(pa.array([2, 0], pa.int32()), long)
+    mixed = [pa.array(["x", None, "y"]), second]
+    given = [
+        pa.RecordBatch.from_arrays([one, other], names=["both", "one"])
+        for one, other in zip((first, second), mixed, strict=True)
+    ]
+    alike = coded_batches.alike(given)
+    assert alike[0].schema == alike[1].schema
+    assert [pa.types.is_dictionary(kind) for kind in alike[0].schema.types] == [True, False]
+    assert [batch.to_pydict() for batch in alike] == [batch.to_pydict() for batch in given]
+    # int32 offsets or codes of ten values, and their letters
+    letters = sum(len(value or "") for batch in given for row in batch.to_pylist() for value in row.values())
+    assert 40 <= coded_batches.plain_bytes(given) - letters <= 52

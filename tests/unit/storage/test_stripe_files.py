@@ -242,3 +242,30 @@ def test_reader_import_is_cheap() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("nulls", [0, 7])
+@pytest.mark.parametrize("words", [3, 5_000])
+def test_codes_are_written_as_their_strings(tmp_path: pathlib.Path, nulls: int, words: int) -> None:
+    """With values of other stripes in the dictionary; chunk by chunk the same is known of them."""
+    rng = np.random.default_rng(words)
+    codes = pa.array(rng.integers(1, words, 25_000).astype(np.int32), mask=rng.random(25_000) * 100 < nulls)
+    values = pa.array([f"{'z' * (n % 40)}{n}" for n in range(words + 20)])
+    coded = pa.DictionaryArray.from_arrays(codes, values)
+    columns = [writer.StripeColumn("name", pgtypes.TEXT)]
+    infos = [
+        writer.write_stripe(
+            tmp_path / name, [pa.RecordBatch.from_arrays([array], ["name"])], columns, options
+        )
+        for name, array, options in (
+            ("coded", coded, writer.WriteOptions(quick=True)),
+            ("plain", coded.dictionary_decode(), writer.WriteOptions(quick=True)),
+            ("forced", coded, writer.WriteOptions(compression="plain")),
+        )
+    ]
+    first, second, forced = infos
+    assert [chunk.stats for chunk in first.chunks] == [chunk.stats for chunk in second.chunks]
+    assert [chunk.stats for chunk in first.chunks] == [chunk.stats for chunk in forced.chunks]
+    assert {chunk.codec for chunk in forced.chunks} == {"plain"}
+    tables = [rows(tmp_path / name, ["name"]) for name in ("coded", "plain", "forced")]
+    assert all(table.column(0).to_pylist() == coded.to_pylist() for table in tables)

@@ -1,0 +1,78 @@
+"""Batches whose columns of strings may be codes into a dictionary, as large loads carry them.
+
+Codes are int32; null has no code. Dictionaries of one column and load only grow, so the longest serves all its
+batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def is_coded(arrow: pa.DataType) -> bool:
+    """Whether a column of the type is codes."""
+    return bool(pa.types.is_dictionary(arrow))
+
+
+def plain(array: pa.Array) -> pa.Array:
+    """An array in carrier form."""
+    return array.dictionary_decode() if is_coded(array.type) else array
+
+
+def plain_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch in carrier form."""
+    if not any(is_coded(kind) for kind in batch.schema.types):
+        return batch
+    return pa.RecordBatch.from_arrays([plain(array) for array in batch.columns], names=batch.schema.names)
+
+
+def plain_table(table: pa.Table) -> pa.Table:
+    """A table in carrier form."""
+    for at, field in enumerate(table.schema):
+        if is_coded(field.type):
+            table = table.set_column(at, field.name, table.column(at).cast(field.type.value_type))
+    return table
+
+
+def alike(batches: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """Batches of one load with the same types and dictionaries; codes where all have codes."""
+    names = batches[0].schema.names
+    columns = []
+    for at in range(len(names)):
+        arrays = [batch.column(at) for batch in batches]
+        if all(is_coded(array.type) for array in arrays):
+            longest = max((array.dictionary for array in arrays), key=len)
+            arrays = [pa.DictionaryArray.from_arrays(array.indices, longest, safe=False) for array in arrays]
+        columns.append([plain(array) for array in arrays] if _differ(arrays) else arrays)
+    return [
+        pa.RecordBatch.from_arrays([column[at] for column in columns], names=names)
+        for at in range(len(batches))
+    ]
+
+
+def _differ(arrays: Sequence[pa.Array]) -> bool:
+    return any(array.type != arrays[0].type for array in arrays)
+
+
+def held_bytes(batch: pa.RecordBatch) -> int:
+    """What a batch takes in memory, without dictionaries, which it shares with others."""
+    return sum((array.indices if is_coded(array.type) else array).nbytes for array in batch.columns)
+
+
+def plain_bytes(batches: Sequence[pa.RecordBatch]) -> int:
+    """What batches would take in carrier form."""
+    return sum(_plain_bytes(array) for batch in batches for array in batch.columns)
+
+
+def _plain_bytes(array: pa.Array) -> int:
+    if not is_coded(array.type):
+        return int(array.nbytes)
+    if array.null_count == len(array):
+        return int(array.indices.nbytes)
+    lengths = pc.binary_length(array.dictionary).to_numpy()
+    codes = array.indices.drop_null().to_numpy()
+    return int(array.indices.nbytes + lengths[codes].sum(dtype=np.int64))
