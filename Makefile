@@ -11,7 +11,7 @@ N ?= 2000
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench bank up down status clean
+.PHONY: help setup demo test lint bench versus bank up down status clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -47,6 +47,9 @@ lint: $(STAMP) ## ruff, mypy --strict, import-linter
 
 bench: $(STAMP) ## measure TSBS, TPC-H, loading and sizes against PostgreSQL and DuckDB (ARGS="--quick")
 	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+versus: $(STAMP) ## TPC-H on columnar tables against DuckDB, the worst query first (ARGS="--scale 0.2 --rounds 3")
+	@exec $(BIN)/python -m benchmarks.versus $(ARGS)
 
 bank: $(STAMP) ## transfers between nodes while processes are killed (ARGS="--commits 50000 --kills 300 --sums 10000")
 	@exec $(BIN)/python -m benchmarks.bank $(ARGS)

@@ -232,10 +232,7 @@ class Bench:
 
     def timed(self, system: systems.System, task: Callable[[], object]) -> tuple[float, float]:
         """Wall and CPU milliseconds of a task."""
-        cpu, began = system.cpu(), time.perf_counter()
-        task()
-        wall = time.perf_counter() - began
-        return wall * 1000, (system.cpu() - cpu) * 1000
+        return timed(system, task)
 
     def asked(self, system: systems.System, sql: str) -> tuple[float, float]:
         """Wall and CPU milliseconds of a query."""
@@ -340,6 +337,14 @@ class Bench:
         for slots in dict.fromkeys((1, max(self.options.workers, 2))):
             self.restart(slots)
             self.queries("workers", {f"{slots * self.options.nodes} slots": {"orochi": sql}}, ("orochi",))
+
+
+def timed(system: systems.System, task: Callable[[], object]) -> tuple[float, float]:
+    """Wall and CPU milliseconds of a task."""
+    cpu, began = system.cpu(), time.perf_counter()
+    task()
+    wall = time.perf_counter() - began
+    return wall * 1000, (system.cpu() - cpu) * 1000
 
 
 def bars() -> progress.Progress:

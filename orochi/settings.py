@@ -43,6 +43,7 @@ class Settings(pydantic_settings.BaseSettings):
     small_query_column_chunks: int = 512
     kept_plans: int = 256
     cache_size_mb: int = 256
+    scan_cache_mb: int = 768
     gateway_cache_mb: int = 64
     node_pool_size: int = 20
     prepared_per_connection: int = 500

@@ -38,6 +38,10 @@ class StripeRef(Protocol):
     def path(self) -> str:
         """Its file, relative to the stripe directory."""
 
+    @property
+    def row_count(self) -> int:
+        """Its rows, deleted ones among them."""
+
 
 class Input(Protocol):
     """Rows of an earlier stage."""

@@ -3,12 +3,11 @@
 Without stripes it is one COPY out of the node's PostgreSQL. With stripes, heap rows, the delete
 vector and the statement itself see one snapshot; stripe rows join them in a temporary table, or
 both go to DuckDB where the fragment allows it. Whatever DuckDB refuses PostgreSQL answers, so the
-result never depends on the engine.
+result never depends on the engine. Fragments that differ only in where they read go to DuckDB as one (`run_together`).
 """
 
 from __future__ import annotations
 
-import itertools
 import pathlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from orochi.engine import (
     duck,
     fused,
     heapfilter,
+    kept,
     native,
     newest,
     placeholders,
@@ -36,7 +36,6 @@ from orochi.engine import (
     stripes,
     tables,
 )
-from orochi.storage.columnar import reader
 from orochi.storage.objects import traffic
 
 log = structlog.get_logger()
@@ -73,7 +72,7 @@ def run_fragment(
     if run.has_inputs and run.is_vectorised:
         # rows of stages are loaded outside the transaction, so first see whether they have to be
         with _transaction(connection, fragment.settings, fragment.snapshot, with_stripes=True):
-            if run.vectorise():
+            if run.vectorise(None):
                 return run.stats("duckdb")
     run.stage()
     with _transaction(connection, fragment.settings, fragment.snapshot, with_stripes=run.has_stripes):
@@ -81,8 +80,27 @@ def run_fragment(
     return run.stats(engine)
 
 
+def run_together(
+    group: Sequence[contract.Fragment],
+    connection: Connection,
+    stripe_dir: pathlib.Path,
+    cancelled: contract.Cancelled,
+    emit: contract.Emit,
+    staged: staging.Staging,
+) -> contract.FragmentStats | None:
+    """Run fragments of one group of `together.groups` over the rows of all of them; the arguments are those of `run_fragment`.
+
+    Returns:
+        What it cost; None, with nothing emitted, if DuckDB or a type refuses: then each is for `run_fragment`.
+    """
+    first = group[0]
+    run = _Run(first, connection, stripe_dir, cancelled, emit, staged, group[1:])
+    with _transaction(connection, first.settings, first.snapshot, with_stripes=True):
+        return run.stats("duckdb") if run.vectorise(None) else None
+
+
 class _Run:
-    """One execution of a fragment."""
+    """One execution of a fragment, or of several together."""
 
     def __init__(
         self,
@@ -92,8 +110,10 @@ class _Run:
         cancelled: contract.Cancelled,
         emit: contract.Emit,
         staged: staging.Staging,
+        beside: Sequence[contract.Fragment] = (),
     ) -> None:
         self._fragment = fragment
+        self._parts = [list(scans) for scans in zip(*(f.scans for f in (fragment, *beside)), strict=True)]
         self._connection = connection
         self._stripe_dir = stripe_dir
         self._cancelled = cancelled
@@ -115,11 +135,9 @@ class _Run:
             if scan.input is not None:
                 self._inputs[scan.name] = self._staged_inputs.relation(self._connection, scan)
 
-    def vectorise(self, deleted: Deleted | None = None) -> bool:
+    def vectorise(self, deleted: Deleted | None) -> bool:
         """Run it in DuckDB; False, and never again, if that or a type refuses."""
         assert self._fragment.vector_sql is not None
-        if deleted is None:
-            deleted = stripes.deleted_rows(self._connection, iter(self._fragment.scans))
         batches = self._vectorised(self._fragment.vector_sql, deleted)
         if batches is None:
             self.is_vectorised = False
@@ -183,10 +201,8 @@ class _Run:
                     raise errors.QueryCanceled("canceling statement due to user request")
         yield from decoder.finish()
 
-    def _stripe_batches(
-        self, scan: contract.Scan, deleted: Deleted, forms: reader.Forms | None = None
-    ) -> Iterator[pa.RecordBatch]:
-        return stripes.live_rows(scan, self._stripe_dir, deleted, self._counters, self._cancelled, forms)
+    def _stripe_batches(self, scan: contract.Scan, deleted: Deleted) -> Iterator[pa.RecordBatch]:
+        return stripes.live_rows(scan, self._stripe_dir, deleted, self._counters, self._cancelled)
 
     def _staged(self, scan: contract.Scan, stage: str, deleted: Deleted) -> str:
         """Load the scan's stripe rows beside its heap rows; what the statement reads of both."""
@@ -270,10 +286,11 @@ class _Run:
     def _heap_rows(self, scan: contract.Scan) -> Iterator[pa.RecordBatch]:
         return self._copied(heapfilter.rows_sql(scan), scan.columns)
 
-    def _vectorised(self, sql: str, deleted: Deleted) -> list[pa.RecordBatch] | None:
+    def _vectorised(self, sql: str, deleted: Deleted | None) -> list[pa.RecordBatch] | None:
         """The result by DuckDB, None if it or a type refuses."""
+        view = kept.View(self._connection, [scan for parts in self._parts for scan in parts], deleted)
         try:
-            given = {scan.name: self._native_table(scan, deleted) for scan in self._fragment.scans}
+            given = {parts[0].name: self._native_table(parts, view) for parts in self._parts}
             return native.from_native(duck.query(sql, given), self._fragment.columns)
         except (duck.Error, native.Unsupported) as error:
             if self._cancelled():
@@ -281,11 +298,36 @@ class _Run:
             log.info("fragment.not_vectorised", fragment=self._fragment.number, error=str(error)[:300])
             return None
 
-    def _native_table(self, scan: contract.Scan, deleted: Deleted) -> pa.Table:
-        if scan.input is not None:
-            return self._staged_inputs.native(scan)
-        stored = self._stripe_batches(scan, deleted, tables.forms(scan))
-        return tables.table(itertools.chain(self._heap_rows(scan), stored), scan.columns)
+    def _native_table(self, parts: Sequence[contract.Scan], view: kept.View) -> pa.Table:
+        if parts[0].input is not None:
+            return self._staged_inputs.native(parts)
+        different = list({(part.relation, part.stripes): part for part in parts}.values())
+
+        def load() -> kept.Loaded:
+            counters, heap_rows = stripes.Counters(), 0
+
+            def batches() -> Iterator[pa.RecordBatch]:
+                nonlocal heap_rows
+                for part in different:
+                    for batch in self._heap_rows(part):
+                        heap_rows += batch.num_rows
+                        yield batch
+                    yield from stripes.live_rows(
+                        part,
+                        self._stripe_dir,
+                        view.deleted() if part.stripes else {},
+                        counters,
+                        self._cancelled,
+                        tables.forms(part),
+                    )
+
+            rows = tables.table(batches(), parts[0].columns)
+            return kept.Loaded(rows, heap_rows, counters.total, counters.skipped)
+
+        found = kept.shared().rows(different, view, self._stripe_dir, load)
+        self._counters.total += found.groups
+        self._counters.skipped += found.skipped
+        return found.rows
 
 
 class _transaction:  # noqa: N801 - reads as a statement

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import psycopg
@@ -32,7 +32,7 @@ class Staging:
         self._read = read
         self._connection: Connection | None = None
         self._tables: dict[tuple[str, int | None], str] = {}
-        self._native: dict[tuple[str, int | None], pa.Table] = {}
+        self._native: dict[tuple[tuple[str, int | None], ...], pa.Table] = {}
         self._numbers = itertools.count()
 
     def relation(self, connection: Connection, scan: contract.Scan) -> str:
@@ -50,16 +50,17 @@ class Staging:
             self._tables[key] = self._load(connection, scan, scan.input)
         return self._tables[key]
 
-    def native(self, scan: contract.Scan) -> pa.Table:
-        """What the scan reads as a table of native types, which fragments of a task share.
+    def native(self, scans: Sequence[contract.Scan]) -> pa.Table:
+        """What scans of one stage read together as a table of native types, which fragments of a task share.
 
         Raises:
             Unsupported: a value has no native form.
         """
-        assert scan.input is not None
-        key = (scan.input.stage, scan.input.part)
+        inputs = [scan.input for scan in scans if scan.input is not None]
+        key = tuple(dict.fromkeys((item.stage, item.part) for item in inputs))
         if key not in self._native:
-            self._native[key] = tables.table(self._read(*key), scan.columns)
+            batches = itertools.chain.from_iterable(self._read(*part) for part in key)
+            self._native[key] = tables.table(batches, scans[0].columns)
         return self._native[key]
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import pathlib
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -26,7 +26,7 @@ from redis import backoff, retry
 from orochi import errors
 from orochi import settings as process_settings
 from orochi.catalog import nodes
-from orochi.engine import contract, copybinary, duck, fragments, staging, stripes
+from orochi.engine import contract, copybinary, duck, fragments, staging, stripes, together
 from orochi.executor import envelope, exchange, failures, heartbeat, names, shipping
 from orochi.planner import fragment as plan_fragment
 
@@ -34,9 +34,8 @@ log = structlog.get_logger()
 
 Connection = psycopg.Connection[Any]
 Answer = dict[str, Any]
-Runner = Callable[
-    [plan_fragment.Fragment, heartbeat.Work, contract.Emit, staging.Staging], contract.FragmentStats
-]
+#: Does a fragment's work: of the fragment, the node's connection, its stripe files, and where rows go.
+Runner = Callable[..., contract.FragmentStats | None]
 
 _CONNECT_SECONDS = 5
 #: A task begins no further fragment after so long, so that other queries get their turn.
@@ -75,11 +74,11 @@ class Seat:
 
     def serve_fragments(self, request: Answer) -> None:
         """Run a request's fragments one after another, answering each."""
-        self._serve(request, self._run_fragment)
+        self._serve(request, fragments.run_fragment)
 
     def serve_scan(self, request: Answer) -> None:
         """Send the stripe rows of a request's scans, with their row ids."""
-        self._serve(request, self._scan)
+        self._serve(request, _scan)
 
     def serve_call(
         self, request: Answer, function: Callable[[process_settings.Settings, Answer], Answer | None]
@@ -180,18 +179,18 @@ class Seat:
         staged = staging.Staging(functools.partial(shipping.read, self._redis, folder, work.run))
         began = time.monotonic()
         try:
-            waiting = plan_fragment.from_json(request["fragments"])
-            for position, fragment in enumerate(waiting):
+            waiting = together.groups(plan_fragment.from_json(request["fragments"]))
+            for position, group in enumerate(waiting):
                 if work.cancelled():
                     break
                 if position and time.monotonic() - began > _TASK_SECONDS:
-                    deferred = [later.number for later in waiting[position:]]
+                    deferred = [later.number for others in waiting[position:] for later in others]
                     outbox.add(exchange.pack({"task": work.task, "deferred": deferred}))
                     break
                 try:
-                    self._answer_fragment(request, work, outbox, fragment, folder, runner, staged)
+                    self._answer_group(request, work, outbox, group, folder, runner, staged)
                 except shipping.Missing:
-                    deferred = [later.number for later in waiting[position:]]
+                    deferred = [later.number for others in waiting[position:] for later in others]
                     outbox.add(exchange.pack({"task": work.task, "deferred": deferred, "missing": True}))
                     break
         except Exception as error:  # the gateway is to hear of it
@@ -204,39 +203,45 @@ class Seat:
             staged.close()
             self._heartbeat.end(work)
 
-    def _answer_fragment(
+    def _answer_group(
         self,
         request: Answer,
         work: heartbeat.Work,
         outbox: _Outbox,
-        fragment: plan_fragment.Fragment,
+        group: Sequence[contract.Fragment],
         folder: exchange.SharedFolder | None,
         runner: Runner,
         staged: staging.Staging,
     ) -> None:
-        writer = exchange.ResultWriter(
-            {"task": work.task, "fragment": fragment.number, "attempt": request["attempt"]},
-            outbox.add,
-            inline_bytes=request["inline_bytes"],
-            folder=folder,
-            file_name=f"{work.run}-{work.task}-{fragment.number}",
-            cancelled=work.cancelled,
-            waiting=outbox.waiting,
-        )
+        """Answer fragments that may run together: the first with all rows and costs, the others with none."""
+        writers = [_writer(request, work, outbox, fragment.number, folder) for fragment in group]
+        if len(group) > 1:
+            run = functools.partial(fragments.run_together, group)
+            stats = self._finished(writers[0], work, staged, run)
+            if stats is not None:
+                nothing = contract.FragmentStats(0, 0, 0.0, engine=stats.engine)
+                for writer in writers[1:]:
+                    writer.finish({"stats": _as_json(nothing)})
+                return
+        for fragment, writer in zip(group, writers, strict=True):
+            self._finished(writer, work, staged, functools.partial(runner, fragment))
+
+    def _finished(
+        self, writer: exchange.ResultWriter, work: heartbeat.Work, staged: staging.Staging, runner: Runner
+    ) -> contract.FragmentStats | None:
+        """Have the runner write an answer, unless it gives None."""
         try:
-            stats = runner(fragment, work, writer.write, staged)
-            writer.finish({"stats": _as_json(stats)})
+            stats = self._run(runner, work, writer.write, staged)
+            if stats is not None:
+                writer.finish({"stats": _as_json(stats)})
+            return stats
         except BaseException:
             writer.abandon()
             raise
 
-    def _run_fragment(
-        self,
-        fragment: plan_fragment.Fragment,
-        work: heartbeat.Work,
-        emit: contract.Emit,
-        staged: staging.Staging,
-    ) -> contract.FragmentStats:
+    def _run(
+        self, runner: Runner, work: heartbeat.Work, emit: contract.Emit, staged: staging.Staging
+    ) -> contract.FragmentStats | None:
         emitted = False
 
         def count(batch: Any) -> None:
@@ -249,31 +254,11 @@ class Seat:
             connection = self._node_connection()
             work.interruptible(functools.partial(_interrupt, connection))
             try:
-                return fragments.run_fragment(
-                    fragment, connection, self.settings.stripe_dir, work.cancelled, count, staged
-                )
+                return runner(connection, self.settings.stripe_dir, work.cancelled, count, staged)
             except psycopg.OperationalError:
                 # a connection kept from an earlier task may have died with its server
                 if fresh or emitted or not connection.closed:
                     raise
-
-    def _scan(
-        self,
-        fragment: plan_fragment.Fragment,
-        work: heartbeat.Work,
-        emit: contract.Emit,
-        _staged: staging.Staging,
-    ) -> contract.FragmentStats:
-        counters = stripes.Counters()
-        rows = size = 0
-        for scan in fragment.scans:
-            for batch in stripes.read_stripes(
-                scan, self.settings.stripe_dir, with_row_ids=True, counters=counters, cancelled=work.cancelled
-            ):
-                rows += batch.num_rows
-                size += batch.nbytes
-                emit(batch)
-        return contract.FragmentStats(rows, size, 0.0, counters.total, counters.skipped, engine="stripes")
 
     def _node_connection(self) -> Connection:
         if self._node is None or self._node.closed:
@@ -354,6 +339,44 @@ def connect_node(settings: process_settings.Settings, node_id: int) -> Connectio
         application_name=f"orochi worker n{node_id}",
         options=f"-c search_path=pg_catalog -c statement_timeout={int(settings.fragment_timeout * 1000)}",
         client_encoding="UTF8",
+    )
+
+
+def _scan(
+    fragment: plan_fragment.Fragment,
+    _connection: Connection,
+    stripe_dir: pathlib.Path,
+    cancelled: contract.Cancelled,
+    emit: contract.Emit,
+    _staged: staging.Staging,
+) -> contract.FragmentStats:
+    counters = stripes.Counters()
+    rows = size = 0
+    for scan in fragment.scans:
+        for batch in stripes.read_stripes(
+            scan, stripe_dir, with_row_ids=True, counters=counters, cancelled=cancelled
+        ):
+            rows += batch.num_rows
+            size += batch.nbytes
+            emit(batch)
+    return contract.FragmentStats(rows, size, 0.0, counters.total, counters.skipped, engine="stripes")
+
+
+def _writer(
+    request: Answer,
+    work: heartbeat.Work,
+    outbox: _Outbox,
+    number: int,
+    folder: exchange.SharedFolder | None,
+) -> exchange.ResultWriter:
+    return exchange.ResultWriter(
+        {"task": work.task, "fragment": number, "attempt": request["attempt"]},
+        outbox.add,
+        inline_bytes=request["inline_bytes"],
+        folder=folder,
+        file_name=f"{work.run}-{work.task}-{number}",
+        cancelled=work.cancelled,
+        waiting=outbox.waiting,
     )
 
 

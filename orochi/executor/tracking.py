@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 
 from orochi import errors
+from orochi.engine import together
 from orochi.executor import names
 from orochi.planner import fragment as plan_fragment
 
@@ -78,7 +80,7 @@ class Tracker:
         made = []
         for node_id, waiting in self._pending.items():
             while waiting and self._busy(node_id) < self._slots:
-                take = self._take(node_id, len(waiting))
+                take = self._take(node_id, waiting)
                 chosen = tuple(waiting.popleft() for _ in range(take))
                 for fragment in chosen:
                     self._tried[fragment.number] += 1
@@ -169,11 +171,15 @@ class Tracker:
     def _busy(self, node_id: int) -> int:
         return sum(task.node_id == node_id for task in self.tasks.values())
 
-    def _take(self, node_id: int, waiting: int) -> int:
-        """A slot's share: of the first few until costs are known, then of about `_TASK_SECONDS`."""
-        share = math.ceil(waiting / self._slots)
+    def _take(self, node_id: int, waiting: Sequence[plan_fragment.Fragment]) -> int:
+        """A slot's share: of the first few until costs are known, then of about `_TASK_SECONDS`.
+
+        Of what can run together as much as does.
+        """
+        share = math.ceil(len(waiting) / self._slots)
+        joined = len(together.groups(list(itertools.islice(waiting, share)))[0])
         seconds = self._seconds.get(node_id)
         if not seconds:
-            return min(share, _FIRST_FRAGMENTS)
+            return min(share, max(_FIRST_FRAGMENTS, joined))
         mean = sum(seconds) / len(seconds)
-        return max(1, min(share, int(_TASK_SECONDS / max(mean, 1e-4))))
+        return max(joined, min(share, int(_TASK_SECONDS / max(mean, 1e-4))))

@@ -35,3 +35,20 @@ def test_query(tpch_pair: oracle.Pair, number: int) -> None:
     assert not re.search(r"Orochi Pull", text), text
     answer = tpch_pair.same(sql)
     assert answer.rows or number == 11, "the query finds nothing in these rows"
+
+
+def test_after_writes(tpch_pair: oracle.Pair) -> None:
+    """What workers keep of an earlier statement does not answer a later one."""
+    writes = (
+        "UPDATE lineitem SET l_quantity = l_quantity + 1.5, l_discount = 0.05 WHERE l_orderkey % 7 = 1",
+        "DELETE FROM lineitem WHERE l_orderkey % 11 = 2",
+        "UPDATE supplier SET s_acctbal = s_acctbal + 1, s_nationkey = 3 WHERE s_suppkey % 3 = 1",
+        "DELETE FROM orders WHERE o_orderkey % 13 = 3",
+        "DELETE FROM customer WHERE c_custkey % 17 = 4",
+    )
+    for write in writes:
+        tpch_pair.both(write)
+        for number in (1, 6, 11, 13, 14):
+            tpch_pair.same(tpch_queries.QUERIES[number])
+    for number in (3, 5, 9, 18, 20, 22):
+        tpch_pair.same(tpch_queries.QUERIES[number])

@@ -27,6 +27,15 @@ def _send(tracker: tracking.Tracker, ids: itertools.count[int], now: float = 0.0
     return tracker.next_tasks(now, (str(i) for i in ids))
 
 
+def test_what_runs_together_is_one_task() -> None:
+    stripe = fragments.StripeRef(1, "s", 10)
+    scan = fragments.Scan("s", "t", "r", (), (stripe,))
+    made = [fragments.Fragment(i, 1, (i,), (scan,), "", (), vector_sql="SELECT") for i in range(40)]
+    ids = itertools.count()
+    first = _send(tracking.Tracker(made, slots=1, attempts=3), ids)
+    assert [len(task.fragments) for task in first] == [40]
+
+
 def test_a_few_each_then_many_in_one() -> None:
     tracker, ids = _tracker(100, slots=2)
     first = _send(tracker, ids)
