@@ -54,6 +54,10 @@ versus: $(STAMP) ## TPC-H on columnar tables against DuckDB, the worst query fir
 bank: $(STAMP) ## transfers between nodes while processes are killed (ARGS="--commits 50000 --kills 300 --sums 10000")
 	@exec $(BIN)/python -m benchmarks.bank $(ARGS)
 
+.PHONY: life
+life: $(STAMP) ## chunks age, compress, move and expire while processes are killed (ARGS="--kills 200 --seed 2")
+	@exec $(BIN)/python -m benchmarks.life $(ARGS)
+
 up: $(STAMP) ## start a cluster of NODES nodes in DATA and leave it running
 	@exec $(BIN)/orochi up --data-dir $(DATA) --nodes $(NODES) --detach
 

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -23,13 +23,13 @@ class Failed(Exception):
     """The cluster could not be started, or gave a wrong answer."""
 
 
-def orochi(*arguments: str, capture: bool = True) -> str:
-    """Run the command line; what it printed on stdout."""
+def orochi(*arguments: str, capture: bool = True, environment: Mapping[str, str] | None = None) -> str:
+    """Run the command line, with settings of its own in `environment`; what it printed on stdout."""
     command = [sys.executable, "-m", "orochi.cli", *arguments]
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env=_environment(),
+        env={**_environment(), **(environment or {})},
         text=True,
         stdout=subprocess.PIPE if capture else None,
         check=False,
@@ -50,7 +50,13 @@ def _leave(signum: int, _frame: object) -> None:
 
 @contextlib.contextmanager
 def cluster(
-    folder: pathlib.Path, *, nodes: int, workers: int = 1, keep: bool = False
+    folder: pathlib.Path,
+    *,
+    nodes: int,
+    workers: int = 1,
+    keep: bool = False,
+    extra: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """A fresh cluster in `folder`; stopped and deleted afterwards, unless it is kept and all went well.
 
@@ -62,8 +68,8 @@ def cluster(
     done = False
     try:
         watch = [] if keep else ["--stop-with", str(os.getpid())]
-        options = ["--data-dir", str(folder), "--nodes", str(nodes), "--workers", str(workers)]
-        yield dict(json.loads(orochi("up", *options, "--detach", "--json", *watch)))
+        options = ["--data-dir", str(folder), "--nodes", str(nodes), "--workers", str(workers), *extra]
+        yield dict(json.loads(orochi("up", *options, "--detach", "--json", *watch, environment=environment)))
         done = True
     finally:
         if not (keep and done):

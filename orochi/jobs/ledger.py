@@ -26,7 +26,7 @@ AT_ONCE, USERS_AT_ONCE = 2, 4
 #: A message that no worker took for so long was lost; seconds.
 _LOST_SECONDS = 20
 
-_SCHEDULER_LOCK = 0x6F726F63_68690020
+_SCHEDULER_LOCK = 0x6F726F63_68690024  # a key of its own: loads and moves hold others for long
 _LOST = """
 UPDATE orochi.orochi_job_runs SET queued_at = clock_timestamp(), task_id = gen_random_uuid()::text
 WHERE state = 'queued' AND finished_at IS NULL AND job_id IS NOT NULL

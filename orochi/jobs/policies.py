@@ -39,6 +39,8 @@ WHERE orochi._chunk_name(f.chunk_id) = ANY(%s)
 """
 #: Chunks of one shard that one transaction drops.
 _DROPPED_TOGETHER = 8
+#: Ranges that are compressed together: each shard then gets one new layout, and its readers begin again once.
+_COMPRESSED_TOGETHER = 8
 #: Inserts that come while we wait for a shard wait behind us, so we wait briefly, and again.
 _LOCK_TIMEOUT, _LOCK_TRIES, _LONGEST_PAUSE_SECONDS = "70ms", 60, 1.0
 
@@ -80,7 +82,7 @@ def _drop(run: running.Run, gateway: psycopg.Connection[Any], chunk_ids: Sequenc
 
 
 def compress_old_chunks(run: running.Run) -> None:
-    """Compress the chunks that are older than the policy's `compress_after` and are not, a range after the other."""
+    """Compress the chunks that are older than the policy's `compress_after` and are not, some ranges after others."""
     with run.catalog() as catalog:
         age = _age(run, "compress_after")
         found = catalog.execute(_UNCOMPRESSED, {"table": run.table_oid, "age": age}).fetchall()
@@ -90,17 +92,27 @@ def compress_old_chunks(run: running.Run) -> None:
     if not found:
         return
     with run.gateway() as gateway:
-        for _, chunks, rows in found:
+        for at in range(0, len(found), _COMPRESSED_TOGETHER):
+            ranges = found[at : at + _COMPRESSED_TOGETHER]
             run.check()
-            try:
-                gateway.execute("SELECT compress_chunk(name) FROM unnest(%s::text[]) AS name", (chunks,))
-            except psycopg.errors.UndefinedObject:
-                continue  # retention was here first, and drops all chunks of the range
-            with run.catalog() as catalog:
-                row = catalog.execute(_SIZES, (chunks,)).fetchone()
-            done += len(chunks)
-            run.count(rows=int(rows), bytes=int(row[0]) if row else 0)
+            if not _compress(gateway, [chunk for _, chunks, _ in ranges for chunk in chunks]):
+                for _, chunks, _ in ranges:
+                    _compress(gateway, chunks)
+            for _, chunks, rows in ranges:
+                with run.catalog() as catalog:
+                    row = catalog.execute(_SIZES, (chunks,)).fetchone()
+                done += len(chunks)
+                run.count(rows=int(rows), bytes=int(row[0]) if row else 0)
             run.progress(done, total, "chunks")
+
+
+def _compress(gateway: psycopg.Connection[Any], chunks: Sequence[str]) -> bool:
+    """False if retention was here first, and has dropped one."""
+    try:
+        gateway.execute("SELECT compress_chunk(name) FROM unnest(%s::text[]) AS name", (list(chunks),))
+    except psycopg.errors.UndefinedObject:
+        return False
+    return True
 
 
 def _age(run: running.Run, name: str) -> str:

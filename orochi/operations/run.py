@@ -35,6 +35,7 @@ from orochi.operations import (
     templates,
     through_shells,
     truncate,
+    turns,
     type_ddl,
     writes,
 )
@@ -88,7 +89,7 @@ async def execute(
     """
     guard = _Guard(sink)
     deadline = time.monotonic() + STALE_SECONDS
-    pause = STALE_FIRST_PAUSE_SECONDS
+    pause, tries = STALE_FIRST_PAUSE_SECONDS, 0
     # what the failing attempt itself wrote can be undone; what came before it in the block cannot
     wrote_before = session.transaction.in_block and session.transaction.wrote
     kept = session.transaction.steady and bool(session.transaction.participants)
@@ -97,6 +98,7 @@ async def execute(
         try:
             async with (
                 awake.kept(session.coordinator),
+                turns.taken(session, tries),
                 aggregate_state.looked_up(session, statement.tree),
             ):
                 await _dispatch(session, statement, parameters, fields, guard)
@@ -117,7 +119,7 @@ async def execute(
         if restart:
             await session.coordinator.query(f"ROLLBACK TO SAVEPOINT {_RESTART}")
         await asyncio.sleep(pause)
-        pause = min(2 * pause, STALE_LONGEST_PAUSE_SECONDS)
+        pause, tries = min(2 * pause, STALE_LONGEST_PAUSE_SECONDS), tries + 1
         await session.runtime.refresh()
         session.plan_anew()
 

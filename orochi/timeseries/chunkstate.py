@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -45,7 +45,11 @@ ORDER BY c.chunk_id
 #: insert is held up noticeably, then less than deadlock_timeout, so that no client's statement becomes a victim; in the
 #: end long enough for readers that follow one another.
 _LOCK_TIMEOUTS = (*["70ms"] * 30, *["700ms"] * 8, *["2s"] * 4, *["5s"] * 4)
+_SHORT_LOCK_TIMEOUTS = ("20ms",) * 10
 _TRIES_BESIDE_WRITERS = 10
+#: Advisory lock of the coordinator's database that statements share which met new layouts too often to end.
+TURN_LOCK = 0x6F726F63_68690023
+_TURN_TIMEOUT = "2s"
 _PAUSE_SECONDS, _SHORT_PAUSE_SECONDS = 0.1, 0.02
 _BUSY_ATTEMPTS = 200
 _BUSY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
@@ -53,6 +57,14 @@ _BUSY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 
 class WritersInTheWay(Exception):
     """A writer waits for the chunk while it holds the shard: exclude writers from the shard first."""
+
+
+class Changed(Exception):
+    """A chunk is not any more what it was when it was read: begin again."""
+
+
+class Busy(Exception):
+    """Others did not let go of a shard and its chunks in time: try again."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,6 +139,11 @@ def load(catalog: Connection, shard_id: int, chunk_ids: Sequence[int]) -> list[S
     return [_state(data) for (data,) in catalog.execute(_LOAD, (list(chunk_ids),)).fetchall()]
 
 
+def peek(catalog: Connection, chunk_ids: Sequence[int]) -> list[State]:
+    """Those chunks as they are, without keeping anybody from changing them."""
+    return [_state(data) for (data,) in catalog.execute(_LOAD, (list(chunk_ids),)).fetchall()]
+
+
 def _state(data: dict[str, Any]) -> State:
     return State(
         **{
@@ -137,6 +154,18 @@ def _state(data: dict[str, Any]) -> State:
             "stripes": tuple(scans.StripeFile(*stripe) for stripe in data["stripes"]),
         }
     )
+
+
+def let_readers(catalog: Connection) -> None:
+    """Wait for statements that have had to begin again and again, until the transaction ends; but not for long."""
+    catalog.execute(f"SET LOCAL lock_timeout = '{_TURN_TIMEOUT}'".encode())
+    catalog.execute("SAVEPOINT turn")
+    try:
+        catalog.execute("SELECT pg_advisory_xact_lock(%s)", (TURN_LOCK,))
+        catalog.execute("RELEASE SAVEPOINT turn")
+    except _BUSY:
+        catalog.execute("ROLLBACK TO SAVEPOINT turn")
+    catalog.execute("SET LOCAL lock_timeout = DEFAULT")
 
 
 def exclude_writers(
@@ -157,6 +186,26 @@ def exclude_writers(
             _lock(node, state.partition, "SHARE ROW EXCLUSIVE")
         elif not _lock_if_free(node, state.partition, "SHARE ROW EXCLUSIVE"):
             raise WritersInTheWay  # one that has this chunk may wait for one that we have
+
+
+def patience(*, patient: bool) -> Iterator[tuple[str, float]]:
+    """How long to wait for locks, try after try, and to pause before the next: who comes while we wait, waits too."""
+    for attempt, timeout in enumerate(_LOCK_TIMEOUTS if patient else _SHORT_LOCK_TIMEOUTS):
+        yield timeout, _PAUSE_SECONDS * (1 + attempt % 3)
+
+
+def exclude_all(node: Connection, states: Sequence[State], timeout: str) -> None:
+    """Keep everybody out of a shard and chunks of it, or nobody.
+
+    Raises:
+        Busy: somebody did not let go within `timeout` of each; the transaction is to be rolled back.
+    """
+    node.execute(f"SET LOCAL lock_timeout = '{timeout}'".encode())
+    relations = [f"ONLY {states[0].parent}"]
+    relations += [f"ONLY {state.partition}" for state in states if not state.is_whole]
+    for relation in relations:
+        if not _try(node, f"LOCK TABLE {relation} IN ACCESS EXCLUSIVE MODE"):
+            raise Busy
 
 
 def exclude_readers(node: Connection, states: Sequence[State], *, whole_shard: bool) -> None:
@@ -184,7 +233,12 @@ def _lock(node: Connection, relation: str, mode: str) -> None:
         if _try(node, f"LOCK TABLE {relation} IN {mode} MODE"):
             return
         time.sleep(_PAUSE_SECONDS * (1 + attempt % 3))
-    raise errors.OrochiError(
+    raise in_use()
+
+
+def in_use() -> errors.OrochiError:
+    """What is said when others never let go."""
+    return errors.OrochiError(
         "the chunk is in use by other transactions",
         sqlstate="55P03",
         hint="Try again when long transactions on the table have ended.",

@@ -1,14 +1,16 @@
 """Turning a chunk's heap rows into stripes, and back. Runs in the maintenance worker of its node.
 
-The order is: keep writers out, read, encode, fsync, keep readers out, empty the heap, and commit the
-node and the catalog together. So no reader sees a row twice or not at all, and a crash at any step
-leaves either state; files that no catalog row names are swept later.
+The order is: read and encode from a snapshot, fsync, keep others out, make up for what they did
+meanwhile (`orochi.timeseries.ahead`), empty the heap, and commit the node and the catalog together. So
+no reader sees a row twice or not at all, and a crash at any step leaves either state; files that no
+catalog row names are swept later. A chunk that keeps changing its form meanwhile is encoded under the locks.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +19,7 @@ import psycopg
 from orochi import errors
 from orochi import settings as process_settings
 from orochi.catalog import nodes
-from orochi.timeseries import chunkstate, connections, flushing, stripes
+from orochi.timeseries import ahead, chunkstate, connections, flushing, stripes, upkeep
 
 State = chunkstate.State
 Connection = chunkstate.Connection
@@ -41,7 +43,7 @@ def compress_chunks(
         UndefinedObject: a chunk does not exist.
         OrochiError: 55P03, other transactions do not let go of one.
     """
-    return _change(coordinator, chunk_ids, settings, functools.partial(_compress, merge=_always))
+    return _compress_all(coordinator, chunk_ids, settings, _always)
 
 
 def add_stripes(
@@ -51,7 +53,7 @@ def add_stripes(
 
     Returns, raises: as `compress_chunks`.
     """
-    return _change(coordinator, chunk_ids, settings, functools.partial(_compress, merge=_never))
+    return _compress_all(coordinator, chunk_ids, settings, _never)
 
 
 def flush(
@@ -73,15 +75,10 @@ def flush(
     with connections.borrowed(node_dsn) as node:
         full = [item for item in candidates if flushing.is_due(node, item, settings.recompress_share)]
     merge = functools.partial(flushing.should_merge, share=settings.recompress_share)
-    step = functools.partial(_compress, merge=merge, patient=patient)
     facts: list[Facts] = []
     for candidate in full:
-        chunks = [candidate.chunk_id]
         try:
-            facts += _attempt(coordinator, candidate.shard_id, chunks, settings, step, whole_shard=False)
-        except chunkstate.WritersInTheWay:
-            if patient:
-                facts += _attempt(coordinator, candidate.shard_id, chunks, settings, step, whole_shard=True)
+            facts += _compress_shard(coordinator, [candidate.chunk_id], settings, merge, patient=patient)
         except errors.OrochiError as error:
             if error.sqlstate != "55P03":
                 raise
@@ -104,6 +101,8 @@ def decompress_chunks(
 
 
 _Choice = Callable[[Connection, State], bool]
+#: How often a chunk that changed while it was encoded is encoded again, before its writers are kept out for it.
+_ENCODINGS = 3
 
 
 def _always(_node: Connection, _state: State) -> bool:
@@ -129,6 +128,144 @@ def _change(
         except chunkstate.WritersInTheWay:
             facts += _attempt(coordinator, shard_id, chunks, settings, step, whole_shard=True)
     return facts
+
+
+def _compress_all(
+    coordinator: str, chunk_ids: Sequence[int], settings: process_settings.Settings, merge: _Choice
+) -> list[Facts]:
+    with connections.borrowed(coordinator) as catalog:
+        shards = chunkstate.shards_of(catalog, chunk_ids)
+    return [
+        facts
+        for chunks in shards.values()
+        for facts in _compress_shard(coordinator, chunks, settings, merge, patient=True)
+    ]
+
+
+def _compress_shard(
+    coordinator: str,
+    chunk_ids: Sequence[int],
+    settings: process_settings.Settings,
+    merge: _Choice,
+    *,
+    patient: bool,
+) -> list[Facts]:
+    for _ in range(_ENCODINGS):
+        with contextlib.suppress(chunkstate.Changed):
+            return _compress_ahead(coordinator, chunk_ids, settings, merge, patient=patient)
+    if not patient:
+        return []
+    return _change(coordinator, chunk_ids, settings, functools.partial(_compress, merge=merge))
+
+
+def _compress_ahead(
+    coordinator: str,
+    chunk_ids: Sequence[int],
+    settings: process_settings.Settings,
+    merge: _Choice,
+    *,
+    patient: bool,
+) -> list[Facts]:
+    """Encode chunks of one shard, and then put the stripes in the place of their heaps.
+
+    Raises:
+        Changed: a chunk took another form meanwhile.
+        OrochiError: 55P03, others did not let go of one.
+    """
+    facts: list[Facts] = []
+    with connections.borrowed(coordinator) as catalog:
+        states = _stripable(chunkstate.peek(catalog, chunk_ids), facts)
+        if not states:
+            return facts
+        dsn = nodes.dsn(settings, states[0].host, states[0].port, states[0].dbname)
+        with _unpublished(catalog, settings) as encoded, ahead.reading(dsn) as reader:
+            for state in states:
+                found = ahead.encode(catalog, reader, state, settings, merge=merge(reader.node, state))
+                if found is None:
+                    status = "unchanged" if state.stripes else "empty"
+                    facts.append({"chunk_id": state.chunk_id, "status": status, "rows": 0})
+                else:
+                    encoded.append(found)
+            if encoded:
+                made = list(encoded)
+                _exchange(catalog, dsn, encoded, reader, settings, patient=patient)
+                facts += [item.made.facts() for item in made]
+    return facts
+
+
+@contextlib.contextmanager
+def _unpublished(catalog: Connection, settings: process_settings.Settings) -> Iterator[list[ahead.Ahead]]:
+    """Stripes that nobody names yet: orphans are not swept meanwhile, and those still listed at the end are removed."""
+    encoded: list[ahead.Ahead] = []
+    catalog.execute("SELECT pg_advisory_lock_shared(%s)", (upkeep.LOADING_LOCK,))
+    try:
+        yield encoded
+    finally:
+        for item in encoded:
+            item.made.unlink(settings.stripe_dir)
+        if not catalog.closed:
+            with contextlib.suppress(psycopg.Error):
+                catalog.execute("SELECT pg_advisory_unlock_shared(%s)", (upkeep.LOADING_LOCK,))
+
+
+def _exchange(
+    catalog: Connection,
+    dsn: str,
+    encoded: list[ahead.Ahead],
+    reader: ahead.Reader,
+    settings: process_settings.Settings,
+    *,
+    patient: bool,
+) -> None:
+    """Try until nobody has the chunks; `encoded` is empty once its stripes may be published."""
+    for timeout, pause in chunkstate.patience(patient=patient):
+        with contextlib.suppress(chunkstate.Busy), connections.borrowed(dsn) as node:
+            with _transaction(catalog), _transaction(node):
+                _replace(catalog, node, encoded, reader, settings, timeout)
+            return
+        time.sleep(pause)
+    raise chunkstate.in_use()
+
+
+def _replace(
+    catalog: Connection,
+    node: Connection,
+    encoded: list[ahead.Ahead],
+    reader: ahead.Reader,
+    settings: process_settings.Settings,
+    timeout: str,
+) -> None:
+    """Put stripes in the place of heaps and former stripes, as of now."""
+    chunk_ids = [item.made.state.chunk_id for item in encoded]
+    shard_id = encoded[0].made.state.shard_id
+    states = chunkstate.load(catalog, shard_id, chunk_ids)
+    if len(states) != len(encoded):
+        raise chunkstate.Changed
+    chunkstate.let_readers(catalog)
+    chunkstate.exclude_all(node, states, timeout)
+    # DDL that was under way is done now, and no more can come
+    states = chunkstate.load(catalog, shard_id, chunk_ids)
+    by_id = {state.chunk_id: state for state in states}
+    if by_id.keys() != set(chunk_ids):
+        raise chunkstate.Changed
+    counts = []
+    for item in encoded:
+        state = by_id[item.made.state.chunk_id]
+        delta = ahead.caught_up(item, reader, node, state)
+        node.execute(f"TRUNCATE ONLY {state.partition}".encode())
+        ahead.put_back(item, delta, node, state)
+        counts.append(item.made.rows_now + delta.rows)
+    replaced = [by_id[item.made.state.chunk_id] for item in encoded if not item.made.added]
+    _forget_deleted(node, replaced)
+    changed = [by_id[chunk_id] for chunk_id in chunk_ids]
+    chunkstate.rename(node, changed)
+    chunkstate.retire_stripes(catalog, replaced, settings.retired_grace)
+    for item in encoded:
+        stripes.publish(catalog, item.made)
+    chunkstate.count_up(catalog, changed, counts)
+    chunkstate.label(catalog, [state for state in replaced if state.tier != "hot"], "warm")
+    encoded.clear()  # what is decided from here on, only the catalog knows
+    chunkstate.commit(catalog, node, changed[0])
 
 
 def _attempt(
@@ -177,6 +314,7 @@ def _compress(
     facts: list[Facts] = []
     states = _stripable(states, facts)
     if states:
+        chunkstate.let_readers(catalog)
         chunkstate.exclude_writers(node, states, whole_shard=whole_shard, patient=patient)
         # DDL that was under way is done now, and no more can come
         states = chunkstate.load(catalog, states[0].shard_id, [state.chunk_id for state in states])
@@ -237,6 +375,7 @@ def _decompress(
     changed = [state for state in states if state.stripes]
     if not changed:
         return facts
+    chunkstate.let_readers(catalog)
     chunkstate.exclude_writers(node, changed, whole_shard=whole_shard)
     counts = []
     for state in changed:

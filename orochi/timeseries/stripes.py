@@ -85,24 +85,68 @@ def make(
         settings: where files go.
         merge: together with the rows of its stripes; else only those of the heap.
     """
-    row = node.execute(
-        f"SELECT EXISTS (SELECT FROM {state.partition}), pg_total_relation_size(%s::regclass),"
-        " EXISTS (SELECT FROM orochi_data.delete_vectors WHERE stripe_id = ANY(%s))".encode(),
-        (state.partition, [stripe.stripe_id for stripe in state.stripes]),
-    ).fetchone()
-    assert row is not None
-    if not row[0] and not (merge and row[2]):
-        return None
-    heap_bytes, source = int(row[1]), state.partition
     if not state.stripes:
         merge = True
-    if merge and state.stripes:
-        heap_bytes += _former_heap_bytes(catalog, state)
-        source = _stage(node, state, settings)
-    written = _write_stripes(catalog, node, state, settings, source)
+    if not has_work(node, state, merge=merge):
+        return None
+    source = _stage(node, state, settings) if merge and state.stripes else state.partition
+    made, _ = write(catalog, node, state, settings, source, merge=merge)
     if source != state.partition:
         node.execute(f"DROP TABLE {source}".encode())
-    return NewStripes(state, written, heap_bytes, added=not merge)
+    return made
+
+
+def has_work(node: Connection, state: State, *, merge: bool) -> bool:
+    """Whether the chunk's heap has rows or, with `merge`, rows of its stripes are deleted."""
+    row = node.execute(
+        f"SELECT EXISTS (SELECT FROM {state.partition}),"
+        " EXISTS (SELECT FROM orochi_data.delete_vectors WHERE stripe_id = ANY(%s))".encode(),
+        ([stripe.stripe_id for stripe in state.stripes],),
+    ).fetchone()
+    assert row is not None
+    return bool(row[0] or (merge and row[1]))
+
+
+def write(
+    catalog: Connection,
+    node: Connection,
+    state: State,
+    settings: process_settings.Settings,
+    source: str,
+    *,
+    merge: bool,
+    origins: Sequence[scans.Column] = (),
+    origin_names: str = "",
+) -> tuple[NewStripes, list[pa.Table]]:
+    """Write the rows of `source` as stripes; of each stripe also the columns `origins`, row by row.
+
+    Args:
+        catalog: a connection of the coordinator's.
+        node: a transaction of the chunk's node.
+        state: the chunk.
+        settings: where files go.
+        source: a relation with the chunk's columns.
+        merge: they take the place of the chunk's stripes; else they are added.
+        origins: columns to read beside those of the chunk, under the names `origin_names`.
+        origin_names: SQL.
+    """
+    row = node.execute("SELECT pg_total_relation_size(%s::regclass)", (state.partition,)).fetchone()
+    assert row is not None
+    heap_bytes = int(row[0])
+    if merge and state.stripes:
+        heap_bytes += _former_heap_bytes(catalog, state)
+    read = _Source(source, tuple(origins), origin_names)
+    written, tables = _write_stripes(catalog, node, state, settings, read)
+    return NewStripes(state, written, heap_bytes, added=not merge), tables
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Source:
+    """A relation with a chunk's columns, and further ones to be read."""
+
+    relation: str
+    origins: tuple[scans.Column, ...]
+    origin_names: str
 
 
 def _former_heap_bytes(catalog: Connection, state: State) -> int:
@@ -157,40 +201,46 @@ def _write_stripes(
     node: Connection,
     state: State,
     settings: process_settings.Settings,
-    source: str,
-) -> _Written:
-    """Read `source` in stripe order and write it as stripe files; (id, path, what is in it)."""
+    source: _Source,
+) -> tuple[_Written, list[pa.Table]]:
+    """Read `source` in stripe order and write it as stripe files; (id, path, what is in it), and each one's origins."""
     options = write_options(state.options)
     columns = [writer.StripeColumn(column.name, column.base_oid, -1) for column in state.definition.columns]
     folder = pathlib.Path(f"s{state.shard_id}")
     (settings.stripe_dir / folder).mkdir(parents=True, exist_ok=True)
     written: _Written = []
+    origins: list[pa.Table] = []
     try:
         for table in _tables(node, state, source, options):
             row = catalog.execute("SELECT nextval('orochi.orochi_stripe_id_seq')").fetchone()
             assert row is not None
             path = str(folder / f"c{state.chunk_id}_{row[0]}_{secrets.token_hex(4)}.stripe")
-            info = writer.write_stripe(settings.stripe_dir / path, table.to_batches(), columns, options)
+            batches = table.select(range(len(columns))).to_batches()
+            info = writer.write_stripe(settings.stripe_dir / path, batches, columns, options)
             written.append((int(row[0]), path, info))
+            origins.append(table.select(range(len(columns), table.num_columns)))
     except BaseException:
         for _, path, _ in written:
             (settings.stripe_dir / path).unlink(missing_ok=True)
         raise
-    return written
+    return written, origins
 
 
-def _tables(node: Connection, state: State, source: str, options: writer.WriteOptions) -> Iterator[pa.Table]:
+def _tables(
+    node: Connection, state: State, source: _Source, options: writer.WriteOptions
+) -> Iterator[pa.Table]:
     """The rows of `source` in order, in pieces that each fit a stripe; PostgreSQL sorts, on disk if need be."""
     columns = [scans.Column.of(column) for column in state.definition.columns]
-    names = ", ".join(definitions.quote(column.name) for column in state.definition.columns)
-    terms = order_terms(state, _series(node, state, source))
+    listed = [definitions.quote(column.name) for column in state.definition.columns]
+    names = ", ".join([*listed, source.origin_names] if source.origins else listed)
+    terms = order_terms(state, _series(node, state, source.relation))
     order = f" ORDER BY {', '.join(terms)}" if terms else ""
-    decoder = copybinary.Decoder(columns)
+    decoder = copybinary.Decoder((*columns, *source.origins))
     pending: list[pa.RecordBatch] = []
     rows = 0
-    query = f"COPY (SELECT {names} FROM {source}{order}) TO STDOUT (FORMAT binary)"
+    query = f"COPY (SELECT {names} FROM {source.relation}{order}) TO STDOUT (FORMAT binary)"
     with node.cursor() as cursor, cursor.copy(query.encode()) as copy:
-        for data in _pieces(copy):
+        for data in pieces(copy):
             for batch in decoder.feed(data):
                 pending.append(batch)
                 rows += batch.num_rows
@@ -204,7 +254,7 @@ def _tables(node: Connection, state: State, source: str, options: writer.WriteOp
         yield from writer.slices(pa.Table.from_batches(pending), options)
 
 
-def _pieces(rows: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
+def pieces(rows: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
     """COPY data in big pieces: the server sends a message for each row."""
     held: list[bytes | bytearray | memoryview] = []
     size = 0
@@ -227,7 +277,7 @@ def _series(node: Connection, state: State, source: str) -> tuple[str, ...]:
     batches: list[pa.RecordBatch] = []
     query = f"COPY (SELECT {names} FROM {source} LIMIT {SAMPLE_ROWS}) TO STDOUT (FORMAT binary)"
     with node.cursor() as cursor, cursor.copy(query.encode()) as copy:
-        for data in _pieces(copy):
+        for data in pieces(copy):
             batches.extend(decoder.feed(data))
     batches.extend(decoder.finish())
     if not batches:

@@ -12,8 +12,8 @@ from tests.support import faults
 
 @pytest.fixture(scope="session")
 def victim() -> Iterator[clusters.Cluster]:
-    """Two nodes, and a table on both of them with half of its chunks compressed."""
-    with clusters.started(nodes=2) as running:
+    """Two nodes and an object store, and a table on both of them with half of its chunks compressed."""
+    with clusters.started(nodes=2, extra=("--s3",)) as running:
         with running.connect() as connection:
             connection.execute("CREATE TABLE numbers (k int NOT NULL, at timestamptz NOT NULL, n bigint)")
             connection.execute("SELECT create_distributed_table('numbers', 'k', 4)")

@@ -1,0 +1,1 @@
+"""A table whose chunks live their whole life while the processes that carry it are killed."""
