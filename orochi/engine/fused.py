@@ -8,6 +8,7 @@ threads, as the kernels do not hold the interpreter.
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import functools
 import os
 import pathlib
@@ -57,9 +58,8 @@ def run(
         QueryCanceled: `cancelled` said so.
         DataCorrupted: a file is damaged.
     """
-    plain = {key.column for key in shape.keys if key.width == 0}
     types = {column.name: column.type_oid for column in scan.columns}
-    work = Work(shape, plain, types, stripe_dir, cancelled, kept or cache.shared())
+    work = _work(shape, scan, stripe_dir, deleted, cancelled, kept or cache.shared())
     parts: list[grouping.Partial] = []
     for batch in heap:
         parts += work.heap(dict(zip(types, batch.columns, strict=True)), batch.num_rows)
@@ -88,15 +88,34 @@ def weight(
         Unsupported: `run` would decline.
         DataCorrupted: a footer is damaged.
     """
-    plain = {key.column for key in shape.keys if key.width == 0}
-    types = {column.name: column.type_oid for column in scan.columns}
-    work = Work(shape, plain, types, stripe_dir, lambda: False, kept)
+    work = _work(shape, scan, stripe_dir, {}, lambda: False, kept)
     found = 0
     for stripe in scan.stripes:
         found += work.weight(stripe)
         if found > enough:
             break
     return found
+
+
+def _work(
+    shape: shapes.Shape,
+    scan: contract.Scan,
+    stripe_dir: pathlib.Path,
+    deleted: Mapping[int, np.ndarray],
+    cancelled: contract.Cancelled,
+    kept: cache.Cache,
+) -> Work:
+    """What all stripes share; where only some groups are wanted, it asks for rows of these."""
+    from orochi.engine import topmost
+
+    plain = {key.column for key in shape.keys if key.width == 0}
+    types = {column.name: column.type_oid for column in scan.columns}
+    work = Work(shape, plain, types, stripe_dir, cancelled, kept)
+    condition = topmost.narrowed(work, scan, deleted)
+    if condition is None:
+        return work
+    narrower = dataclasses.replace(shape, conditions=(*shape.conditions, condition))
+    return Work(narrower, plain, types, stripe_dir, cancelled, kept)
 
 
 @functools.lru_cache(maxsize=1)
@@ -129,6 +148,8 @@ class Work:
         ]
         if any(isinstance(condition, predicates.Anything) for _, condition in self.conditions):
             raise native.Unsupported("a condition that the carrier does not decide")
+        self.asked = tuple((item.column, item.op, item.values) for item in shape.conditions)
+        self.asked_bytes = 64 * sum(len(item.values) for item in shape.conditions)
         self._stripe_dir = stripe_dir
         self._cancelled = cancelled
 
@@ -146,16 +167,19 @@ class Work:
         """A stripe's groups; how many chunk groups it has, and how many the skip list ruled out."""
         if self._cancelled():
             raise errors.QueryCanceled("canceling statement due to user request")
+        with self.open(stripe) as source:
+            return Stripe(self, source, deleted).run()
+
+    def open(self, stripe: contract.StripeRef) -> reader.StripeReader:
+        """A reader of a stripe; StalePlan if its file is gone."""
         try:
-            opened = opening.open_stripe(self._stripe_dir, stripe.path, cache=self.cache)
+            return opening.open_stripe(self._stripe_dir, stripe.path, cache=self.cache)
         except FileNotFoundError as error:
             raise errors.StalePlan(f"stripe {stripe.stripe_id} is not on this node any more") from error
-        with opened as source:
-            return Stripe(self, source, deleted).run()
 
     def weight(self, stripe: contract.StripeRef) -> int:
         """How many column chunks of a stripe the skip list leaves."""
-        with opening.open_stripe(self._stripe_dir, stripe.path, cache=self.cache) as source:
+        with self.open(stripe) as source:
             groups, left = Stripe(self, source, None).pruned()
             return len(groups) * len({*(name for name, _ in left), *self.needed})
 
@@ -183,15 +207,27 @@ class Stripe:
 
     def wanted(self) -> tuple[list[int], np.ndarray | None, int]:
         """The chunk groups with rows that count, which rows these are (None: all), and how many were ruled out."""
-        groups, left = self.pruned()
+        groups, _ = self.pruned()
         skipped = len(self._footer.group_rows) - len(groups)
-        kept = self._passing(groups, left) if groups else None
-        if kept is not None:
-            groups, kept = self._narrowed(groups, kept)
+        groups, kept = self.passing(groups)
         return groups, kept, skipped
+
+    def passing(self, groups: Sequence[int]) -> tuple[list[int], np.ndarray | None]:
+        """Of some of the pruned chunk groups those with rows that count, and which rows these are (None: all)."""
+        groups = list(groups)
+        kept = self._passing(groups, self.pruned()[1]) if groups else None
+        return (groups, kept) if kept is None else self._narrowed(groups, kept)
 
     def pruned(self) -> tuple[list[int], list[tuple[str, predicates.Condition]]]:
         """The chunk groups that may hold a wanted row, and the conditions that some row of them may fail."""
+        key = (self._source.key, "pruned", self._work.asked)
+        known: tuple[list[int], list[tuple[str, predicates.Condition]]] | None = self._work.cache.get(key)
+        if known is None:
+            known = self._prune()
+            self._work.cache.put(key, known, 512 + 8 * len(known[0]) + self._work.asked_bytes)
+        return known
+
+    def _prune(self) -> tuple[list[int], list[tuple[str, predicates.Condition]]]:
         kept = list(range(len(self._footer.group_rows)))
         for name, condition in self._work.conditions:
             column = self._footer.column(name)

@@ -22,8 +22,11 @@ def of_stripes(
     deleted: Mapping[int, np.ndarray],
     counters: stripes.Counters,
     cancelled: contract.Cancelled,
+    kept: cache.Cache | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The scan's stripe rows that pass the conditions, as the fragment's columns.
+
+    `kept` has footers and decoded columns; None is the process's.
 
     Raises:
         StalePlan: a stripe's file is gone.
@@ -38,7 +41,7 @@ def of_stripes(
     for stripe in scan.stripes:
         gone = deleted.get(stripe.stripe_id)
         try:
-            opened = opening.open_stripe(stripe_dir, stripe.path, cache=cache.shared())
+            opened = opening.open_stripe(stripe_dir, stripe.path, cache=kept or cache.shared())
         except FileNotFoundError as error:
             raise errors.StalePlan(f"stripe {stripe.stripe_id} is not on this node any more") from error
         with opened as source:

@@ -62,6 +62,19 @@ class Best:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Top:
+    """Of the groups only those with the `count` first buckets of a key are wanted; more of them do no harm.
+
+    Attributes:
+        key: which; its column has no nulls.
+    """
+
+    key: int
+    count: int
+    descending: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Shape:
     """A fused aggregate, or rows that are only filtered.
 
@@ -69,6 +82,7 @@ class Shape:
         partial: the coordinator adds groups up, so heap and stripes may answer apart.
         rows: nothing is aggregated; each output is a column.
         best: of rows, which one of each value of the only key; more of them do no harm.
+        top: of groups, which are wanted; None: all.
     """
 
     keys: tuple[Key, ...]
@@ -77,6 +91,7 @@ class Shape:
     partial: bool = False
     rows: bool = False
     best: Best | None = None
+    top: Top | None = None
 
     @property
     def filters(self) -> Sequence[predicates.Predicate]:
@@ -97,4 +112,5 @@ def from_dict(item: dict[str, Any] | None) -> Shape | None:
         partial=item["partial"],
         rows=item["rows"],
         best=None if item["best"] is None else Best(**item["best"]),
+        top=None if item["top"] is None else Top(**item["top"]),
     )

@@ -1,5 +1,6 @@
-"""Fused aggregates over few column chunks: threads of the gateway run them, where it sees the nodes' stripe files.
+"""Fused aggregates over few column chunks, and rows that are only filtered: threads of the gateway run them.
 
+That is where it sees the nodes' stripe files.
 Delete vectors and heap rows come from the node in one snapshot, as `small` brings them; the stripes are
 read by a bounded pool of threads, with a cache of the gateway's own. Whatever speaks against it (more
 chunks than are few, a heap that is not small, a file that is not here, values that the engine declines)
@@ -20,7 +21,7 @@ import pyarrow as pa
 
 from orochi import errors, pgtypes
 from orochi import settings as process_settings
-from orochi.engine import fused, heapfilter, native, shapes, stripes
+from orochi.engine import fused, heapfilter, native, rows, shapes, stripes
 from orochi.executor import context, small, transport
 from orochi.planner import fragment as plan_fragment
 from orochi.storage.columnar import cache
@@ -65,7 +66,7 @@ async def run(
 def _is_fused(part: plan_fragment.Fragment) -> bool:
     return bool(
         part.fused is not None
-        and not part.fused.rows
+        and part.fused.best is None
         and not part.snapshot
         and len(part.scans) == 1
         and part.scans[0].stripes
@@ -91,7 +92,7 @@ def _are_few(fragments: Sequence[plan_fragment.Fragment], limit: int) -> bool:
             found += fused.weight(_shape(part), part.scans[0], _folder(part.node_id), _cache(), limit - found)
             if found > limit:
                 return False
-    except (OSError, native.Unsupported, errors.DataCorrupted):
+    except (OSError, native.Unsupported, errors.DataCorrupted, errors.StalePlan):
         return False  # a worker will say what is wrong
     return True
 
@@ -106,7 +107,7 @@ def _asked(part: plan_fragment.Fragment) -> list[plan_fragment.Fragment]:
         f"WHERE stripe_id = ANY ('{{{wanted}}}'::bigint[]) ORDER BY 1, 2"
     )
     heap = dataclasses.replace(part, number=2 * part.number, scans=(scan,), fused=None, vector_sql=None)
-    if not _shape(part).partial:
+    if not _shape(part).partial and not _shape(part).rows:
         heap = dataclasses.replace(heap, sql=heapfilter.rows_sql(scan), columns=scan.columns)
     vectors = dataclasses.replace(heap, number=2 * part.number + 1, scans=(), sql=deleted, columns=_DELETED)
     return [heap, vectors]
@@ -127,24 +128,30 @@ def _one(
     started, shape = time.perf_counter(), _shape(part)
     pairs = [(row["stripe_id"], row["row_number"]) for batch in vectors for row in batch.to_pylist()]
     counters = stripes.Counters()
-    answer = fused.run(
-        shape,
-        part.scans[0],
-        part.columns,
-        _folder(part.node_id),
-        stripes.by_stripe(pairs),
-        () if shape.partial else heap,
-        counters,
-        lambda: False,
-        _cache(),
-    )
-    batches = [*heap, answer] if shape.partial else [answer]
+    folder, deleted = _folder(part.node_id), stripes.by_stripe(pairs)
+    if shape.rows:
+        (scan,) = part.scans
+        found = rows.of_stripes(shape, scan, part.columns, folder, deleted, counters, lambda: False, _cache())
+        batches = [*heap, *found]
+    else:
+        answer = fused.run(
+            shape,
+            part.scans[0],
+            part.columns,
+            folder,
+            deleted,
+            () if shape.partial else heap,
+            counters,
+            lambda: False,
+            _cache(),
+        )
+        batches = [*heap, answer] if shape.partial else [answer]
     stats = transport.FragmentStats(
         rows=sum(batch.num_rows for batch in batches),
         bytes=sum(batch.nbytes for batch in batches),
         seconds=time.perf_counter() - started,
         chunk_groups_total=counters.total,
         chunk_groups_skipped=counters.skipped,
-        engine="fused in gateway",
+        engine="columns in gateway" if shape.rows else "fused in gateway",
     )
     return transport.FragmentResult(part.number, batches, stats)

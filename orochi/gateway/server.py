@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 
@@ -24,6 +25,8 @@ log = structlog.get_logger()
 
 _START_ATTEMPTS = 60
 _START_PAUSE = 0.5
+#: Objects of modules and the catalog stay: the collector need not look at them, nor as often as it is set to.
+_COLLECTED = (10_000, 20, 20)
 
 
 async def serve(
@@ -53,6 +56,8 @@ async def _main(settings: process_settings.Settings) -> None:
     if settings.metrics_port is not None:
         cluster = cluster_metrics.Collector(settings)
         metrics.listen(settings.metrics_host, settings.metrics_port, [cluster])
+    gc.freeze()
+    gc.set_threshold(*_COLLECTED)
     try:
         await serve(services, settings)
     finally:

@@ -118,6 +118,8 @@ def _intermediate(
     shape = fused.shape(
         prepared, level, [node for _, node in keys], [node for _, node in columns], partial=True
     )
+    if shape is not None and not splitter.given.intermediates():
+        shape = fused.first_groups(level, [node for _, node in keys], shape)
     return pushdown.intermediate_of(prepared, sql, types, describe, found, shape)
 
 

@@ -323,7 +323,12 @@ def _shape(shape: shapes.Shape) -> str:
     made = dict.fromkeys(
         f"{output.kind}({output.column or '*'})" for output in shape.outputs if output.kind != "key"
     )
-    return ", ".join(made) + (f" for each {', '.join(keys)}" if keys else "")
+    text = ", ".join(made) + (f" for each {', '.join(keys)}" if keys else "")
+    if shape.top is not None:
+        text += (
+            f", the {'last' if shape.top.descending else 'first'} {shape.top.count} by {keys[shape.top.key]}"
+        )
+    return text
 
 
 def _actual(cost: Stats, timing: bool) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from orochi import pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.engine import shapes
-from orochi.planner import literals, lookup, names, prepare, tree
+from orochi.planner import literals, lookup, names, pieces, prepare, spread, tree
 from orochi.planner.tree import ast
 
 _TEXTS = frozenset({pgtypes.TEXT, pgtypes.VARCHAR})
@@ -80,6 +80,42 @@ def shape(
         return shapes.Shape(found_keys, tuple(listed), finder.conditions(), partial)
     except _NoShape:
         return None
+
+
+def first_groups(level: names.Level, keys: Sequence[tree.Node], found: shapes.Shape) -> shapes.Shape:
+    """The shape with what ORDER BY and LIMIT say of the groups that are wanted, if they say it.
+
+    `keys` are what the statement groups by, canonical, in the order of the shape's first keys.
+    """
+    stmt = level.stmt
+    if stmt.limitCount is None or stmt.havingClause or stmt.distinctClause or stmt.windowClause:
+        return found
+    if stmt.limitOption.name == "LIMIT_OPTION_WITH_TIES" or spread.group_expressions(level) is None:
+        return found
+    count, offset = pieces.number(stmt.limitCount), pieces.number(stmt.limitOffset) or 0
+    order = pieces.sort_keys(level)
+    if not count or (stmt.limitOffset is not None and pieces.number(stmt.limitOffset) is None):
+        return found
+    shown = [*(item.expression for item in pieces.outputs(level)), *(key.expression for key in order)]
+    if not order or order[0].collation or any(map(_is_window, shown)):
+        return found
+    first = pieces.canonical(order[0].expression, level)
+    at = next((at for at, key in enumerate(keys) if key == first), None)
+    if at is None:
+        return found
+    argument = next((part for part in tree.walk(first) if tree.is_column(part)), None)
+    column = lookup.find_column(argument, level) if argument is not None else None
+    described = column[0].table.column(column[1]) if column is not None else None
+    if described is None or not described.not_null:
+        return found
+    if described.type_oid not in pgtypes.INTEGERS | pgtypes.TIMES or described.name != found.keys[at].column:
+        return found
+    descending = order[0].words.strip().upper().startswith("DESC")
+    return dataclasses.replace(found, top=shapes.Top(at, count + offset, descending))
+
+
+def _is_window(node: tree.Node) -> bool:
+    return any(isinstance(part, ast.FuncCall) and part.over is not None for part in tree.walk(node))
 
 
 def rows(prepared: prepare.Prepared, level: names.Level, outputs: Sequence[tree.Node]) -> shapes.Shape | None:

@@ -184,7 +184,8 @@ def _fused(
         return fused.rows(prepared, level, targets) if top is None else None
     keys = [pieces.canonical(node, level) for node in grouped]
     outputs = [pieces.canonical(node, level) for node in targets]
-    return fused.shape(prepared, level, keys, outputs, partial=False)
+    shape = fused.shape(prepared, level, keys, outputs, partial=False)
+    return None if shape is None else fused.first_groups(level, keys, shape)
 
 
 def _final(
