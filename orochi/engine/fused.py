@@ -203,7 +203,19 @@ class Stripe:
         self._prefetch(self._work.needed, groups)
         columns = {name: self._column(name, groups) for name in self._work.needed}
         rows = sum(self._footer.group_rows[group] for group in groups)
-        return [grouping.aggregate(self._work.shape, rows, columns, kept)], total, skipped
+        return [grouping.aggregate(self._work.shape, rows, columns, kept, self._summable())], total, skipped
+
+    def _summable(self) -> set[str]:
+        """Columns whose bounds in the whole stripe tell that no sum overflows."""
+        found = set()
+        for name, wanted in grouping.needs(self._work.shape).items():
+            column = self._footer.column(name)
+            if "sum" in wanted and column is not None:
+                kind = "f" if pa.types.is_floating(column.arrow) else "i"
+                stats = column.stats
+                if grouping.is_summable(kind, stats.minimum, stats.maximum, stats.rows):
+                    found.add(name)
+        return found
 
     def wanted(self) -> tuple[list[int], np.ndarray | None, int]:
         """The chunk groups with rows that count, which rows these are (None: all), and how many were ruled out."""

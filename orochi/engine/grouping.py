@@ -8,7 +8,7 @@ are. What could differ otherwise (an overflow, a value that no float of the stat
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ Vector = npt.NDArray[Any]
 _CELLS_PER_ROW, _FEW_CELLS, _MOST_CELLS = 4, 1 << 16, 1 << 31
 #: A column whose values are all below this cannot make a sum of squares overflow.
 _LARGE = 1e140
+#: Rows of one cell in a row, on average, that are worth their own loop.
+_LONG_RUN = 8
 _NONE = np.empty(0, np.uint8)
 _INT64 = np.iinfo(np.int64)
 #: The state of a cell without a value, by aggregate and kind of number.
@@ -71,7 +73,11 @@ def needs(shape: shapes.Shape) -> dict[str, set[str]]:
 
 
 def aggregate(
-    shape: shapes.Shape, rows: int, columns: Mapping[str, pa.Array], kept: Vector | None
+    shape: shapes.Shape,
+    rows: int,
+    columns: Mapping[str, pa.Array],
+    kept: Vector | None,
+    summable: Collection[str] = (),
 ) -> Partial:
     """One batch's groups.
 
@@ -80,6 +86,7 @@ def aggregate(
         rows: of the batch.
         columns: its columns; those that are plain keys as dictionary arrays with int32 codes.
         kept: which rows count; None for all.
+        summable: columns whose sums are known not to overflow, see `is_summable`.
 
     Raises:
         Unsupported: the values are not for this engine.
@@ -96,7 +103,7 @@ def aggregate(
     cells, size, numbers = _compressed(cells, size)
     counts = np.zeros(size, np.int64)
     kernels.count(cells, _NONE, counts)
-    valued, states = _states(shape, columns, cells, counts)
+    valued, states = _states(shape, columns, cells, counts, summable)
     filled = np.flatnonzero(counts) if shape.keys else np.zeros(1, np.int64)
     ids = filled if numbers is None else numbers[filled]
     return Partial(
@@ -161,10 +168,15 @@ def _unfolded(
 
 
 def _states(
-    shape: shapes.Shape, columns: Mapping[str, pa.Array], cells: Vector, counts: Vector
+    shape: shapes.Shape,
+    columns: Mapping[str, pa.Array],
+    cells: Vector,
+    counts: Vector,
+    summable: Collection[str],
 ) -> tuple[dict[str, Vector], dict[tuple[str, str], Vector]]:
     valued: dict[str, Vector] = {}
     states: dict[tuple[str, str], Vector] = {}
+    runs = _runs(cells)
     for name, wanted in needs(shape).items():
         array = columns[name]
         valid = valid_of(array)
@@ -175,13 +187,35 @@ def _states(
         if not wanted:
             continue
         values, kind = _numbers(plain(array))
-        if "sum" in wanted:
+        if "sum" in wanted and name not in summable:
             _check_sum(values, kind)
         for state in wanted:
             found = np.full(len(counts), _EMPTY[state, kind], np.float64 if kind == "f" else np.int64)
-            _LOOPS[state](cells, valid, values, found)
+            if state == "sum" and runs is not None and not valid.size:
+                kernels.add_runs(cells, runs, values, found)
+            else:
+                _LOOPS[state](cells, valid, values, found)
             states[state, name] = found
     return valued, states
+
+
+def _runs(cells: Vector) -> Vector | None:
+    """Where runs of rows of one cell begin, and the end; None if they are short."""
+    starts = np.empty(len(cells) // _LONG_RUN + 1, np.int64)
+    count = kernels.runs(cells, starts)
+    return starts[: count + 1] if count > 0 else None
+
+
+def is_summable(kind: str, low: Any, high: Any, rows: int) -> bool:
+    """Whether sums, and sums of squares, of so many values between `low` and `high` cannot overflow.
+
+    `kind` is `f` or `i`. Bounds that are not known are None; NaN is greater than all else.
+    """
+    if low is None or high is None:
+        return False
+    if kind == "f":
+        return bool(low > -_LARGE and high < _LARGE)
+    return max(abs(int(low)), abs(int(high))) * rows < 2**63
 
 
 def _numbers(array: pa.Array) -> tuple[Vector, str]:

@@ -99,6 +99,45 @@ def add(cells: Vector, valid: Vector, values: Vector, sums: Vector) -> None:
             sums[cell] += values[row]
 
 
+@numba.njit(types.int64(_I32_IN, _I64), cache=True, nogil=True)
+def runs(cells: Vector, starts: Vector) -> int:
+    """Where runs of rows of one cell begin, and after them the end; how many they are, or -1 without room."""
+    found = 0
+    for row in range(cells.size):
+        if row == 0 or cells[row] != cells[row - 1]:
+            if found + 1 >= starts.size:
+                return -1
+            starts[found] = row
+            found += 1
+    starts[found] = cells.size
+    return found
+
+
+@numba.njit(
+    [types.void(_I32_IN, _I64, _F64_IN, _F64), types.void(_I32_IN, _I64, _I64_IN, _I64)],
+    cache=True,
+    nogil=True,
+)
+def add_runs(cells: Vector, starts: Vector, values: Vector, sums: Vector) -> None:
+    """What `add` does where no value is null, run by run: four sums at a time, which do not wait for each other."""
+    for run in range(starts.size - 1):
+        at, end = starts[run], starts[run + 1]
+        cell = cells[at]
+        if cell < 0:
+            continue
+        first = second = third = fourth = sums[cell] * 0
+        while at + 4 <= end:
+            first += values[at]
+            second += values[at + 1]
+            third += values[at + 2]
+            fourth += values[at + 3]
+            at += 4
+        while at < end:
+            first += values[at]
+            at += 1
+        sums[cell] += (first + second) + (third + fourth)
+
+
 @numba.njit(
     [types.void(_I32_IN, _U8, _F64_IN, _F64), types.void(_I32_IN, _U8, _I64_IN, _I64)], cache=True, nogil=True
 )
