@@ -28,6 +28,8 @@ log = structlog.get_logger()
 #: Bound on cached generic plans; the least recently used goes first.
 PLAN_CACHE_SIZE = 5_000
 _RECOVER_AGAIN_SECONDS = 0.5
+#: Pause before the catalog is read again where another session's lock kept a new text from being printed.
+_HELD_SECONDS = 0.1
 
 PlanKey: TypeAlias = tuple[str, tuple[int, ...], tuple[str, ...], int, frozenset[str]]
 CachedPlan: TypeAlias = "templates.Template | None"
@@ -79,13 +81,22 @@ class Runtime:
         await self.transport.close()
 
     async def refresh(self) -> snapshots.Snapshot:
-        """Reload the committed catalog if its version row moved; returns the newest."""
-        async with self._loading, self.service() as connection:
-            result = await connection.fetch("SELECT version::text FROM orochi.orochi_catalog_version")
-            version = int((result.rows[0][0] or b"0").decode())
-            if version != self._snapshot.version:
-                self._install(await store.load(connection))
-        return self._snapshot
+        """Reload the committed catalog if its version row moved; returns the newest.
+
+        Who refreshes may hold locks that the catalog's texts are printed under, and others refresh behind
+        him: no lock is waited for here but by asking again.
+        """
+        while True:
+            async with self._loading, self.service() as connection:
+                result = await connection.fetch(store.VERSION_SQL)
+                version = int((result.rows[0][0] or b"0").decode())
+                if version == self._snapshot.version:
+                    return self._snapshot
+                found = await store.load_unheld(connection)
+                if found is not None:
+                    self._install(found)
+                    return found
+            await asyncio.sleep(_HELD_SECONDS)
 
     def service(self) -> node_pool.Lease:
         """`async with runtime.service() as conn`: a coordinator connection of Orochi's own role."""

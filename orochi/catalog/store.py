@@ -2,6 +2,9 @@
 
 It takes a single statement, so what it sees is of one moment, and a snapshot never mixes two
 versions. Inside a transaction it sees that transaction's own uncommitted changes.
+
+No load waits for another transaction's lock of a table: what PostgreSQL prints only under a lock comes
+from `texts` then, which knows what it printed before.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from orochi import ids
+from orochi import errors, ids
 from orochi.catalog import snapshot as snapshots
+from orochi.catalog import texts
 
 if TYPE_CHECKING:
     import psycopg
@@ -21,6 +25,10 @@ if TYPE_CHECKING:
     from orochi.pgwire import client
 
 _LOAD_SQL = "SELECT kind, data::text FROM orochi._snapshot()"
+_UNLOCKED_SQL = "SELECT kind, data::text FROM orochi._snapshot(patient => false)"
+#: A lock that came between the look at the locks and the printing is not waited for either.
+_BRIEF_SQL = f"SET LOCAL lock_timeout TO '1s'; {_UNLOCKED_SQL}"
+_NODES_SQL = "SELECT node_id, hostname, port, dbname, role, state, holds_shards FROM orochi.orochi_nodes ORDER BY node_id"
 _MAX64 = 2**63 - 1
 VERSION_SQL = "SELECT version::text FROM orochi.orochi_catalog_version"
 
@@ -29,18 +37,47 @@ GATEWAY_EXECUTE_SQL = "SELECT row::text FROM orochi._gateway_execute($1, $2) AS 
 
 
 async def load(connection: client.PgConnection) -> snapshots.Snapshot:
-    """The catalog as `connection` sees it now.
+    """The catalog as `connection` sees it now; waits for locks only for texts never printed before.
 
     Raises:
         RemoteError: the catalog is not installed (3F000, 42883): run `orochi migrate`.
     """
-    result = (await connection.query(_LOAD_SQL))[-1]
-    return from_rows((_text(row[0]), _text(row[1])) for row in result.rows)
+    parts = await _parts_of(connection, _UNLOCKED_SQL)
+    if not texts.PRINTED.complete(parts):
+        parts = await _parts_of(connection, _LOAD_SQL)
+        texts.PRINTED.complete(parts)
+    return _from_parts(parts)
+
+
+async def load_unheld(connection: client.PgConnection) -> snapshots.Snapshot | None:
+    """The same on an idle connection of Orochi's own; None if it had to wait for a lock: try again soon.
+
+    Raises:
+        RemoteError: as `load`.
+    """
+    try:
+        parts = await _parts_of(connection, _BRIEF_SQL)
+    except errors.RemoteError as error:
+        if error.sqlstate == "55P03":
+            return None
+        raise
+    return _from_parts(parts) if texts.PRINTED.complete(parts) else None
+
+
+async def _parts_of(connection: client.PgConnection, sql: str) -> dict[str, Any]:
+    result = (await connection.query(sql))[-1]
+    return _parts((_text(row[0]), _text(row[1])) for row in result.rows)
 
 
 def load_sync(connection: psycopg.Connection[Any]) -> snapshots.Snapshot:
     """The same over psycopg, for workers and tools."""
     return from_rows(connection.execute(_LOAD_SQL).fetchall())
+
+
+def nodes_sync(connection: psycopg.Connection[Any]) -> tuple[snapshots.Node, ...]:
+    """The nodes alone, over psycopg."""
+    rows = connection.execute(_NODES_SQL).fetchall()
+    return tuple(snapshots.Node(*row) for row in rows)
 
 
 def gateway_token(secret: str, pid: int, statement: str) -> str:
@@ -50,7 +87,14 @@ def gateway_token(secret: str, pid: int, statement: str) -> str:
 
 def from_rows(rows: Iterable[tuple[str | None, str | None]]) -> snapshots.Snapshot:
     """A snapshot from the rows of `orochi._snapshot()`."""
-    parts: dict[str, Any] = {str(kind): json.loads(data) if data else [] for kind, data in rows}
+    return _from_parts(_parts(rows))
+
+
+def _parts(rows: Iterable[tuple[str | None, str | None]]) -> dict[str, Any]:
+    return {str(kind): json.loads(data) if data else [] for kind, data in rows}
+
+
+def _from_parts(parts: dict[str, Any]) -> snapshots.Snapshot:
     shards = _shards(parts)
     tables = {}
     for item in parts["tables"]:
@@ -63,7 +107,7 @@ def from_rows(rows: Iterable[tuple[str | None, str | None]]) -> snapshots.Snapsh
         nodes={ids.NodeId(item[0]): snapshots.Node(*item) for item in parts["nodes"]},
         views={
             (schema, name): snapshots.View(schema, name, definition, tuple(columns or ()))
-            for schema, name, definition, columns in parts["views"]
+            for schema, name, definition, columns, *_ in parts["views"]
         },
         shadows=frozenset((schema, name) for schema, name in parts.get("shadows", ())),
         aggregates=tuple(_aggregate(item) for item in parts.get("aggregates", ())),
@@ -162,6 +206,7 @@ def _column(item: list[Any]) -> snapshots.Column:
         volatile,
         identity,
         generated,
+        *_,
     ) = item
     return snapshots.Column(
         name=name,

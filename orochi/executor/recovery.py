@@ -92,7 +92,7 @@ def resolve(
 def run(settings: process_settings.Settings) -> Outcome | None:
     """`resolve` for the cluster that `settings` name, over the nodes in its catalog."""
     with psycopg.connect(settings.coordinator_dsn, connect_timeout=_CONNECT_SECONDS) as catalog:
-        snapshot = store.load_sync(catalog)
+        known = store.nodes_sync(catalog)
     service = node_pool.service_endpoint(settings)
     secret = settings.node_password
     nodes = {
@@ -103,7 +103,7 @@ def run(settings: process_settings.Settings) -> Outcome | None:
             user=settings.node_user or service.user,
             password=service.password if secret is None else secret.get_secret_value(),
         )
-        for node in snapshot.nodes.values()
+        for node in known
     }
     return resolve(settings.coordinator_dsn, nodes)
 

@@ -1,9 +1,38 @@
+-- What decides how PostgreSQL prints a view (class pg_rewrite) or a generation expression (pg_attrdef): the
+-- stored tree and the names of what it depends on. While it is the same, so is the text; reading it takes no
+-- lock of a table, as printing does.
+CREATE OR REPLACE FUNCTION orochi._text_key(class oid, object oid, tree text) RETURNS text
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT md5(class::text || ' ' || object::text || tree || coalesce((
+        SELECT string_agg(concat_ws(' ', d.refclassid, d.refobjid, d.refobjsubid,
+                (SELECT o.identity FROM pg_identify_object(d.refclassid, d.refobjid, 0) AS o),
+                CASE WHEN d.refclassid = 'pg_class'::regclass THEN
+                    (SELECT string_agg(a.attnum || ' ' || quote_ident(a.attname), ',' ORDER BY a.attnum)
+                     FROM pg_attribute a WHERE a.attrelid = d.refobjid AND a.attnum > 0) END,
+                CASE WHEN d.refclassid = 'pg_type'::regclass THEN
+                    (SELECT string_agg(l.oid || ' ' || quote_literal(l.enumlabel), ',' ORDER BY l.oid)
+                     FROM pg_enum l WHERE l.enumtypid IN (d.refobjid,
+                         (SELECT y.typelem FROM pg_type y WHERE y.oid = d.refobjid))) END),
+            ';' ORDER BY d.refclassid, d.refobjid, d.refobjsubid, d.deptype)
+        FROM pg_depend d WHERE d.classid = class AND d.objid = object), ''))
+$$;
+
 -- Everything planning needs, in one statement and so in one MVCC snapshot: rows of (kind, JSON).
 -- search_path is empty so that every printed name is qualified; PL/pgSQL keeps the plan.
-CREATE OR REPLACE FUNCTION orochi._snapshot() RETURNS TABLE (kind text, data json)
+-- To print an expression with columns, or a view, PostgreSQL locks the relations that it reads. Unless `patient`,
+-- the texts that would wait for another transaction's ACCESS EXCLUSIVE lock are NULL, with their keys.
+DROP FUNCTION IF EXISTS orochi._snapshot();
+CREATE OR REPLACE FUNCTION orochi._snapshot(patient boolean DEFAULT true) RETURNS TABLE (kind text, data json)
 LANGUAGE plpgsql STABLE SET search_path = '' AS $$
 #variable_conflict use_column
+DECLARE
+    held oid[] := '{}';
 BEGIN
+    IF NOT patient THEN
+        held := ARRAY(SELECT l.relation FROM pg_locks l WHERE l.locktype = 'relation'
+            AND l.mode = 'AccessExclusiveLock' AND l.pid IS DISTINCT FROM pg_backend_pid()
+            AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()));
+    END IF;
     RETURN QUERY
     SELECT 'version', to_json(version) FROM orochi.orochi_catalog_version
     UNION ALL
@@ -28,8 +57,12 @@ BEGIN
                         (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname)
                          FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
                          WHERE co.oid = a.attcollation) END,
-                    pg_get_expr(e.adbin, e.adrelid), CASE WHEN e.adbin IS NULL THEN false ELSE orochi._volatility(e.adbin) <> 'i' END,
-                    a.attidentity, a.attgenerated) ORDER BY a.attnum)
+                    CASE WHEN a.attgenerated = '' THEN pg_get_expr(e.adbin, 0)  -- has no columns: takes no lock
+                        WHEN NOT c.oid = ANY (held) THEN pg_get_expr(e.adbin, e.adrelid) END,
+                    CASE WHEN e.adbin IS NULL THEN false ELSE orochi._volatility(e.adbin) <> 'i' END,
+                    a.attidentity, a.attgenerated,
+                    CASE WHEN a.attgenerated <> '' THEN
+                        orochi._text_key('pg_attrdef'::regclass, e.oid, e.adbin::text) END) ORDER BY a.attnum)
                 FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
                 LEFT JOIN pg_attrdef e ON e.adrelid = a.attrelid AND e.adnum = a.attnum
                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
@@ -58,10 +91,15 @@ BEGIN
             ORDER BY chunk_id, stripe_id)
         FROM orochi.orochi_stripes
     UNION ALL
-    SELECT 'views', json_agg(json_build_array(n.nspname, c.relname, pg_get_viewdef(c.oid),
+    SELECT 'views', json_agg(json_build_array(n.nspname, c.relname,
+            CASE WHEN NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_rewrite'::regclass
+                    AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (held))
+                THEN pg_get_viewdef(c.oid) END,
             (SELECT json_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
-             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)))
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+            orochi._text_key('pg_rewrite'::regclass, r.oid, r.ev_action::text)))
         FROM orochi._dependent_views() v JOIN pg_class c ON c.oid = v.view_oid
+        JOIN pg_rewrite r ON r.ev_class = c.oid AND r.rulename = '_RETURN'
         JOIN pg_namespace n ON n.oid = c.relnamespace
     UNION ALL
     SELECT 'aggregates', json_agg(json_build_object('id', a.aggregate_id, 'view_oid', v.oid::bigint,

@@ -1,0 +1,51 @@
+"""What the gateway knows of the catalog, it learns without waiting for what sessions lock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from tests.support import cluster as clusters
+from tests.support import oracle
+
+
+@pytest.fixture
+def other(cluster: clusters.Cluster, pair: oracle.Pair) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """Another session of the gateway, in the schema of the pair."""
+    with cluster.connect(prepare_threshold=None) as connection:
+        row = pair.gateway.execute("SHOW search_path").fetchone()
+        assert row is not None
+        connection.execute(f"SET search_path TO {row[0]}")
+        connection.execute("SET statement_timeout TO '60s'")
+        yield connection
+
+
+def _one(connection: psycopg.Connection[tuple[object, ...]], sql: str) -> object:
+    row = connection.execute(sql).fetchone()  # type: ignore[call-overload]
+    return None if row is None else row[0]
+
+
+def test_a_locked_table_holds_up_nobody_else(
+    pair: oracle.Pair, other: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    """While one has a table and a view of it for himself, others make tables, and read and write those."""
+    me = pair.gateway
+    me.execute("CREATE TABLE doubled (a int, b int GENERATED ALWAYS AS (a * 2) STORED, c text DEFAULT 'c')")
+    me.execute("SELECT create_distributed_table('doubled', 'a', 4)")
+    me.execute("CREATE VIEW seen AS SELECT a, b FROM doubled WHERE b > 2")
+    me.execute("INSERT INTO doubled (a) SELECT g FROM generate_series(1, 9) AS g")
+    assert _one(other, "SELECT count(*) FROM seen") == 8
+    me.execute("BEGIN")
+    me.execute("LOCK TABLE seen IN ACCESS EXCLUSIVE MODE")
+    other.execute("CREATE TABLE fresh (a int, b int GENERATED ALWAYS AS (a + 1) STORED)")
+    other.execute("SELECT create_distributed_table('fresh', 'a', 4)")
+    other.execute("CREATE VIEW news AS SELECT sum(b) AS s FROM fresh")
+    other.execute("INSERT INTO fresh (a) SELECT g FROM generate_series(1, 9) AS g")
+    assert _one(other, "SELECT s FROM news") == 54
+    me.execute("COMMIT")
+    other.execute("INSERT INTO doubled (a) VALUES (100)")
+    assert _one(other, "SELECT sum(b) FROM doubled") == 290
+    assert _one(other, "SELECT sum(b) FROM seen") == 288
+    assert _one(other, "UPDATE doubled SET a = a + 1 WHERE a = 100 RETURNING b") == 202
