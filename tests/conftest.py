@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 import pathlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator, Iterator
 
 import hypothesis
 import pytest
 
 from tests.support import cluster as clusters
-from tests.support import oracle, pairs, services
+from tests.support import diagnosis, oracle, pairs, services
 
 hypothesis.settings.register_profile("dev", max_examples=40, deadline=None)
 hypothesis.settings.register_profile("ci", max_examples=200, deadline=None)
@@ -19,6 +20,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 _ROOT = pathlib.Path(__file__).parent
 _numbers = itertools.count(1)
+_HANGS_AFTER = 240.0  # seconds; the time limit of a test is 300
+_seen: dict[str, list[tuple[str, str]]] = {}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,6 +51,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if folder == "faults":
             item.add_marker(pytest.mark.faults)
     items.sort(key=lambda item: order.get(item.path.relative_to(_ROOT).parts[0], 5))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Before a test of a cluster runs out of time, while it still hangs, look at the cluster."""
+    if item.get_closest_marker("cluster") is None and item.get_closest_marker("faults") is None:
+        return (yield)
+    look = threading.Timer(_HANGS_AFTER, lambda: _seen.__setitem__(item.nodeid, _clusters_of(item)))
+    look.daemon = True
+    look.start()
+    try:
+        return (yield)
+    finally:
+        look.cancel()
+        _seen.pop(item.nodeid, None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Beside the failure of a test of a cluster, show what the cluster was doing then."""
+    report = yield
+    if report.failed:
+        report.sections += _seen.get(item.nodeid) or _clusters_of(item)
+    return report
+
+
+def _clusters_of(item: pytest.Item) -> list[tuple[str, str]]:
+    found = dict(getattr(item, "funcargs", {})).items()
+    return [(name, diagnosis.of(value)) for name, value in found if isinstance(value, clusters.Cluster)]
 
 
 @pytest.fixture(scope="session")

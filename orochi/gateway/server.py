@@ -18,7 +18,7 @@ import uvloop
 from orochi import errors, logs, metrics, runtime
 from orochi import settings as process_settings
 from orochi.executor import cluster_metrics
-from orochi.gateway import listener
+from orochi.gateway import listener, stacks
 from orochi.operations import run
 
 log = structlog.get_logger()
@@ -52,6 +52,7 @@ async def serve(
 
 
 async def _main(settings: process_settings.Settings) -> None:
+    stacks.install()
     services = await _runtime(settings)
     if settings.metrics_port is not None:
         cluster = cluster_metrics.Collector(settings)

@@ -235,7 +235,7 @@ def test_listen_notify_and_notices(cluster: clusters.Cluster, pair: oracle.Pair)
     pair.gateway.execute("LISTEN here")
     with cluster.connect() as other:
         other.execute("NOTIFY here, 'there'")
-    [notification] = pair.gateway.notifies(timeout=5, stop_after=1)
+    [notification] = pair.gateway.notifies(timeout=60, stop_after=1)
     assert notification.payload == "there"
 
 

@@ -239,10 +239,10 @@ forks = nursery.open_nursery(fleet.python_environment(folder), folder / "nursery
 forks.wait_ready()
 spec = process.Spec(name="v", role="v", tier=0, argv=[], environment={"OROCHI_DATA_DIR": str(folder)},
     cwd=folder, log=folder / "v.log", orochi=["--version"])
-assert forks.spawn(spec).wait(30) == 0
+assert forks.spawn(spec).wait(90) == 0
 import dataclasses
 down = forks.spawn(dataclasses.replace(spec, orochi=["status"], log=folder / "s.log"))
-assert down.wait(30) == 3, down.poll()
+assert down.wait(90) == 3, down.poll()
 os.kill(forks._child.pid, signal.SIGKILL)
 try:
     forks.spawn(spec)

@@ -24,7 +24,7 @@ _TLS = pathlib.Path(gateway.__file__).parent / "tls"
 def running() -> Iterator[gateway.Running]:
     options = {
         "gateway_max_connections": 8,
-        "gateway_auth_timeout": 1.5,
+        "gateway_auth_timeout": 6.0,
         "tls_cert": _TLS / "cert.pem",  # for localhost, self-signed, used by tests alone
         "tls_key": _TLS / "key.pem",
     }
@@ -182,8 +182,16 @@ def _write_hba(admin: psycopg.Connection[tuple[object, ...]], text: str) -> None
     assert row is not None
     selects = " UNION ALL ".join(f"SELECT '{line}'" for line in text.splitlines())
     admin.execute(f"COPY ({selects}) TO '{row[0]}'".encode())
-    admin.execute("SELECT pg_reload_conf()")
-    time.sleep(0.3)
+    asked = admin.execute("SELECT clock_timestamp() FROM pg_reload_conf()").fetchone()
+    assert asked is not None
+    newer = f"SELECT pg_conf_load_time() >= '{asked[0]}'"
+    deadline = time.monotonic() + 60
+    while True:  # a new session knows what the postmaster has read
+        with psycopg.connect(admin.info.dsn) as direct:
+            if direct.execute(newer.encode()).fetchone() == (True,):
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_half_open_connections_end(running: gateway.Running) -> None:
@@ -195,8 +203,7 @@ def test_half_open_connections_end(running: gateway.Running) -> None:
 
 
 def test_too_many_clients(running: gateway.Running) -> None:
-    time.sleep(0.3)
-    held = [running.connect() for _ in range(8)]
+    held = [_eventually_connected(running) for _ in range(8)]
     try:
         client = Raw(running, login=False)
         client.send(messages.startup({"user": "orochi", "database": "postgres"}))
@@ -204,8 +211,17 @@ def test_too_many_clients(running: gateway.Running) -> None:
     finally:
         for connection in held:
             connection.close()
-    time.sleep(0.3)
-    running.connect().close()
+    _eventually_connected(running).close()
+
+
+def _eventually_connected(running: gateway.Running) -> psycopg.Connection[tuple[object, ...]]:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return running.connect()
+        except psycopg.OperationalError:  # sessions that have ended may still be counted
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_wrong_cancel_key_changes_nothing(running: gateway.Running, raw: Raw) -> None:

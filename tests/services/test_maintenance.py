@@ -127,7 +127,7 @@ def test_a_lost_task_is_sent_again(stack: _Stack) -> None:
 
     def serve() -> None:
         while len(seen) < 2:
-            taken = client.brpop([queue], timeout=30)
+            taken = client.brpop([queue], timeout=90)
             message = json.loads(taken[1])
             seen.append(message["headers"]["id"])
         [[request], _, _] = json.loads(base64.b64decode(message["body"]))

@@ -30,7 +30,7 @@ from tests.support import services
 ROOT = pathlib.Path(__file__).parents[2]
 OROCHI = str(pathlib.Path(sys.executable).parent / "orochi")
 _UP_SECONDS = 240
-_DOWN_SECONDS = 60
+_DOWN_SECONDS = 120
 
 
 @dataclasses.dataclass
@@ -83,14 +83,14 @@ class Cluster:
 
     def connect(self, **options: Any) -> psycopg.Connection[tuple[Any, ...]]:
         """A client of the gateway, in autocommit unless told otherwise."""
-        return psycopg.connect(self.dsn, **{"autocommit": True, "connect_timeout": 20} | options)
+        return psycopg.connect(self.dsn, **{"autocommit": True, "connect_timeout": 60} | options)
 
     def connect_coordinator(
         self, dbname: str | None = None, **options: Any
     ) -> psycopg.Connection[tuple[Any, ...]]:
         """A client of the coordinator's PostgreSQL, past the gateway."""
         dsn = self.coordinator_dsn if dbname is None else with_dbname(self.coordinator_dsn, dbname)
-        return psycopg.connect(dsn, **{"autocommit": True, "connect_timeout": 20} | options)
+        return psycopg.connect(dsn, **{"autocommit": True, "connect_timeout": 60} | options)
 
     def psql(
         self, *arguments: str, sql: str | None = None, dsn: str | None = None

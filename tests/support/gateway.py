@@ -248,10 +248,10 @@ def running(server: services.Server, **options: object) -> Iterator[Running]:
 
     thread = threading.Thread(target=target, daemon=True)
     thread.start()
-    if not ready.wait(10):
+    if not ready.wait(60):
         raise RuntimeError("the gateway did not start")
     try:
         yield found[0]
     finally:
         found[0].loop.call_soon_threadsafe(stop.set)
-        thread.join(15)
+        thread.join(60)

@@ -179,4 +179,4 @@ def _stop(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
         process.wait(10)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait(10)
+        process.wait(60)
