@@ -110,6 +110,10 @@ class Session(Protocol):
     def comes_back(self) -> bool:
         """Whether PostgreSQL itself is the client, for a function that it runs: docs/adr/0006."""
 
+    @property
+    def catalog_is_own(self) -> bool:
+        """Whether the open transaction changed the catalog."""
+
     def snapshot(self) -> snapshots.Snapshot:
         """What this session plans against: its transaction's uncommitted catalog, if it changed it."""
 

@@ -1,7 +1,8 @@
 """One client session's transaction over the nodes it touched.
 
 A node joins when a statement first needs it, with a transaction of the session's isolation level
-and all savepoints in force, so that the session's ROLLBACK TO means the same on every node. At
+and all savepoints in force, so that the session's ROLLBACK TO means the same on every node. In
+REPEATABLE READ all nodes join together, with one snapshot of them all. At
 commit, nodes that were only read are let go. One node that alone was written commits plainly. Else
 two-phase commit: every writer prepares, the decision is rows in `orochi.orochi_transactions`
 written in the coordinator's own transaction, and whatever happens after that, recovery finishes.
@@ -56,6 +57,7 @@ class Transaction:
         self._exported: consistent.Exported | None = None
         self._commits = two_phase.TwoPhase(pool, self._let_go, self.rollback)
         self._whole = False  # every node takes part, all with one snapshot
+        self._apart = False  # they were to, but one cannot be reached: each joins for itself
         self.isolation = "read committed"
         self.participants: dict[int, two_phase.Participant] = {}
         self.beside: set[client.PgConnection] = set()
@@ -73,7 +75,7 @@ class Transaction:
     def in_block(self, value: bool) -> None:
         self._in_block = value
         if not value:
-            self._whole = False
+            self._whole = self._apart = False
             self._savepoints.clear()
             self.isolation = "read committed"
 
@@ -129,7 +131,7 @@ class Transaction:
         lock = self._joining.setdefault(node_id, asyncio.Lock())
         async with lock:
             participant = self.participants.get(node_id)
-            if participant is None and self.wants_snapshot and self.steady:
+            if participant is None and self._in_block and self.isolation == "repeatable read":
                 participant = await self._join_whole(node_id)
             elif participant is None:
                 participant = await self._join(node_id)
@@ -284,8 +286,13 @@ class Transaction:
         self.participants[participant.node_id] = participant
 
     async def _join_whole(self, node_id: int) -> two_phase.Participant:
-        """Let every node join with one snapshot of them all."""
+        """Let every node join with one snapshot of them all, as each repeatable read begins.
+
+        While a node cannot be reached the others are read without it, unless `orochi.snapshot_reads` forbids.
+        """
         async with self._joining.setdefault(_ALL_NODES, asyncio.Lock()):
+            if node_id not in self.participants and self._apart:
+                return await self._join(node_id)
             if node_id not in self.participants:
                 if self.participants:
                     raise errors.OrochiError(
@@ -293,7 +300,13 @@ class Transaction:
                         hint="Set it before the transaction, or run the transaction again.",
                         sqlstate="25001" if not self._whole else "40001",
                     )
-                await self._take_whole()
+                try:
+                    await self._take_whole()
+                except errors.NodeUnavailable:
+                    if self.wants_snapshot:
+                        raise
+                    self._apart = True
+                    return await self._join(node_id)
             return self.participants[node_id]
 
     async def _take_whole(self) -> None:

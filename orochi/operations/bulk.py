@@ -39,8 +39,10 @@ _HELD_BYTES = 128 << 20
 #: Files being written at a time, for each node that writes.
 _IN_FLIGHT = 2
 _TIMEOUT_SECONDS = 3600.0
-_ATTEMPTS = 6
-_PAUSE_SECONDS = 0.02
+_ATTEMPTS = 40
+#: In a block that wrote before, where what a failed attempt wrote is undone to.
+_START = "orochi: start of the rows"
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.02, 0.5
 #: What a heap takes for a row beside its values: tuple header and line pointer.
 _HEAP_ROW_BYTES = 28
 _PUBLISHED_AT_ONCE = 100
@@ -306,22 +308,33 @@ class Load:
 
     async def _write_heaps_again(self) -> None:
         """The same where nothing else was written, so that a layout changed meanwhile may be met anew."""
-        wrote_before = self._session.transaction.wrote
+        transaction = self._session.transaction
+        wrote_before = transaction.wrote
+        marked = wrote_before and not transaction.steady
+        if marked:
+            await transaction.savepoint(_START)
         for attempt in range(_ATTEMPTS):
             try:
                 await self._write_heaps()
+                if marked:
+                    await transaction.release(_START)
                 return
             except errors.OrochiError as error:
                 if not writes.is_stale(error):
                     raise
-                if wrote_before or attempt == _ATTEMPTS - 1:
+                if (wrote_before and not marked) or attempt == _ATTEMPTS - 1:
                     raise errors.SerializationFailure(
                         "the layout of a shard changed while rows were loaded",
                         hint="Run the transaction again.",
                     ) from error
-            await self._session.transaction.rollback()
-            await asyncio.sleep(_PAUSE_SECONDS * 2**attempt)
+            if marked:
+                await transaction.rollback_to(_START)
+            else:
+                await transaction.rollback()
+            await asyncio.sleep(min(_PAUSE_SECONDS * 2**attempt, _LONGEST_PAUSE_SECONDS))
             await self._session.runtime.refresh()
+            if self._session.catalog_is_own:
+                await self._session.catalog_changed()
             fresh = self._session.snapshot().tables.get(self._table.oid)
             if fresh is None or len(fresh.shards) != len(self._table.shards):
                 raise self._changed()

@@ -18,8 +18,10 @@ from orochi.pgwire import client, messages
 from orochi.planner import classify, parse
 from orochi.planner import copy as plans
 
-_ATTEMPTS = 6
-_PAUSE_SECONDS = 0.02
+_ATTEMPTS = 40
+#: In a block that wrote before, where what a failed attempt wrote is undone to.
+_START = "orochi: start of the rows"
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.02, 0.5
 
 
 async def execute(
@@ -59,23 +61,34 @@ async def copy_in(session: context.Session, plan: plans.CopyFrom, sink: context.
 async def _distribute(session: context.Session, plan: plans.CopyFrom) -> int:
     """Staged rows to shards; again if a shard's layout changed meanwhile, for the client cannot resend."""
     wrote_before = session.transaction.wrote
+    marked = wrote_before and not session.transaction.steady
+    if marked:
+        await session.transaction.savepoint(_START)
     for attempt in range(_ATTEMPTS):
         table = session.snapshot().tables.get(plan.table.oid)
         if table is None:
             raise errors.StalePlan(f'table "{plan.table.name}" is no longer an Orochi table')
         try:
-            return (await redistribute.load_relation(session, table, stage.RELATION)).rows
+            rows = (await redistribute.load_relation(session, table, stage.RELATION)).rows
+            if marked:
+                await session.transaction.release(_START)
+            return rows
         except errors.OrochiError as error:
             if not writes.is_stale(error) or attempt == _ATTEMPTS - 1:
                 raise
-            if wrote_before:
+            if wrote_before and not marked:
                 raise errors.SerializationFailure(
                     "the layout of a shard changed while this transaction was open",
                     hint="Run the transaction again.",
                 ) from error
-        await session.transaction.rollback()
-        await asyncio.sleep(_PAUSE_SECONDS * 2**attempt)
+        if marked:
+            await session.transaction.rollback_to(_START)
+        else:
+            await session.transaction.rollback()
+        await asyncio.sleep(min(_PAUSE_SECONDS * 2**attempt, _LONGEST_PAUSE_SECONDS))
         await session.runtime.refresh()
+        if session.catalog_is_own:
+            await session.catalog_changed()
     raise AssertionError("unreachable")
 
 

@@ -63,7 +63,8 @@ _WRITING = frozenset({parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE, p
 _MAY_TURN = _WRITING | {parse.Kind.SELECT}
 #: Statements that change coordinator and nodes alike.
 _RESTARTED = frozenset({parse.Kind.CALL, parse.Kind.DDL, parse.Kind.TRUNCATE})
-_RESTART = '"orochi: start of the statement"'
+_RESTART_NAME = "orochi: start of the statement"
+_RESTART = f'"{_RESTART_NAME}"'
 _NEEDS_KEPT = 5_000
 _needs: dict[tuple[bytes, tuple[str, ...], frozenset[str], int], frozenset[privileges.Need]] = {}
 
@@ -90,10 +91,13 @@ async def execute(
     guard = _Guard(sink)
     deadline = time.monotonic() + STALE_SECONDS
     pause, tries = STALE_FIRST_PAUSE_SECONDS, 0
-    # what the failing attempt itself wrote can be undone; what came before it in the block cannot
+    # what the failing attempt itself wrote can be undone; what came before it in the block stays
     wrote_before = session.transaction.in_block and session.transaction.wrote
     kept = session.transaction.steady and bool(session.transaction.participants)
-    restart = not wrote_before and await _restart_point(session, statement)
+    marked = wrote_before and not kept and _may_move(session, statement)
+    restart = (marked or not wrote_before) and await _restart_point(session, statement)
+    if marked:
+        await session.transaction.savepoint(_RESTART_NAME)
     while True:
         try:
             async with (
@@ -102,26 +106,47 @@ async def execute(
                 aggregate_state.looked_up(session, statement.tree),
             ):
                 await _dispatch(session, statement, parameters, fields, guard)
+                if marked:
+                    await session.transaction.release(_RESTART_NAME)
                 if restart and session.coordinator.status == "T":
                     await session.coordinator.query(f"RELEASE SAVEPOINT {_RESTART}")
                 return
         except errors.OrochiError as error:
             if not writes.is_stale(error):
                 raise
-            if guard.sent or wrote_before or kept or time.monotonic() > deadline:
+            if guard.sent or (wrote_before and not marked) or kept or time.monotonic() > deadline:
                 raise errors.SerializationFailure(
                     "the layout of a shard changed while the statement ran",
                     hint="Run the transaction again.",
                 ) from error
         finally:
             await session.transaction.end_statement()
-        await session.transaction.rollback()
+        if marked:
+            await session.transaction.rollback_to(_RESTART_NAME)
+        else:
+            await session.transaction.rollback()
         if restart:
             await session.coordinator.query(f"ROLLBACK TO SAVEPOINT {_RESTART}")
         await asyncio.sleep(pause)
         pause, tries = min(2 * pause, STALE_LONGEST_PAUSE_SECONDS), tries + 1
         await session.runtime.refresh()
         session.plan_anew()
+        if session.catalog_is_own:
+            await session.catalog_changed()
+
+
+def _may_move(session: context.Session, statement: parse.Statement) -> bool:
+    """Whether shards that the statement uses may get another layout meanwhile: rows become stripes, or are moved."""
+    if statement.kind in _RESTARTED:
+        return True
+    snapshot = session.snapshot()
+    found = classify.tables_in(statement.tree, snapshot, session.search_path, session.temp_tables)
+    return any(
+        table.dimension is not None
+        or table.storage_type == "columnar"
+        or any(shard.has_stripes for shard in table.shards)
+        for table in found
+    )
 
 
 async def _restart_point(session: context.Session, statement: parse.Statement) -> bool:

@@ -62,7 +62,7 @@ def flush(
     """Move what has gathered in heaps of a node into stripes, and write stripes anew that have many deleted rows.
 
     A chunk that has fewer rows than make a chunk group is left for the next time; without patience,
-    also one that others are writing to.
+    also one that others are writing to, and all while a REPEATABLE READ transaction is open on the node.
 
     Returns:
         Facts of the chunks that changed, as `compress_chunks` gives them.
@@ -73,6 +73,8 @@ def flush(
     if node_dsn is None or not candidates:
         return []
     with connections.borrowed(node_dsn) as node:
+        if not patient and flushing.is_pinned(node):
+            return []
         full = [item for item in candidates if flushing.is_due(node, item, settings.recompress_share)]
     merge = functools.partial(flushing.should_merge, share=settings.recompress_share)
     facts: list[Facts] = []

@@ -35,6 +35,7 @@ EXACT = frozenset(
         pgtypes.TIMESTAMPTZ,
     }
 )
+_PINNED_SECONDS = 600
 _NAME = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
 _PLAIN_INDEX = re.compile(rf"USING btree \({_NAME}(?:, {_NAME})*\)(?: INCLUDE \(.*\))?(?: WITH \(.*\))?")
 _ODD_KEY = re.compile(r"NULLS NOT DISTINCT|WITHOUT OVERLAPS")
@@ -86,6 +87,19 @@ def candidates(catalog: Connection, node_id: int) -> list[Candidate]:
             Candidate(int(chunk_id), int(shard_id), relation, enough, int(striped), tuple(stripe_ids))
         )
     return found
+
+
+def is_pinned(node: Connection) -> bool:
+    """Whether an open transaction on the node is to go on reading what it has seen: stripes would take it away.
+
+    One that is open for long does not keep rows from stripes for ever.
+    """
+    row = node.execute(
+        "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND state = 'idle in transaction' AND backend_xmin IS NOT NULL"
+        f" AND xact_start > now() - interval '{_PINNED_SECONDS} seconds' LIMIT 1"
+    ).fetchone()
+    return row is not None
 
 
 def is_due(node: Connection, candidate: Candidate, share: float) -> bool:

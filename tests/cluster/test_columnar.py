@@ -327,6 +327,48 @@ def test_changes_queue_behind_a_flush(cluster: clusters.Cluster, filled: oracle.
     filled.check_tables("t")
 
 
+_BESIDE = (
+    "UPDATE t SET n = n + 1 WHERE id > 100",
+    "SELECT count(*), sum(n), max(k) FROM t",
+    "INSERT INTO t VALUES (1000, 'new', 1) RETURNING *",
+    "INSERT INTO t SELECT -id, 'more', 1 FROM beside",
+    "SELECT * FROM t WHERE id = 3 FOR UPDATE",
+    "DELETE FROM t USING beside b WHERE t.id = b.id RETURNING t.*",
+    "MERGE INTO t USING beside b ON t.id = b.id + 6 WHEN MATCHED THEN UPDATE SET n = 0",
+    "ALTER TABLE t ADD COLUMN late int DEFAULT 7",
+)
+
+
+def test_a_block_goes_on_beside_compression(cluster: clusters.Cluster, filled: oracle.Pair) -> None:
+    """A block that wrote, and whose catalog is older than the table's layout, uses the table all the same."""
+    filled.both("CREATE TABLE beside (id int)")
+    filled.orochi("SELECT create_distributed_table('beside', 'id', 2)")
+    filled.both("CREATE TABLE own (id int)")
+    schema = filled.gateway.execute("SELECT current_schema()").fetchone()
+    assert schema is not None
+    change = "compress", "decompress"
+    with cluster.connect() as other:
+        other.execute(f"SET search_path TO {schema[0]}, orochi, public")
+        for turn, sql in enumerate(_BESIDE):
+            filled.both("BEGIN", "INSERT INTO beside VALUES (1), (2)")
+            filled.orochi("SELECT create_reference_table('own')")
+            other.execute(f"SELECT {change[turn % 2]}_chunk(show_chunks('t'))")
+            filled.same(sql)
+            filled.both("INSERT INTO beside VALUES (3)")
+            filled.check_tables("t", "beside")
+            filled.both("COMMIT")
+            filled.orochi("SELECT undistribute_table('own')")
+            filled.both("DELETE FROM beside")
+        filled.both("BEGIN", "INSERT INTO beside VALUES (1), (2)")
+        filled.orochi("SELECT create_reference_table('own')")
+        other.execute("SELECT compress_chunk(show_chunks('t'))")
+        for connection in (filled.gateway, filled.plain):
+            with connection.cursor() as cursor, cursor.copy("COPY t (id, k) FROM STDIN") as copy:
+                copy.write("5001\tcopied\n5002\tcopied\n")
+        filled.both("COMMIT")
+    filled.check_tables("t", "beside")
+
+
 _KEYED = (
     "UPDATE t SET id = 5 WHERE id = 6",
     "UPDATE t SET id = id + 1 WHERE id = 119",
