@@ -57,6 +57,7 @@ class Transaction:
         self._exported: consistent.Exported | None = None
         self._commits = two_phase.TwoPhase(pool, self._let_go, self.rollback)
         self._whole = False  # every node takes part, all with one snapshot
+        self._constraints: list[tuple[int | None, str]] = []  # what SET CONSTRAINTS said, of a node or of all
         self._apart = False  # they were to, but one cannot be reached: each joins for itself
         self.isolation = "read committed"
         self.participants: dict[int, two_phase.Participant] = {}
@@ -77,6 +78,7 @@ class Transaction:
         if not value:
             self._whole = self._apart = False
             self._savepoints.clear()
+            self._constraints.clear()
             self.isolation = "read committed"
 
     @property
@@ -224,6 +226,17 @@ class Transaction:
         await self._everywhere(f"RELEASE SAVEPOINT {_quote(name)}")
         del self._savepoints[at:]
 
+    async def set_constraints(self, node_id: int | None, sql: str) -> None:
+        """Run SET CONSTRAINTS on a node, or on all, that take part or come to.
+
+        Raises:
+            RemoteError: a constraint that was deferred does not hold.
+        """
+        self._constraints.append((node_id, sql))
+        for participant in self.participants.values():
+            if node_id in (None, participant.node_id):
+                await participant.connection.query(sql)
+
     async def cancel(self) -> None:
         """Ask every node to cancel what it runs for this transaction, or beside it."""
         connections = [*(p.connection for p in self.participants.values()), *self.beside]
@@ -260,7 +273,7 @@ class Transaction:
         settings = self._settings()
         connection = await self._pool.acquire(node_id, settings)
         statements = [f"BEGIN ISOLATION LEVEL {self.isolation.upper()}", self._name_sql]
-        statements += [f"SAVEPOINT {_quote(name)}" for name in self._savepoints]
+        statements += self._repeated(node_id)
         try:
             await connection.query("; ".join(statements))
         except BaseException:
@@ -317,8 +330,9 @@ class Transaction:
                 connection = await self._pool.acquire(node_id, settings)
                 held += [two_phase.Participant(node_id, connection, node_pool.mirrored(settings))]
             await self._pool.consistent.take([p.connection for p in held], export=False)
-            statements = [self._name_sql, *(f"SAVEPOINT {_quote(name)}" for name in self._savepoints)]
-            await _all(_run(p.connection, "; ".join(statements)) for p in held)
+            for participant in held:
+                statements = [self._name_sql, *self._repeated(participant.node_id)]
+                await participant.connection.query("; ".join(statements))
         except BaseException:
             for participant in held:
                 self._pool.discard(participant.connection)
@@ -326,6 +340,11 @@ class Transaction:
         self._whole = True
         for participant in held:
             self._add(participant)
+
+    def _repeated(self, node_id: int) -> list[str]:
+        """What the block has said so far that a node which joins is to know."""
+        said = [sql for only, sql in self._constraints if only in (None, node_id)]
+        return said + [f"SAVEPOINT {_quote(name)}" for name in self._savepoints]
 
     async def _follow_settings(self, participant: two_phase.Participant) -> None:
         """Apply what the session SET since the node joined, for this transaction only."""

@@ -6,18 +6,23 @@ session keeps is made here. Each returns its command tag.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
-from orochi import errors
+from orochi import errors, ids
 from orochi.gateway import loopback
 from orochi.pgwire import messages
-from orochi.planner import parse
+from orochi.planner import parse, quoting
 
 if TYPE_CHECKING:
     from orochi.gateway import session as sessions
 
 _KINDS = frozenset({parse.Kind.TRANSACTION, parse.Kind.PREPARE, parse.Kind.DEALLOCATE})
 _BEGIN = frozenset({"TRANS_STMT_BEGIN", "TRANS_STMT_START"})
+_DEFERRABLE = """
+SELECT conrelid::pg_catalog.int8, conname FROM pg_catalog.pg_constraint
+WHERE condeferrable AND conrelid <> 0 AND conname = ANY ($1::pg_catalog.text[]) ORDER BY 1, 2
+"""
 _BLOCK_ONLY = {
     "TRANS_STMT_SAVEPOINT": "SAVEPOINT",
     "TRANS_STMT_RELEASE": "RELEASE SAVEPOINT",
@@ -27,7 +32,7 @@ _BLOCK_ONLY = {
 
 def is_control(statement: parse.Statement) -> bool:
     """Whether this module runs the statement."""
-    return statement.kind in _KINDS or type(statement.tree).__name__ == "DiscardStmt"
+    return statement.kind in _KINDS or type(statement.tree).__name__ in ("DiscardStmt", "ConstraintsSetStmt")
 
 
 def is_begin(statement: parse.Statement) -> bool:
@@ -66,6 +71,8 @@ async def run(session: sessions.Session, statement: parse.Statement) -> str:
             return await _prepare(session, statement)
         case parse.Kind.DEALLOCATE:
             return await _deallocate(session, statement)
+        case _ if type(statement.tree).__name__ == "ConstraintsSetStmt":
+            return await _constraints(session, statement)
         case _:
             return await _discard(session, statement)
 
@@ -125,6 +132,32 @@ async def _savepoint(session: sessions.Session, statement: parse.Statement, kind
         session.relay.settings_dirty = True
         if session.catalog_is_own:
             await session.catalog_changed()
+    return tag
+
+
+async def _constraints(session: sessions.Session, statement: parse.Statement) -> str:
+    """SET CONSTRAINTS, in the shards as on the coordinator."""
+    tag = await _plain(session, statement)
+    if session.coordinator.status != "T":
+        return tag  # outside a block it means nothing
+    node = statement.tree
+    mode = "DEFERRED" if node.deferred else "IMMEDIATE"
+    if not node.constraints:
+        await session.transaction.set_constraints(None, f"SET CONSTRAINTS ALL {mode}")
+        return tag
+    names = [named.relname for named in node.constraints]
+    listed = "{" + ",".join(json.dumps(name) for name in names) + "}"
+    found = await session.coordinator.fetch(_DEFERRABLE, (listed.encode(),), (0,))
+    snapshot, work = session.snapshot(), dict[ids.NodeId, list[str]]()
+    for oid, name in ((int(row[0] or b"0"), (row[1] or b"").decode()) for row in found.rows):
+        table = snapshot.tables.get(ids.TableId(oid))
+        for shard in table.shards if table is not None else ():
+            for node_id in shard.node_ids:
+                work.setdefault(node_id, []).append(
+                    f"{quoting.identifier(shard.schema)}.{quoting.identifier(name)}"
+                )
+    for node_id, constraints in work.items():
+        await session.transaction.set_constraints(node_id, f"SET CONSTRAINTS {', '.join(constraints)} {mode}")
     return tag
 
 

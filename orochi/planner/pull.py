@@ -342,10 +342,15 @@ def refuse_rows(prepared: prepare.Prepared) -> None:
 def _row_sql(reference: names.Reference) -> str:
     """A whole row as a value of the table's type; NULL, not a row of nulls, where an outer join added it."""
     alias = names.quoted(reference.alias)
-    row = ", ".join(f"{alias}.{names.quoted(shown)}" for shown in reference.visible)
-    return (
-        f"(CASE WHEN {alias} IS DISTINCT FROM NULL THEN ROW({row})::{names.qualified(reference.table)} END)"
-    )
+    columns = [names.quoted(shown) for shown in reference.visible]
+    if staged.is_stage(reference.table):
+        # of no type but `record`, whose columns keep their names
+        named = ", ".join(f"{alias}.{column} AS {column}" for column in columns)
+        value = f"(SELECT orochi_row FROM (SELECT {named}) AS orochi_row)"
+    else:
+        row = ", ".join(f"{alias}.{column}" for column in columns)
+        value = f"ROW({row})::{names.qualified(reference.table)}"
+    return f"(CASE WHEN {alias} IS DISTINCT FROM NULL THEN {value} END)"
 
 
 def _refuse_system_column(parts: tuple[str, ...], level: names.Level) -> None:

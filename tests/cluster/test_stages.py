@@ -42,6 +42,9 @@ _STATEMENTS = (
     "SELECT d.what, d.n, o.k FROM (SELECT what, count(*) AS n FROM events GROUP BY what) d JOIN other o ON o.t = d.what",
     "SELECT what FROM events WHERE id < 50 UNION SELECT t FROM other JOIN events ON ref = id",
     "SELECT * FROM (SELECT id FROM events EXCEPT SELECT ref FROM other) q WHERE id > 150",
+    "SELECT q, q IS NULL AS n FROM (SELECT max(id) FROM events GROUP BY what ORDER BY what) q",
+    "WITH q AS MATERIALIZED (SELECT k, t FROM other WHERE v > 20) SELECT q, row_to_json(q) FROM q LEFT JOIN events e ON e.id = q.k",
+    "SELECT o.k, q FROM other o LEFT JOIN (SELECT max(id), what FROM events GROUP BY what LIMIT 100) q ON q.what = o.t",
     "SELECT o.k, l.id FROM other o, LATERAL (SELECT id FROM events e WHERE e.id = o.ref LIMIT 1) l",
     "SELECT id FROM events ORDER BY (SELECT count(*) FROM other WHERE ref = events.id), id LIMIT 5",
     # all rows of a reference table, each once

@@ -488,6 +488,37 @@ def test_talk(cluster: clusters.Cluster, pair: oracle.Pair, name: str) -> None:
         others.plain.close()
 
 
+def test_constraints_are_deferred(pair: oracle.Pair) -> None:
+    """SET CONSTRAINTS before a node is used and after it; checked when asked, or at the end."""
+    pair.both("CREATE TABLE later (id int CONSTRAINT once UNIQUE DEFERRABLE, k text)")
+    pair.orochi("SELECT orochi.create_distributed_table('later', 'id', 4)")
+    pair.both("INSERT INTO later SELECT g, 'old' FROM generate_series(1, 8) g")
+    for sql in (
+        "BEGIN",
+        "SET CONSTRAINTS once DEFERRED",
+        "INSERT INTO later SELECT g, 'new' FROM generate_series(1, 8) g",
+        "DELETE FROM later WHERE k = 'old'",
+        "COMMIT",
+        "BEGIN",
+        "INSERT INTO later VALUES (20, 'more')",
+        "SAVEPOINT s",
+        "SET CONSTRAINTS ALL DEFERRED",
+        "INSERT INTO later VALUES (3, 'twice')",
+        "SET CONSTRAINTS ALL IMMEDIATE",
+        "ROLLBACK TO s",
+        "SET CONSTRAINTS nobody DEFERRED",
+        "ROLLBACK TO s",
+        "COMMIT",
+        "BEGIN",
+        "SET CONSTRAINTS tx.once DEFERRED",
+        "INSERT INTO later VALUES (3, 'twice'), (4, 'twice')",
+        "COMMIT",
+        "INSERT INTO later VALUES (3, 'twice')",
+        "SELECT * FROM later ORDER BY id",
+    ):
+        pair.same(sql)
+
+
 def test_cursors_of_the_driver(pair: oracle.Pair) -> None:
     """DECLARE with bound parameters, scrolled and held."""
     for connection in (pair.gateway, pair.plain):
