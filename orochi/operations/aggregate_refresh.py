@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -22,7 +23,7 @@ from orochi import errors
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import aggregate_log, aggregate_state, shells, sinks, subselect
+from orochi.operations import aggregate_log, aggregate_rows, aggregate_state, shells, sinks, subselect, writes
 from orochi.planner import continuous, parse, quoting
 from orochi.timeseries import buckets, ranges
 
@@ -115,6 +116,7 @@ class _Refresh:
         self._session, self._sink, self._aggregate = session, sink, aggregate
         self._bucket = aggregate.bucket
         self._counts = Counts()
+        self._removed: set[_Entry] = set()
 
     @property
     def _nodes(self) -> list[int]:
@@ -186,6 +188,19 @@ class _Refresh:
     async def _newest(self) -> int | None:
         """The last bucket that has rows; None if there are none."""
         table = self._session.snapshot().tables[self._aggregate.table_oid]
+        try:
+            known, raw_time = await aggregate_rows.newest(self._session, table)
+        except errors.OrochiError as error:
+            if not _may_pass(error):
+                raise
+            known = False
+        if not known:
+            raw_time = await self._newest_of_all(table)
+        if raw_time is None:
+            return None
+        return await self._start_of(buckets.literal(self._bucket.type_oid, raw_time))
+
+    async def _newest_of_all(self, table: snapshots.Table) -> int | None:
         column = quoting.identifier(self._bucket.time)
         raw = ranges.raw_sql(self._bucket.type_oid, "newest")
         finite = f" WHERE {column} < 'infinity'" if buckets.has_infinity(self._bucket.type_oid) else ""
@@ -193,9 +208,7 @@ class _Refresh:
             f"SELECT ({raw})::text FROM (SELECT max({column}) AS newest"
             f" FROM {quoting.relation(table.schema, table.name)}{finite}) AS rows"
         )
-        if not rows or rows[0][0] is None:
-            return None
-        return await self._start_of(buckets.literal(self._bucket.type_oid, int(rows[0][0])))
+        return int(rows[0][0]) if rows and rows[0][0] is not None else None
 
     async def _ask(self, sql: str) -> Sequence[tuple[str | None, ...]]:
         for attempt in range(_ATTEMPTS):
@@ -290,16 +303,14 @@ class _Refresh:
         held = buckets.inside(quoting.identifier(bucket.column), bucket.type_oid, placed)
         rows = query.where(buckets.rows_of(bucket, query.time, query.start, placed))
         async with _block(session):
-            for node_id in sorted({node for shard in table.shards for node in shard.node_ids}):
-                # one that a crash left prepared is over before its buckets are replaced
-                node = await session.transaction.node(node_id, write=True)
-                key = f"{_LOCK}, {self._aggregate.aggregate_id & 0x7FFFFFFF}"
-                await node.query(f"SELECT pg_catalog.pg_advisory_xact_lock({key})")
+            nodes = {node for shard in table.shards for node in shard.node_ids}
+            await writes.per_node({node_id: [functools.partial(self._lock, node_id)] for node_id in nodes})
             await self._execute(f"DELETE FROM {name} WHERE {held}")
-            added = await self._execute(f"INSERT INTO {name} ({columns}) {rows}")
             if all(low == high and low in points for low, high in batch):
+                added = await aggregate_rows.insert(session, table, view.columns, rows)
                 done = len(batch)
             else:
+                added = await self._execute(f"INSERT INTO {name} ({columns}) {rows}")
                 counted = await subselect.rows_of(
                     session,
                     f"SELECT count(DISTINCT {quoting.identifier(bucket.column)})::text FROM {name} WHERE {held}",
@@ -308,6 +319,12 @@ class _Refresh:
                 done = int(counted.rows[0][0] or "0")
         self._counts.rows += added
         self._counts.buckets += done
+
+    async def _lock(self, node_id: int) -> None:
+        """One that a crash left prepared is over before its buckets are replaced."""
+        node = await self._session.transaction.node(node_id, write=True)
+        key = f"{_LOCK}, {self._aggregate.aggregate_id & 0x7FFFFFFF}"
+        await node.query(f"SELECT pg_catalog.pg_advisory_xact_lock({key})")
 
     async def _execute(self, sql: str) -> int:
         from orochi.operations import run
@@ -369,9 +386,11 @@ class _Refresh:
         """Take entries out of the log; what reaches beyond a window stays."""
         by_node: dict[int, list[_Entry]] = {}
         for entry in entries:
-            by_node.setdefault(entry.node_id, []).append(entry)
+            if entry not in self._removed:
+                by_node.setdefault(entry.node_id, []).append(entry)
         aggregate_id = self._aggregate.aggregate_id
-        for node_id, found in by_node.items():
+
+        async def one(node_id: int, found: list[_Entry]) -> None:
             listed = ", ".join(str(entry.log_id) for entry in found)
             sql = (
                 f"DELETE FROM orochi_data.aggregate_log WHERE aggregate_id = {aggregate_id}"
@@ -388,6 +407,9 @@ class _Refresh:
                 sql += f"; INSERT INTO orochi_data.aggregate_log (aggregate_id, lowest, greatest) VALUES {values}"
             async with self._session.runtime.nodes.lease(node_id, {}) as node:
                 await node.query(f"BEGIN; {sql}; COMMIT")
+
+        await asyncio.gather(*(one(*item) for item in by_node.items()))
+        self._removed.update(entries)
 
 
 @contextlib.asynccontextmanager
@@ -410,8 +432,6 @@ async def _block(session: context.Session) -> AsyncIterator[None]:
 
 
 def _may_pass(error: errors.OrochiError) -> bool:
-    from orochi.operations import writes
-
     return error.sqlstate in _RETRIED or writes.is_stale(error)
 
 
