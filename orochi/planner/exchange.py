@@ -68,7 +68,7 @@ def plan(
         try:
             return arrange.plan(prepared, builder, by_shards)
         except spread.Unfit:
-            changed = _from_items(prepared, builder, wanted=lambda _level, _prepared: True)
+            changed = _from_items(prepared, builder, lambda _level, _prepared: True, unions=True)
             if changed is None:
                 raise
     return builder.finish(choose(ctes.statement(changed), builder.ctx))
@@ -190,8 +190,13 @@ def _is_reducing(level: names.Level, prepared: prepare.Prepared) -> bool:
     return True
 
 
-def _from_items(prepared: prepare.Prepared, builder: recursive.Builder, wanted: Wanted) -> tree.Node | None:
-    """The statement with sub-SELECTs of FROM turned into stages; None if none was."""
+def _from_items(
+    prepared: prepare.Prepared, builder: recursive.Builder, wanted: Wanted, *, unions: bool = False
+) -> tree.Node | None:
+    """The statement with sub-SELECTs of FROM turned into stages; None if none was.
+
+    Those that shards answer by themselves stay, but for UNION ALL with `unions`: it cannot be dealt out otherwise.
+    """
     checker = spread.Checker(prepared)
     replaced: dict[int, tree.Node] = {}
     for level in prepared.scopes.levels:
@@ -205,7 +210,7 @@ def _from_items(prepared: prepare.Prepared, builder: recursive.Builder, wanted: 
                 continue
             if not recursive.is_closed(inner, prepared):
                 continue
-            if scans.colocated(prepared.references):
+            if scans.colocated(prepared.references) and not (unions and inner.arms):
                 try:
                     checker.derived(inner)
                     continue
