@@ -2,14 +2,18 @@
 
 `(SELECT agg(x) FROM t WHERE t.k = o.k AND ...)` becomes a stage `SELECT t.k, agg(x) FROM t WHERE ...
 GROUP BY t.k` and, in the place of the sub-SELECT, a look-up of the one row of the key. If conditions on
-`o` alone leave few of its rows, only their keys are computed for. Where no row has the key the look-up gives what the aggregate gives of no rows: NULL, or 0 for a count.
+`o` alone leave few of its rows, or a condition `o.k IN (...)` of what is a stage already, only their keys are computed
+for. Where no row has the key the look-up gives what the aggregate gives of no rows: NULL, or 0 for a count.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 
-from orochi.planner import cost, labels, names, parse, prepare, pull, recursive, spread, staged, tree
+from orochi import pgtypes
+from orochi.catalog import snapshot as snapshots
+from orochi.planner import analyze, cost, labels, names, parse, prepare, pull, recursive, spread, staged, tree
 from orochi.planner import plan as plans
 from orochi.planner.tree import ast
 
@@ -36,8 +40,19 @@ class _Split:
     rest: tuple[tree.Node, ...]
 
 
-def aggregate(level: names.Level, prepared: prepare.Prepared, builder: recursive.Builder) -> tree.Node | None:
+def aggregate(
+    level: names.Level,
+    prepared: prepare.Prepared,
+    builder: recursive.Builder,
+    staged_before: Mapping[int, tree.Node],
+) -> tree.Node | None:
     """What stands in the place of a correlated sub-SELECT of one aggregate; None for any other one.
+
+    Args:
+        level: the sub-SELECT.
+        prepared: the statement.
+        builder: takes its stage.
+        staged_before: by the ids of other sub-SELECTs, the SELECTs of stages that stand in their places.
 
     Raises:
         NeedsColumns: the columns of its stage must be asked for.
@@ -55,7 +70,10 @@ def aggregate(level: names.Level, prepared: prepare.Prepared, builder: recursive
     split = _split(level, prepared, inside)
     if split is None:
         return None
-    asked = _asked(level, prepared, split.pairs)
+    asked = (
+        *_asked(level, prepared, split.pairs),
+        *_listed(level, prepared, split.pairs, builder, staged_before),
+    )
     keys = [f"orochi_k{number}" for number in range(len(split.pairs))]
     targets = [
         *(ast.ResTarget(name=name, val=inner) for name, (inner, _) in zip(keys, split.pairs, strict=True)),
@@ -109,6 +127,55 @@ def _asked(
         link = parse.parse_one(f"SELECT 1 WHERE 1 IN ({sql})").tree.whereClause
         found.append(tree.changed(link, testexpr=inner))
     return tuple(found)
+
+
+def _listed(
+    level: names.Level,
+    prepared: prepare.Prepared,
+    pairs: tuple[tuple[tree.Node, tree.Node], ...],
+    builder: recursive.Builder,
+    staged_before: Mapping[int, tree.Node],
+) -> Iterator[tree.Node]:
+    """Conditions that leave the keys which the outer WHERE looks for in a small stage; it drops rows of others."""
+    if level.parent is None or not level.references:
+        return
+    most = max(cost.rows_of(reference.table) for reference in level.references) // _FEWER
+    for term in tree.conjuncts(level.parent.stmt.whereClause):
+        if not isinstance(term, ast.SubLink) or term.subLinkType.name != "ANY_SUBLINK" or term.operName:
+            continue
+        select = staged_before.get(id(term.subselect))
+        if select is None or not tree.is_column(term.testexpr):
+            continue
+        (source,) = select.fromClause
+        table = next(
+            t for t in builder.ctx.snapshot.tables.values() if t.name == source.relname and staged.is_stage(t)
+        )
+        key = prepared.analysis.key(term.testexpr, level.parent)
+        if key is None or cost.rows_of(table) > min(most, _MOST_KEYS):
+            continue
+        for inner, outer in pairs:
+            if not tree.is_column(outer) or prepared.analysis.key(outer, level) != key:
+                continue
+            if _are_alike(inner, key, table.columns[0], level, prepared):
+                yield tree.changed(term, testexpr=inner, subselect=select)
+
+
+def _are_alike(
+    inner: tree.Node,
+    outer: analyze.ColumnKey,
+    listed: snapshots.Column,
+    level: names.Level,
+    prepared: prepare.Prepared,
+) -> bool:
+    """Whether equality of the first with the second, and of that with the third, is the first's with the third."""
+    key = prepared.analysis.key(inner, level) if tree.is_column(inner) else None
+    if key is None:
+        return False
+    columns = [prepared.analysis.reference(item).table.column(item[1]) for item in (key, outer)]
+    if any(column is None or column.collation not in (None, 'pg_catalog."default"') for column in columns):
+        return False
+    types = {listed.base_oid, *(column.base_oid for column in columns if column is not None)}
+    return len(types) == 1 or types <= pgtypes.INTEGERS | {pgtypes.NUMERIC}
 
 
 def _is_planned(select: tree.Node, builder: recursive.Builder) -> bool:

@@ -111,7 +111,7 @@ def _sublinks(prepared: prepare.Prepared, builder: recursive.Builder) -> tree.No
             made = builder.add(_named_outputs(level.stmt))
             replaced[id(level.stmt)] = recursive.stage_select(made)
             continue
-        found = decorrelate.aggregate(level, prepared, builder)
+        found = decorrelate.aggregate(level, prepared, builder, replaced)
         if found is not None:
             replaced[id(level.stmt)] = found
     return recursive.replaced(prepared.statement.tree, replaced) if replaced else None
