@@ -20,6 +20,7 @@ from orochi.gateway import (
     client_socket,
     control,
     encodings,
+    ending,
     exchange,
     executes,
     hotpath,
@@ -57,8 +58,7 @@ class Unit:
         self._open = False  # the coordinator has had messages of this batch and no Sync yet
         self._skipping = False  # it skips everything until Sync
         self._hidden = False  # the implicit transaction is a block on the coordinator
-        self._executed = 0  # statements run so far, here or there
-        self._executed_there = 0
+        self._executed = self._executed_there = 0  # statements run so far: here or there, and there
         self._group: list[bytes] = []  # messages to be passed on
         self._group_executes = 0
         self._changing = 0  # flags of statements of this batch that were passed on
@@ -437,6 +437,7 @@ class Unit:
                 await session.fail(implicit=implicit)
             elif implicit:
                 await simple.commit(session)
+                await ending.learn(session)
         except errors.OrochiError as error:
             if session.coordinator.closed:
                 raise

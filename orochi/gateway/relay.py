@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from orochi import errors
-from orochi.gateway import client_socket, rights
+from orochi.gateway import client_socket, ending, rights
 from orochi.gateway import texts as texts_module
 from orochi.pgwire import client as pg_client
 from orochi.pgwire import codec, messages
@@ -68,24 +68,19 @@ class Relay:
         self.texts = texts
         self.session: session_module.Session | None = None
         self.busy = False
-        self.exclusive, self.pending = False, 0
-        self.inbox = codec.Splitter()
+        self.exclusive, self.pending, self.inbox = False, 0, codec.Splitter()
         self.named: dict[bytes, bytes] = {}
         self.unnamed = b""
         self.ours: dict[bytes, portal.Prepared] = {}
         self.portals: dict[bytes, portal.Portal] = {}
-        self.mask = _OURS | _CATALOG
-        self.lifts = False
+        self.mask, self.lifts = _OURS | _CATALOG, False
         self.settings_dirty, self.catalog_dirty, self.isolation_set = True, False, False
-        self.rights = rights.Watch()
+        self.rights, self.ending = rights.Watch(), ending.Ending(self)
         self.changing: dict[bytes, int] = {}
         self.copying = False
         texts.cache()
         self._version = texts.version
-        self._held = bytearray()
-        self._need = 0
-        self._skip = 0
-        self._fragment = b""
+        self._held, self._need, self._skip, self._fragment = bytearray(), 0, 0, b""
         self._after_sync = False
         self._change: asyncio.Future[None] | None = None
         client.on_data, client.on_writable = self.from_client, self._client_writable
@@ -312,9 +307,16 @@ class Relay:
         if not data:
             self.client.close()
             self.changed()
-            return
-        self.client.write(data)
-        self.watch(data)
+        elif self.catalog_dirty or self.ending.held:
+            self.ending.pass_on(data)
+        else:
+            self.client.write(data)
+            self.watch(data)
+
+    @property
+    def between_messages(self) -> bool:
+        """Whether all messages seen of the server are whole."""
+        return not self._skip and not self._fragment
 
     def watch(self, data: bytes) -> None:
         """Walk over the server's bytes for what the relay must know."""
@@ -363,10 +365,7 @@ class Relay:
     def _client_writable(self, writable: bool) -> None:
         server = self.server
         if server.tap is not None:
-            if writable:
-                server.resume_reading()
-            else:
-                server.pause_reading()
+            (server.resume_reading if writable else server.pause_reading)()
         if self.session is not None:
             self.session.client_writable(writable)
 
@@ -391,7 +390,7 @@ class Relay:
 
     async def take_server(self) -> None:
         """Wait until the server has answered all that was relayed, and own it."""
-        while self.pending or self._skip or self._fragment:
+        while self.pending or not self.between_messages or self.ending.held:
             await self.wait()
         self.server.tap = None
         if not self.client.writable:
@@ -430,6 +429,7 @@ class Relay:
             if self.copying:
                 self.client.resume(client_socket.INBOX_FULL)  # the next message may be large
             await self.wait()
+        await self.ending.over()
         self.server.tap = None
         if not self.client.writable:
             self.server.resume_reading()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from orochi import errors
 from orochi.executor import context
-from orochi.gateway import control, executes, texts
+from orochi.gateway import control, ending, executes, texts
 from orochi.gateway import sink as sinks
 from orochi.pgwire import messages
 from orochi.planner import calls, parse
@@ -64,8 +64,15 @@ async def run(session: sessions.Session, payload: bytes) -> None:
     elif statements and (_makes(session, statements, payload[:-1]) or await _any_ours(session, statements)):
         await _several(session, statements)
     else:
-        await session.relay.forward(messages.message(b"Q", payload))
-        session.ran(payload[:-1])
+        await _pass_on(session, payload)
+
+
+async def _pass_on(session: sessions.Session, payload: bytes) -> None:
+    """A text that is PostgreSQL's alone: its answer comes back as it is."""
+    if session.relay.texts.flags(payload[:-1]) & texts.CATALOG:
+        session.relay.catalog_dirty = True  # before its end passes
+    await session.relay.forward(messages.message(b"Q", payload))
+    session.ran(payload[:-1])
 
 
 def _makes(session: sessions.Session, statements: tuple[parse.Statement, ...], sql: bytes) -> bool:
@@ -93,9 +100,7 @@ async def _single(session: sessions.Session, statement: parse.Statement, payload
         else:
             found = await resolve(session, statement)
             if found is None:
-                await session.relay.forward(messages.message(b"Q", payload))
-                session.ran(payload[:-1])
-                return
+                return await _pass_on(session, payload)
             if implicit and statement.kind in _LEARNED:
                 await session.recent.learn(payload[:-1], found[2])
             await run_committed(session, *found, sink, implicit=implicit)
@@ -104,7 +109,9 @@ async def _single(session: sessions.Session, statement: parse.Statement, payload
     except errors.OrochiError as error:
         await _announce(session, statement, sink, error)
         await report(session, error, implicit=implicit)
+    await ending.learn(session)
     session.client.write(messages.ready_for_query(session.coordinator.status))
+    return None
 
 
 async def _announce(
@@ -146,6 +153,7 @@ async def _several(session: sessions.Session, statements: tuple[parse.Statement,
             await commit(session)
     except errors.OrochiError as error:
         await report(session, error, implicit=hidden or session.coordinator.status == "I")
+    await ending.learn(session)
     session.client.write(messages.ready_for_query(session.coordinator.status))
 
 
