@@ -51,9 +51,7 @@ class Unit:
     """
 
     def __init__(self, session: sessions.Session) -> None:
-        self.session = session
-        self.relay = session.relay
-        self.client = session.client
+        self.session, self.relay, self.client = session, session.relay, session.client
         self.failed = False
         self._open = False  # the coordinator has had messages of this batch and no Sync yet
         self._skipping = False  # it skips everything until Sync
@@ -342,7 +340,9 @@ class Unit:
         statement, parameters, fields = held.prepared.statement, held.parameters, held.prepared.fields
         implicit = session.coordinator.status == "I"
         if implicit and (
-            self._executed or not exchange.sync_comes(self.relay.inbox) or simple.needs_block(statement)
+            self._executed
+            or not exchange.sync_comes(self.relay.inbox)
+            or simple.needs_block(session, statement)
         ):
             await self._hide()
         self._executed += 1

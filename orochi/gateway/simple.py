@@ -15,7 +15,7 @@ from orochi.executor import context
 from orochi.gateway import control, ending, executes, texts
 from orochi.gateway import sink as sinks
 from orochi.pgwire import messages
-from orochi.planner import calls, parse
+from orochi.planner import calls, clock, parse
 
 if TYPE_CHECKING:
     from orochi.gateway import session as sessions
@@ -42,6 +42,8 @@ _MAY_MAKE = CATALOG_KINDS | {parse.Kind.OTHER, parse.Kind.SET}
 #: Classes of SQLSTATE that PostgreSQL never gives to a SELECT that it runs: not supported, no connection.
 _OURS_ALONE = frozenset({"0A", "08"})
 _LEARNED = frozenset({parse.Kind.SELECT, parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE})
+_WRITES = frozenset({parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE, parse.Kind.MERGE})
+_READS = re.compile(r"\b(?:select|using|table)\b|(?<!delete)\s+from\b", re.IGNORECASE)
 _NO_BLOCK = re.compile(
     r"\bconcurrently\b|^\s*(?:vacuum|reindex|cluster|alter\s+system|create\s+database)"
     # what commits by itself, again and again
@@ -216,7 +218,7 @@ async def run_committed(
     implicit: bool,
 ) -> None:
     """Run one statement of ours, and commit if it is a transaction by itself."""
-    if implicit and needs_block(statement):
+    if implicit and needs_block(session, statement):
         await session.begin()
     await session.execute(statement, parameters, fields, sink)
     if implicit:
@@ -234,8 +236,11 @@ async def commit(session: sessions.Session) -> None:
         await session.catalog_committed()
 
 
-def needs_block(statement: parse.Statement) -> bool:
-    """Whether the statement, alone, needs a transaction block on the coordinator."""
+def needs_block(session: sessions.Session, statement: parse.Statement) -> bool:
+    """Whether the statement, alone, needs a transaction block on the coordinator: else it would see two moments."""
+    if statement.kind in _WRITES:
+        reads = _READS.search(statement.sql) is not None
+        return reads and clock.may_be_asked(statement.sql, session.snapshot())
     return statement.kind in BLOCK_KINDS and not _NO_BLOCK.search(statement.sql)
 
 

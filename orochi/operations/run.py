@@ -22,6 +22,7 @@ from orochi.operations import (
     columnar,
     copy,
     ddl,
+    evaluate,
     explain,
     insert,
     modify,
@@ -40,7 +41,7 @@ from orochi.operations import (
     writes,
 )
 from orochi.pgwire import messages
-from orochi.planner import bodies, classify, gapfill, names, parse, rehearsal
+from orochi.planner import bodies, classify, clock, gapfill, names, parse, rehearsal
 
 #: How long a statement is planned again after its layout changed under it, and the pauses between.
 STALE_SECONDS = 15.0
@@ -289,7 +290,10 @@ async def _dispatch(
     match kind:
         case parse.Kind.SELECT:
             try:
-                await select.execute(session, statement, parameters, fields, sink)
+                async with evaluate.one_moment(
+                    session, clock.may_be_asked(statement.sql, session.snapshot())
+                ):
+                    await select.execute(session, statement, parameters, fields, sink)
             except errors.FeatureNotSupported:
                 if not rehearsal.locks(statement.tree):
                     raise

@@ -95,9 +95,12 @@ async def _answer(
     try:
         inputs = await run_stages(session, plan)
     except errors.OrochiError as error:
-        aborted = session.coordinator.status == "E" or session.transaction.participants
-        if aborted or error.sqlstate[:2] not in _DATA_ERRORS:
+        failed = session.coordinator.status == "E"
+        lost = (failed and session.transaction.in_block) or session.transaction.participants
+        if lost or error.sqlstate[:2] not in _DATA_ERRORS:
             raise
+        if failed:  # the statement's own block: it begins again, at another moment
+            await session.coordinator.query("ROLLBACK; BEGIN")
         plan, inputs = await _plan_pulled(session, statement, parameters), transport.NO_INPUTS
     return await _run_distributed(session, plan, sink, inputs)
 
