@@ -53,6 +53,7 @@ async def run(session: context.Session, statement: parse.Statement, ddl: planner
         if not isinstance(statement.tree, trees.ast.DropStmt):
             await _detached(session, tables)
         tag = (await session.coordinator.query(ddl.sql))[-1].tag
+        tables = await _reached(session, statement, tables)
         left = await _left(session, tables)
         await session.catalog_changed()
         work: dict[int, list[str]] = {}
@@ -110,6 +111,24 @@ def affected(session: context.Session, statement: parse.Statement) -> list[snaps
         for command in (getattr(node, "cmds", None) or ())
     )
     return list(snapshot.tables.values()) if cascades else found
+
+
+async def _reached(
+    session: context.Session, statement: parse.Statement, tables: list[snapshots.Table]
+) -> list[snapshots.Table]:
+    """Of a DROP those that it names, or that CASCADE changed: it has locked them so that nobody reads them.
+
+    The others may differ too by now, if another session changed them: that one has told their shards.
+    """
+    if not isinstance(statement.tree, trees.ast.DropStmt):
+        return tables
+    named = classify.tables_in(statement.tree, session.snapshot(), session.search_path, session.temp_tables)
+    result = await session.coordinator.query(
+        "SELECT relation::text FROM pg_catalog.pg_locks WHERE locktype = 'relation'"
+        " AND pid = pg_catalog.pg_backend_pid() AND mode = 'AccessExclusiveLock' AND granted"
+    )
+    reached = {int(row[0] or b"0") for row in result[-1].rows} | {int(table.oid) for table in named}
+    return [table for table in tables if table.oid in reached]
 
 
 async def _definitions(

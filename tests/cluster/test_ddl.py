@@ -213,3 +213,19 @@ def test_a_dropped_table_refers_to_nothing(pair: oracle.Pair) -> None:
     pair.both("INSERT INTO child VALUES (1)")
     pair.same("DROP TABLE child")
     pair.same("DELETE FROM parent WHERE k = 1")
+
+
+def test_drop_beside_a_block_with_ddl(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
+    """CASCADE may reach any table, but waits for none that it does not reach, and leaves its shards alone."""
+    pair.orochi("CREATE TABLE mine (a int DEFAULT 1); CREATE TABLE theirs (a int DEFAULT 2)")
+    for table in ("mine", "theirs"):
+        pair.orochi("SELECT create_distributed_table(%s, 'a', 2)", (table,))
+    schema = pair.orochi("SELECT current_schema()")[0][0]
+    with cluster.connect() as other:
+        other.execute(f"SET search_path TO {schema}, orochi, public; BEGIN")
+        other.execute("ALTER TABLE theirs ADD COLUMN b int DEFAULT 3")
+        pair.orochi("SET statement_timeout = '100s'")
+        pair.orochi("DROP TABLE mine CASCADE")
+        other.execute("COMMIT")
+    pair.orochi("INSERT INTO theirs DEFAULT VALUES")
+    assert pair.orochi("SELECT * FROM theirs") == [(2, 3)]

@@ -107,7 +107,8 @@ BEGIN
                      WHERE co.oid = a.attcollation) END,
                 'deterministic', coalesce((SELECT co.collisdeterministic FROM pg_collation co
                     WHERE co.oid = a.attcollation), true),
-                'default', pg_get_expr(e.adbin, e.adrelid),
+                -- a default has no columns, and then no lock of the table is needed to print it
+                'default', pg_get_expr(e.adbin, CASE WHEN a.attgenerated = '' THEN 0 ELSE e.adrelid END),
                 'volatility', CASE WHEN e.adbin IS NULL THEN 'i' ELSE orochi._volatility(e.adbin) END,
                 'identity', a.attidentity, 'generated', a.attgenerated) ORDER BY a.attnum), '[]'::json)
             FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
