@@ -50,7 +50,7 @@ async def load(connection: client.PgConnection) -> snapshots.Snapshot:
 
 
 async def load_unheld(connection: client.PgConnection) -> snapshots.Snapshot | None:
-    """The same on an idle connection of Orochi's own; None if it had to wait for a lock: try again soon.
+    """The same on an idle connection of Orochi's own; None if another session is in the way: try again soon.
 
     Raises:
         RemoteError: as `load`.
@@ -58,7 +58,8 @@ async def load_unheld(connection: client.PgConnection) -> snapshots.Snapshot | N
     try:
         parts = await _parts_of(connection, _BRIEF_SQL)
     except errors.RemoteError as error:
-        if error.sqlstate == "55P03":
+        # PostgreSQL has no code of its own for a relation that is dropped while it is printed
+        if error.sqlstate == "55P03" or "could not open relation" in str(error):
             return None
         raise
     return _from_parts(parts) if texts.PRINTED.complete(parts) else None

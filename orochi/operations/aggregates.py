@@ -114,6 +114,8 @@ async def _create(
     named = ", ".join(map(quoting.identifier, view.columns))
     owner = quoting.identifier(session.user)
     if not await _number(session, f"SELECT (to_regnamespace('{_SCHEMA}') IS NOT NULL)::integer"):
+        # one at a time: PostgreSQL's IF NOT EXISTS does not wait for who creates it just now
+        await session.catalog_execute("SELECT count(*) FROM pg_advisory_xact_lock(1330792264, 2)")
         await session.catalog_execute(
             f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}; GRANT USAGE ON SCHEMA {_SCHEMA} TO PUBLIC"
         )

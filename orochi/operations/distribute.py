@@ -222,6 +222,8 @@ async def _group(
                 hint="Leave shard_count out when you give colocate_with.",
             )
         assert table.colocation_id is not None
+        if not await _joined(session, table.colocation_id):
+            raise errors.UndefinedObject(f'relation "{colocate_with}" does not exist', sqlstate="42P01")
         return table.colocation_id, colocation.shards_like(table)
     shared = colocate_with is None or colocate_with.lower() == colocation.DEFAULT
     count = placement.check_shard_count(
@@ -237,7 +239,7 @@ async def _group(
         ):
             group = int(str(row[0]))
             for table in snapshot.tables.values():
-                if table.colocation_id == group and table.shards:
+                if table.colocation_id == group and table.shards and await _joined(session, group):
                     return group, colocation.shards_like(table)
     rows = await session.catalog_execute(
         "INSERT INTO orochi.orochi_colocation_groups (shard_count, distribution_type, is_default)"
@@ -245,6 +247,14 @@ async def _group(
     )
     nodes = placement.round_robin(count, placement.data_nodes(snapshot))
     return int(str(rows[0][0])), colocation.plan_shards(nodes)
+
+
+async def _joined(session: context.Session, group: int) -> bool:
+    """Keep the group until the transaction ends; False if its last table was dropped meanwhile."""
+    found = await session.catalog_execute(
+        f"SELECT colocation_id FROM orochi.orochi_colocation_groups WHERE colocation_id = {group} FOR KEY SHARE"
+    )
+    return bool(found)
 
 
 async def _colocated_table(session: context.Session, name: str) -> snapshots.Table:

@@ -132,9 +132,12 @@ LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $$
         FROM orochi.orochi_shards s JOIN orochi.orochi_chunks c USING (shard_id)
             JOIN orochi.orochi_stripes f USING (chunk_id)
         WHERE s.table_oid = relation;
-    WITH gone AS (DELETE FROM orochi.orochi_tables WHERE table_oid = relation RETURNING colocation_id)
-    DELETE FROM orochi.orochi_colocation_groups g USING gone
-        WHERE g.colocation_id = gone.colocation_id AND NOT EXISTS (
+    -- whoever joins the group now has its row locked, and keeps it
+    WITH gone AS (DELETE FROM orochi.orochi_tables WHERE table_oid = relation RETURNING colocation_id),
+        free AS (SELECT g.colocation_id FROM orochi.orochi_colocation_groups g JOIN gone USING (colocation_id)
+            FOR UPDATE OF g SKIP LOCKED)
+    DELETE FROM orochi.orochi_colocation_groups g USING free
+        WHERE g.colocation_id = free.colocation_id AND NOT EXISTS (
             SELECT FROM orochi.orochi_tables t WHERE t.colocation_id = g.colocation_id AND t.table_oid <> relation);
 $$;
 REVOKE EXECUTE ON FUNCTION orochi._forget_table(oid), orochi._bump(), orochi._set_access_method(oid, name) FROM PUBLIC;
