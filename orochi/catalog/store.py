@@ -58,8 +58,7 @@ async def load_unheld(connection: client.PgConnection) -> snapshots.Snapshot | N
     try:
         parts = await _parts_of(connection, _BRIEF_SQL)
     except errors.RemoteError as error:
-        # PostgreSQL has no code of its own for a relation that is dropped while it is printed
-        if error.sqlstate == "55P03" or "could not open relation" in str(error):
+        if error.sqlstate == "55P03":
             return None
         raise
     return _from_parts(parts) if texts.PRINTED.complete(parts) else None
@@ -109,6 +108,7 @@ def _from_parts(parts: dict[str, Any]) -> snapshots.Snapshot:
         views={
             (schema, name): snapshots.View(schema, name, definition, tuple(columns or ()))
             for schema, name, definition, columns, *_ in parts["views"]
+            if definition is not None  # else it is gone, though an old MVCC snapshot may still have it
         },
         shadows=frozenset((schema, name) for schema, name in parts.get("shadows", ())),
         aggregates=tuple(_aggregate(item) for item in parts.get("aggregates", ())),

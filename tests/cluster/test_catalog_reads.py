@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Iterator
 
 import psycopg
@@ -49,3 +50,28 @@ def test_a_locked_table_holds_up_nobody_else(
     assert _one(other, "SELECT sum(b) FROM doubled") == 290
     assert _one(other, "SELECT sum(b) FROM seen") == 288
     assert _one(other, "UPDATE doubled SET a = a + 1 WHERE a = 100 RETURNING b") == 202
+
+
+def test_tables_come_and_go_beside_each_other(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
+    """What one drops another may be reading the catalog of: neither is told, in or out of a block."""
+    schema = _one(pair.gateway, "SELECT current_schema()")
+
+    def rounds(number: int) -> None:
+        with cluster.connect(prepare_threshold=None) as connection:
+            connection.execute(f"SET search_path TO {schema}, orochi, public")
+            for _ in range(6):
+                connection.execute(
+                    f"CREATE TABLE brief{number} (a int, b int GENERATED ALWAYS AS (a * 2) STORED)"
+                )
+                connection.execute(f"SELECT create_distributed_table('brief{number}', 'a', 2)")
+                connection.execute(f"CREATE VIEW seen{number} AS SELECT a, b FROM brief{number}")
+                connection.execute(f"CREATE INDEX ON brief{number} (b)")
+                with connection.transaction():
+                    connection.execute(f"ALTER TABLE brief{number} ADD COLUMN z int")
+                    connection.execute(f"INSERT INTO brief{number} (a) VALUES (1)")
+                assert connection.execute(f"SELECT * FROM seen{number}").fetchall() == [(1, 2)]
+                connection.execute(f"DROP TABLE brief{number} CASCADE")
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(rounds, number) for number in range(3)]:
+            done.result()

@@ -17,6 +17,25 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
         FROM pg_depend d WHERE d.classid = class AND d.objid = object), ''))
 $$;
 
+-- PostgreSQL's text of a view or of a generation expression; NULL if another session is just dropping what it is of:
+-- the catalog has it still for an older snapshot, and the printing knows no other error for that.
+CREATE OR REPLACE FUNCTION orochi._printed(view oid) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = '' AS $$
+BEGIN
+    RETURN pg_get_viewdef(view);
+EXCEPTION WHEN internal_error THEN
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE FUNCTION orochi._printed(expression pg_node_tree, relation oid) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = '' AS $$
+BEGIN
+    RETURN pg_get_expr(expression, relation);
+EXCEPTION WHEN internal_error THEN
+    RETURN NULL;
+END
+$$;
+
 -- Everything planning needs, in one statement and so in one MVCC snapshot: rows of (kind, JSON).
 -- search_path is empty so that every printed name is qualified; PL/pgSQL keeps the plan.
 -- To print an expression with columns, or a view, PostgreSQL locks the relations that it reads. Unless `patient`,
@@ -58,7 +77,7 @@ BEGIN
                          FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
                          WHERE co.oid = a.attcollation) END,
                     CASE WHEN a.attgenerated = '' THEN pg_get_expr(e.adbin, 0)  -- has no columns: takes no lock
-                        WHEN NOT c.oid = ANY (held) THEN pg_get_expr(e.adbin, e.adrelid) END,
+                        WHEN NOT c.oid = ANY (held) THEN orochi._printed(e.adbin, e.adrelid) END,
                     CASE WHEN e.adbin IS NULL THEN false ELSE orochi._volatility(e.adbin) <> 'i' END,
                     a.attidentity, a.attgenerated,
                     CASE WHEN a.attgenerated <> '' THEN
@@ -94,7 +113,7 @@ BEGIN
     SELECT 'views', json_agg(json_build_array(n.nspname, c.relname,
             CASE WHEN NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_rewrite'::regclass
                     AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (held))
-                THEN pg_get_viewdef(c.oid) END,
+                THEN orochi._printed(c.oid) END,
             (SELECT json_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
             orochi._text_key('pg_rewrite'::regclass, r.oid, r.ev_action::text)))
