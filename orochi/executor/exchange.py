@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import pathlib
 import secrets
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -52,10 +53,30 @@ def read_part(header: dict[str, Any], payload: memoryview) -> list[pa.RecordBatc
         with pa.ipc.open_stream(pa.py_buffer(payload)) as reader:
             return list(reader)
     try:
-        with pa.memory_map(path) as source, pa.ipc.open_stream(source) as reader:
-            return list(reader)
+        with open(path, "rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        with pa.ipc.open_stream(pa.py_buffer(mapping)) as reader:
+            return Mapped(reader, mapping)
     finally:
         pathlib.Path(path).unlink(missing_ok=True)
+
+
+class Mapped(list[pa.RecordBatch]):
+    """The batches of a mapped file."""
+
+    def __init__(self, batches: Iterable[pa.RecordBatch], mapping: mmap.mmap) -> None:
+        super().__init__(batches)
+        self._mapping = mapping
+
+    def forget(self) -> None:
+        """Give back the memory of what was read so far; what is read again comes from the file again."""
+        self._mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def forget(batches: list[pa.RecordBatch]) -> None:
+    """Of an answer that is read once: give back the memory of what was read."""
+    if isinstance(batches, Mapped):
+        batches.forget()
 
 
 class Answers:
@@ -73,7 +94,8 @@ class Answers:
         key = (header["task"], header["fragment"])
         count, batches = self._parts.get(key, (0, []))
         if header["part"] == count:
-            self._parts[key] = (count + 1, batches + read_part(header, payload))
+            part = read_part(header, payload)
+            self._parts[key] = (count + 1, batches + part if batches else part)
         if not header.get("last"):
             return None
         count, batches = self._parts.pop(key, (0, []))

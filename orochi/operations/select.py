@@ -17,7 +17,7 @@ import pyarrow as pa
 from orochi import errors, metrics
 from orochi import settings as process_settings
 from orochi.catalog import snapshot as snapshots
-from orochi.executor import context, reduce, results, small, small_stripes, transport
+from orochi.executor import context, exchange, reduce, results, small, small_stripes, transport
 from orochi.operations import (
     aggregate_state,
     describe,
@@ -301,6 +301,7 @@ async def _concatenate(
             async for data, count in results.encoded(batch, columns, sink.formats, settings):
                 await sink.rows(data, count)
                 sent += count
+            exchange.forget(result.batches)
         if left == 0:
             break
     return f"SELECT {sent}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import pyarrow as pa
 import pytest
 
@@ -10,8 +12,8 @@ from orochi.executor import exchange
 _ROWS = 30
 
 
-def _items() -> list[bytes]:
-    """An answer in many parts, as a worker sends it that does not see the gateway's folder."""
+def _items(folder: exchange.SharedFolder | None = None) -> list[bytes]:
+    """An answer as a worker sends it; in many parts if it does not see the gateway's folder."""
     sent: list[bytes] = []
 
     def send(item: bytes) -> int:
@@ -22,8 +24,8 @@ def _items() -> list[bytes]:
         {"task": "t", "fragment": 3},
         send,
         inline_bytes=16,
-        folder=None,
-        file_name="",
+        folder=folder,
+        file_name="answer",
         cancelled=lambda: False,
         waiting=lambda: 0,
     )
@@ -60,3 +62,17 @@ def test_an_answer_that_lacks_a_part_is_none(at: int) -> None:
     answers = exchange.Answers()
     assert _taken(answers, items[:at] + items[at + 1 :]) == []
     assert _taken(answers, items) == [list(range(_ROWS))]
+
+
+def test_memory_of_a_mapped_answer_is_given_back(tmp_path: pathlib.Path) -> None:
+    """It can be read again all the same, though the file has no name any more."""
+    items = _items(exchange.SharedFolder.create(tmp_path / "results"))
+    assert len(items) == 1
+    batches = exchange.Answers().take(*exchange.unpack(items[0]))
+    assert batches is not None
+    assert not list(tmp_path.rglob("*.arrow"))
+    for batch in batches:
+        assert batch.column(0).to_pylist()
+        exchange.forget(batches)
+    assert [value for batch in batches for value in batch.column(0).to_pylist()] == list(range(_ROWS))
+    exchange.forget([])
