@@ -182,8 +182,9 @@ def _write_hba(admin: psycopg.Connection[tuple[object, ...]], text: str) -> None
     assert row is not None
     selects = " UNION ALL ".join(f"SELECT '{line}'" for line in text.splitlines())
     admin.execute(f"COPY ({selects}) TO '{row[0]}'".encode())
-    asked = admin.execute("SELECT clock_timestamp() FROM pg_reload_conf()").fetchone()
+    asked = admin.execute("SELECT clock_timestamp()").fetchone()
     assert asked is not None
+    admin.execute("SELECT pg_reload_conf()")
     newer = f"SELECT pg_conf_load_time() >= '{asked[0]}'"
     deadline = time.monotonic() + 60
     while True:  # a new session knows what the postmaster has read
