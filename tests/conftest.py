@@ -21,6 +21,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 _ROOT = pathlib.Path(__file__).parent
 _numbers = itertools.count(1)
 _HANGS_AFTER = 240.0  # seconds; the time limit of a test is 300
+#: Files at the end, each with a cluster of its own: so two processes come to their ends together.
+_LONGEST_FIRST = ("test_kill.py", "test_lifecycle.py", "test_life.py", "test_bank.py")
 _seen: dict[str, list[tuple[str, str]]] = {}
 
 
@@ -50,7 +52,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.cluster)
         if folder == "faults":
             item.add_marker(pytest.mark.faults)
-    items.sort(key=lambda item: order.get(item.path.relative_to(_ROOT).parts[0], 5))
+    last = {name: at for at, name in enumerate(_LONGEST_FIRST)}
+    items.sort(
+        key=lambda item: (order.get(item.path.relative_to(_ROOT).parts[0], 5), last.get(item.path.name, 0))
+    )
 
 
 @pytest.hookimpl(wrapper=True)

@@ -134,7 +134,7 @@ def test_any_history(pair: oracle.Pair, layout: str) -> None:
     chance = random.Random(layout)
     build(pair, layout)
     check(pair)
-    for step in range(5):
+    for step in range(3):
         if step % 4 == 2:
             pair.both("BEGIN")
             write(pair, chance)

@@ -40,16 +40,13 @@ def filled(request: pytest.FixtureRequest, module_pair: oracle.Pair) -> Iterator
 
 @pytest.mark.parametrize("sql", _STATEMENTS)
 def test_one_moment(filled: oracle.Pair, sql: str) -> None:
-    """Alone, prepared and in binary, and in a block."""
+    """Alone, and prepared and in binary."""
     if "clock_timestamp" in sql:  # which goes on
         row = filled.orochi(sql)
         assert row
         return
     filled.same(sql)
     filled.same(sql, prepare=True, binary=True)
-    filled.both("BEGIN")
-    filled.same(sql)
-    filled.both("ROLLBACK")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tests.support import cluster as clusters
 from tests.support import layouts, oracle, pairs
 
 _SCHEMA = "unions"
-_KINDS = ("reference", "both", "both-compressed")
+_KINDS = ("reference", "both-compressed")
 _STATEMENTS = (
     "SELECT * FROM (SELECT tenant, id FROM events UNION ALL SELECT id, tenant FROM events) u ORDER BY 1, 2 LIMIT 20",
     "SELECT count(*), sum(x), min(x), max(x), avg(x) FROM (SELECT amount x FROM events UNION ALL SELECT id FROM events) u",

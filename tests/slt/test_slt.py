@@ -14,7 +14,7 @@ import pytest
 from tests.support import oracle, services, slt
 
 _ALL = os.environ.get("OROCHI_SLT") == "all"
-_SAMPLE = 30
+_SAMPLE = 20
 _MADE = sorted(pathlib.Path(__file__).parent.glob("made_*.slt"))
 _FILES = sorted(set(pathlib.Path(__file__).parent.glob("*.slt")) - set(_MADE))
 
