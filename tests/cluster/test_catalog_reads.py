@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Iterator
 
 import psycopg
-import pytest
 
 from tests.support import cluster as clusters
 from tests.support import oracle
-
-
-@pytest.fixture
-def other(cluster: clusters.Cluster, pair: oracle.Pair) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-    """Another session of the gateway, in the schema of the pair."""
-    with cluster.connect(prepare_threshold=None) as connection:
-        row = pair.gateway.execute("SHOW search_path").fetchone()
-        assert row is not None
-        connection.execute(f"SET search_path TO {row[0]}")
-        connection.execute("SET statement_timeout TO '60s'")
-        yield connection
 
 
 def _one(connection: psycopg.Connection[tuple[object, ...]], sql: str) -> object:
