@@ -64,7 +64,7 @@ def aggregate(
     value, empty = _when_empty(stmt.targetList[0].val, prepared)
     if value is None:
         return None
-    inside = {id(level)} | {id(i) for i in prepared.scopes.levels if recursive.is_below(i, level)}
+    inside = {id(level)} | {id(i) for i in prepared.scopes.levels if i.is_below(level)}
     if not _is_known(inside, prepared):
         return None
     split = _split(level, prepared, inside)

@@ -124,7 +124,7 @@ def _is_bound(level: names.Level, prepared: prepare.Prepared) -> bool:
     inner = [
         item
         for other in prepared.scopes.levels
-        if other is level or recursive.is_below(other, level)
+        if other is level or other.is_below(level)
         for item in other.references
     ]
     if not scans.colocated([*outer, *inner]):
@@ -241,7 +241,7 @@ def _is_under(level: names.Level, replaced: dict[int, tree.Node]) -> bool:
         for item in current.relations.values():
             if not isinstance(item, names.Other) or id(item.node) not in replaced or item.level is None:
                 continue
-            if item.level is level or recursive.is_below(level, item.level):
+            if item.level is level or level.is_below(item.level):
                 return True
         current = current.parent
     return False

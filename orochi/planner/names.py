@@ -121,6 +121,15 @@ class Level:
     relations: dict[int, Reference | Other] = dataclasses.field(default_factory=dict)
     merged: dict[str, tuple[Reference, str] | None] = dataclasses.field(default_factory=dict)
 
+    def is_below(self, top: Level) -> bool:
+        """Whether it lies inside `top`."""
+        current = self.parent
+        while current is not None:
+            if current is top:
+                return True
+            current = current.parent
+        return False
+
     @property
     def references(self) -> list[Reference]:
         """Its Orochi tables."""

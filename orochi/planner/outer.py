@@ -42,7 +42,7 @@ def _is_outer(call: tree.Node, level: names.Level, levels: dict[int, names.Level
         for node in tree.walk(parts)
         if isinstance(node, ast.ColumnRef) and id(node) in levels
     ]
-    around = [owner for owner in owners if owner is None or not _is_inside(owner, level)]
+    around = [owner for owner in owners if owner is None or not owner.is_below(level)]
     return bool(around) and not any(owner is level for owner in around)
 
 
@@ -63,12 +63,3 @@ def _owner(node: tree.Node, level: names.Level) -> names.Level | None:
                     return current
         current = current.outer
     return None
-
-
-def _is_inside(level: names.Level, top: names.Level) -> bool:
-    current = level.parent
-    while current is not None:
-        if current is top:
-            return True
-        current = current.parent
-    return False

@@ -204,7 +204,7 @@ def replaced(node: tree.Node, by: dict[int, tree.Node]) -> tree.Node:
 
 def is_closed(level: names.Level, prepared: prepare.Prepared) -> bool:
     """Whether a sub-SELECT names nothing outside of itself; False where that is not certain."""
-    inside = [level, *(other for other in prepared.scopes.levels if is_below(other, level))]
+    inside = [level, *(other for other in prepared.scopes.levels if other.is_below(level))]
     known = {id(item) for item in inside}
     for item in inside:
         for relation in item.relations.values():
@@ -279,22 +279,12 @@ def visible(item: names.Reference | names.Other) -> frozenset[str] | None:
     return frozenset((*given, *found))
 
 
-def is_below(level: names.Level, top: names.Level) -> bool:
-    """Whether `level` lies inside `top`."""
-    current = level.parent
-    while current is not None:
-        if current is top:
-            return True
-        current = current.parent
-    return False
-
-
 def reads_orochi(level: names.Level, prepared: prepare.Prepared, *, distributed: bool = False) -> bool:
     """Whether a query level or one inside it reads an Orochi table (one that is spread over shards)."""
     return any(
         not staged.is_stage(item.table)
         and (not distributed or item.table.kind is not snapshots.TableKind.REFERENCE)
         for other in prepared.scopes.levels
-        if other is level or is_below(other, level)
+        if other is level or other.is_below(level)
         for item in other.references
     )

@@ -227,7 +227,7 @@ class Checker:
         inside = [
             reference
             for other in self._prepared.scopes.levels
-            if other is item.level or _is_below(other, item.level)
+            if other is item.level or other.is_below(item.level)
             for reference in other.references
         ]
         return any(map(scans.is_distributed, inside)) and self._are_bound(inside, list(keys))
@@ -270,7 +270,7 @@ class Checker:
         return any(
             scans.is_distributed(item)
             for other in self._prepared.scopes.levels
-            if other is level or _is_below(other, level)
+            if other is level or other.is_below(level)
             for item in other.references
         )
 
@@ -282,15 +282,6 @@ def _under(level: names.Level) -> list[names.Reference]:
         if isinstance(item, names.Other) and item.kind == "subquery" and item.level is not None:
             found += _under(item.level)
     return found
-
-
-def _is_below(level: names.Level, top: names.Level) -> bool:
-    current = level.parent
-    while current is not None:
-        if current is top:
-            return True
-        current = current.parent
-    return False
 
 
 def _is_sublink_of(level: names.Level, top: names.Level) -> bool:
@@ -326,7 +317,7 @@ def group_expression(item: tree.Node, level: names.Level) -> tree.Node:
     """The expression that an item of GROUP BY stands for: an input column comes before an output name."""
     if tree.is_column(item) and len(item.fields) == 1:
         found = lookup.origin(item, level)
-        if found is not None and (found[0].level is level or _is_below(found[0].level, level)):
+        if found is not None and (found[0].level is level or found[0].level.is_below(level)):
             return item
         if any(
             isinstance(other, names.Other) and other.kind != "subquery" for other in level.relations.values()

@@ -15,7 +15,7 @@ def obstacle(level: names.Level, prepared: prepare.Prepared) -> str | None:
     if not continuous.is_of_parts(stmt) and _has_stripes(level, prepared):
         return "branches of a set operation over stripes are faster each by itself"
     for node, where in prepared.scopes.columns:
-        found = lookup.origin(node, where) if _is_below(where, level) and tree.is_column(node) else None
+        found = lookup.origin(node, where) if where.is_below(level) and tree.is_column(node) else None
         column = found[0].table.column(found[1]) if found is not None else None
         if column is not None and column.collation not in (None, 'pg_catalog."default"'):
             return "a set operation of columns with a collation of their own"
@@ -26,16 +26,7 @@ def _has_stripes(level: names.Level, prepared: prepare.Prepared) -> bool:
     return any(
         prepared.pruned[id(item)].stripes(shard)
         for other in prepared.scopes.levels
-        if _is_below(other, level)
+        if other.is_below(level)
         for item in other.references
         for shard in prepared.pruned[id(item)].shards
     )
-
-
-def _is_below(level: names.Level, top: names.Level) -> bool:
-    current = level.parent
-    while current is not None:
-        if current is top:
-            return True
-        current = current.parent
-    return False
