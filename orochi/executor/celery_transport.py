@@ -246,7 +246,7 @@ class _Run:
             if self._link.failures != failures_before:
                 failures_before = self._link.failures
                 await self._after_outage()
-            found = [result for item in items if (result := self._receive(item)) is not None]
+            found = [result for item in items for result in self._receive(item)]
             await self._inputs.upload_if_missed()
             if items and not self._tracker.is_done:
                 await self._send_next(redis_link.RUNNING_SECONDS)
@@ -304,8 +304,8 @@ class _Run:
             f"shards {','.join(map(str, shards)) or '-'} on n{task.node_id}{again}"
         )
 
-    def _receive(self, item: bytes) -> transport.FragmentResult | None:
-        """Take one item; a result if it completes a fragment not answered yet."""
+    def _receive(self, item: bytes) -> list[transport.FragmentResult]:
+        """Take one item; results if it completes fragments not answered yet, the rows with the first of them."""
         header, payload = exchange.unpack(item)
         if "fragment" not in header:
             if "error" in header:
@@ -313,25 +313,31 @@ class _Run:
             if "deferred" in header:
                 self._inputs.missed |= bool(header.get("missing"))
                 self._tracker.deferred(header["task"], header["deferred"])
-            return None
+            return []
         task_id, number = header["task"], header["fragment"]
         self._tracker.heard(task_id)
         try:
             parts = self._answers.take(header, payload)
         except FileNotFoundError:
             log.warning("fragment.file_lost", run=self.run_id, fragment=number)
-            return None
+            return []
         if parts is None:
             if header.get("last"):
                 log.warning("fragment.part_lost", run=self.run_id, fragment=number)
-            return None
+            return []
         stats = transport.FragmentStats(**header["stats"])
-        if not self._tracker.answered(task_id, number, stats.seconds):
-            return None
+        numbers = [number, *header["beside"]]
+        if not self._tracker.answered(task_id, numbers, stats.seconds):
+            log.info("fragment.answered_before", run=self.run_id, fragments=numbers)
+            return []
         metrics.count_fragment(
             stats.engine, stats.seconds, stats.rows, stats.bytes, stats.requests, stats.fetched_bytes
         )
-        return transport.FragmentResult(number, parts, stats)
+        nothing = transport.FragmentStats(0, 0, 0.0, engine=stats.engine)
+        return [
+            transport.FragmentResult(number, parts, stats),
+            *(transport.FragmentResult(other, [], nothing) for other in header["beside"]),
+        ]
 
     async def _look(self) -> None:
         """Judge every task in flight; there was nothing to read just now."""

@@ -213,28 +213,34 @@ class Seat:
         runner: Runner,
         staged: staging.Staging,
     ) -> None:
-        """Answer fragments that may run together: the first with all rows and costs, the others with none."""
+        """Answer fragments that may run together: one answer for all of them, or each by itself."""
         writers = [_writer(request, work, outbox, fragment.number, folder) for fragment in group]
         if len(group) > 1:
             run = functools.partial(fragments.run_together, group)
-            stats = self._finished(writers[0], work, staged, run)
-            if stats is not None:
-                nothing = contract.FragmentStats(0, 0, 0.0, engine=stats.engine)
-                for writer in writers[1:]:
-                    writer.finish({"stats": _as_json(nothing)})
+            beside = [fragment.number for fragment in group[1:]]
+            if self._finished(writers[0], work, staged, run, beside=beside):
                 return
         for fragment, writer in zip(group, writers, strict=True):
             self._finished(writer, work, staged, functools.partial(runner, fragment))
 
     def _finished(
-        self, writer: exchange.ResultWriter, work: heartbeat.Work, staged: staging.Staging, runner: Runner
-    ) -> contract.FragmentStats | None:
-        """Have the runner write an answer, unless it gives None."""
+        self,
+        writer: exchange.ResultWriter,
+        work: heartbeat.Work,
+        staged: staging.Staging,
+        runner: Runner,
+        beside: Sequence[int] = (),
+    ) -> bool:
+        """Have the runner write an answer, which is that of the fragments `beside` too; False if it gives None.
+
+        It is one item's word that all of them are answered: a process that dies between two of several would leave
+        rows that another attempt gives again.
+        """
         try:
             stats = self._run(runner, work, writer.write, staged)
             if stats is not None:
-                writer.finish({"stats": _as_json(stats)})
-            return stats
+                writer.finish({"stats": _as_json(stats), "beside": list(beside)})
+            return stats is not None
         except BaseException:
             writer.abandon()
             raise

@@ -12,7 +12,7 @@ import collections
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from orochi import errors
 from orochi.engine import together
@@ -90,19 +90,31 @@ class Tracker:
                 made.append(task)
         return made
 
-    def answered(self, task_id: str, number: int, seconds: float) -> bool:
-        """Note a fragment's whole answer; False if it was answered before."""
+    def answered(self, task_id: str, numbers: Collection[int], seconds: float) -> bool:
+        """Note one whole answer to fragments that ran together.
+
+        False if one of them was answered before, by another attempt: then this answer is of no use, as nobody can tell
+        which of its rows are of the others, and those wait again.
+        """
         task = self.tasks.get(task_id)
         if task is not None:
             self.heard(task_id)
-            self._seconds.setdefault(task.node_id, []).append(seconds)
-        if number not in self._open:
+            self._seconds.setdefault(task.node_id, []).extend([seconds / len(numbers)] * len(numbers))
+        if not self._open.issuperset(numbers):
+            self.deferred(task_id, numbers)
             return False
-        self._open.discard(number)
+        self._open.difference_update(numbers)
+        if task is None:
+            self._forget_answered()
         for other in list(self.tasks.values()):
             if not any(fragment.number in self._open for fragment in other.fragments):
                 del self.tasks[other.task_id]
         return True
+
+    def _forget_answered(self) -> None:
+        """A task that was given up answered after all: nobody else has to."""
+        for node_id, waiting in self._pending.items():
+            self._pending[node_id] = collections.deque(f for f in waiting if f.number in self._open)
 
     def deferred(self, task_id: str, numbers: Iterable[int]) -> None:
         """Take fragments back that a task had no time to begin: others were waiting for its worker."""

@@ -392,6 +392,34 @@ class TestStripes:
         ]
         assert rows[0] == rows[1] == rows[2]
 
+    def test_what_ran_together_is_answered_at_once(
+        self,
+        stack: Stack,
+        valkey_server: services.Server,
+        stripe: fragments.StripeRef,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """In one item: a worker that died between two would leave rows that the next attempt gives again."""
+        sql = "SELECT count(*) AS n FROM orochi_scan_0 s"
+        alike = [_fragment(i, sql, scan=_scan((stripe,)), vector_sql=sql) for i in range(3)]
+        answers: list[list[int]] = []
+        receive = celery_transport._Run._receive
+
+        def noting(run: celery_transport._Run, item: bytes) -> list[Any]:
+            results = receive(run, item)
+            answers.append([result.fragment for result in results])
+            return results
+
+        monkeypatch.setattr(celery_transport._Run, "_receive", noting)
+
+        async def use(transport: celery_transport.CeleryTransport) -> dict[int, Any]:
+            return {r.fragment: r async for r in transport.run("t", alike, deadline=None)}
+
+        found = _with_gateway(stack, valkey_server.dsn, use)
+        assert answers == [[0, 1, 2]]
+        assert [sum(batch.num_rows for batch in found[i].batches) for i in range(3)] == [1, 0, 0]
+        assert found[0].batches[0].column(0).to_pylist() == [30_998]  # the same shard, so read once
+
     def test_scan_gives_row_ids_and_prunes(
         self, stack: Stack, valkey_server: services.Server, stripe: fragments.StripeRef
     ) -> None:

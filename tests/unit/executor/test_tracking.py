@@ -43,7 +43,7 @@ def test_a_few_each_then_many_in_one() -> None:
     assert _send(tracker, ids) == []
     for task in first:
         for fragment in task.fragments:
-            assert tracker.answered(task.task_id, fragment.number, 0.001)
+            assert tracker.answered(task.task_id, [fragment.number], 0.001)
     second = _send(tracker, ids)
     assert [len(task.fragments) for task in second] == [17, 9, 17, 9]  # some stay for whoever is done first
     assert len({f.number for task in second for f in task.fragments}) == 52
@@ -53,7 +53,7 @@ def test_what_a_task_gives_back_goes_elsewhere() -> None:
     tracker, ids = _tracker(8)  # four on each node
     first, _ = _send(tracker, ids)
     numbers = [fragment.number for fragment in first.fragments]
-    tracker.answered(first.task_id, numbers[0], 0.6)
+    tracker.answered(first.task_id, [numbers[0]], 0.6)
     tracker.deferred(first.task_id, numbers[1:])
     assert first.task_id not in tracker.tasks
     (next_one,) = _send(tracker, ids)
@@ -66,7 +66,7 @@ def test_costly_fragments_stay_alone() -> None:
     tracker, ids = _tracker(40)
     for task in _send(tracker, ids):
         for fragment in task.fragments:
-            tracker.answered(task.task_id, fragment.number, 5.0)
+            tracker.answered(task.task_id, [fragment.number], 5.0)
     assert {len(task.fragments) for task in _send(tracker, ids)} == {1}
 
 
@@ -82,9 +82,34 @@ def test_a_lease_that_ends_must_be_missed_twice() -> None:
     assert not tracker.tasks
     (again,) = _send(tracker, ids)
     assert again.attempt == 2
-    assert tracker.answered(task.task_id, 0, 1.0)  # the first attempt answers after all
-    assert not tracker.answered(again.task_id, 0, 1.0)
+    assert tracker.answered(task.task_id, [0], 1.0)  # the first attempt answers after all
+    assert not tracker.answered(again.task_id, [0], 1.0)
     assert tracker.is_done
+
+
+def test_an_answer_to_several_counts_for_all_or_for_none() -> None:
+    tracker, ids = _tracker(8)  # node 1 has 0, 2, 4, 6
+    lost, _ = _send(tracker, ids)
+    assert [fragment.number for fragment in lost.fragments] == [0, 2, 4, 6]
+    for now in range(3):
+        tracker.observe(lost.task_id, LEASED if not now else EMPTY, now)
+    (again,) = _send(tracker, ids, 3)
+    assert tracker.answered(lost.task_id, [0, 2], 0.1)  # it was on its way all the time
+    assert not tracker.answered(again.task_id, [0, 2, 4, 6], 0.1)  # has rows of 0 and 2 among the others
+    (rest,) = _send(tracker, ids, 4)
+    assert ([fragment.number for fragment in rest.fragments], rest.attempt) == ([4, 6], 2)
+    assert tracker.answered(rest.task_id, [4, 6], 0.1)
+    assert {task.node_id for task in tracker.tasks.values()} == {2}
+
+
+def test_what_was_answered_late_is_not_sent_again() -> None:
+    tracker, ids = _tracker(4)  # node 1 has 0, 2
+    lost, _ = _send(tracker, ids)
+    for now in range(3):
+        tracker.observe(lost.task_id, LEASED if not now else EMPTY, now)
+    assert tracker.answered(lost.task_id, [0], 0.1)
+    (again,) = _send(tracker, ids, 3)
+    assert [fragment.number for fragment in again.fragments] == [2]
 
 
 def test_done_without_an_answer_is_lost() -> None:
@@ -139,7 +164,7 @@ def test_a_queue_without_worker_is_an_error() -> None:
 def test_redis_forgot_everything() -> None:
     tracker, ids = _tracker(4, slots=4)
     sent = _send(tracker, ids)
-    tracker.answered(sent[0].task_id, sent[0].fragments[0].number, 0.1)
+    tracker.answered(sent[0].task_id, [sent[0].fragments[0].number], 0.1)
     tracker.resend_all()
     again = _send(tracker, ids)
     assert sorted(f.number for task in again for f in task.fragments) == sorted(
