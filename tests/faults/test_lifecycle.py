@@ -1,6 +1,6 @@
 """A cluster of two nodes from its first kill to its last: `orochi up`, `status`, `down`, and what containers run.
 
-The last tests on the broken cluster, as they stop it and kill its supervisor.
+Other files of the same process may come later: what a test here stops it starts again.
 """
 
 from __future__ import annotations
@@ -106,6 +106,10 @@ def test_restart_keeps_everything(victim: clusters.Cluster) -> None:
     shown = clusters.run_orochi("status", "--data-dir", str(victim.data_dir), check=False)
     assert shown.returncode == 3
     assert "stopped" in shown.stdout
+    _up_again(victim)
+
+
+def _up_again(victim: clusters.Cluster) -> None:
     again = clusters.up(victim.data_dir, nodes=2, workers=1)
     assert {**again.info, "pids": None} == {**victim.info, "pids": None}
     victim.info = again.info
@@ -119,6 +123,7 @@ def test_killing_the_supervisor_ends_all(victim: clusters.Cluster) -> None:
     os.kill(remembered["supervisor"]["pid"], signal.SIGKILL)
     assert _left(processes) == []
     assert "stopped" in clusters.run_orochi("status", "--data-dir", str(victim.data_dir), check=False).stdout
+    _up_again(victim)
 
 
 def _left(processes: list[psutil.Process]) -> list[str]:
