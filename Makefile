@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python" >&2; exit 1; }
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@echo "installing into $(VENV) ..."
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-cache-dir -e '.[embedded,demo,dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-cache-dir --no-compile -e '.[embedded,demo,dev]'
 	@echo "compiling kernels ..."
 	@NUMBA_CACHE_DIR=$(VENV)/.numba-cache $(BIN)/python -m orochi.engine.warm
 	@touch $@

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support import grammar, grammar_wide, oracle
 
-_QUERIES = int(os.environ.get("OROCHI_TEST_QUERIES", "2000"))
+_QUERIES = int(os.environ.get("OROCHI_TEST_QUERIES", "1200"))
 _FIRST = int(os.environ.get("OROCHI_TEST_FIRST_QUERY", "0"))
 _BATCH = 500
 _ALL = "OROCHI_TEST_QUERIES" in os.environ
