@@ -122,6 +122,10 @@ class Fragment(Protocol):
     def snapshot(self) -> str:
         """The node's exported snapshot to read, empty for one of its own."""
 
+    @property
+    def intermediate(self) -> str:
+        """Whose rows its result is."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FragmentStats:

@@ -18,7 +18,7 @@ _WIDTH, _TEXT_WIDTH = 8, 16
 def groups(fragments: Sequence[contract.Fragment]) -> list[list[contract.Fragment]]:
     """Fragments of one node by what can run together, in the order of their first.
 
-    Each computes the same over shards of its own, and what the planner lets be computed shard by shard holds whatever
+    They are of one intermediate: a statement may read the same twice, and each reading has its own rows. Each computes the same over shards of its own, and what the planner lets be computed shard by shard holds whatever
     the shards hold: so over those of several, as if the others were empty.
     """
     found: list[list[contract.Fragment]] = []
@@ -60,4 +60,10 @@ def _alike(fragment: contract.Fragment) -> Hashable | None:
         )
         for scan in fragment.scans
     )
-    return fragment.vector_sql, tuple(fragment.settings), fragment.snapshot, shapes_read
+    return (
+        fragment.intermediate,
+        fragment.vector_sql,
+        tuple(fragment.settings),
+        fragment.snapshot,
+        shapes_read,
+    )

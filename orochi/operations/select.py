@@ -343,7 +343,7 @@ async def run_fragments(
     coalesced: bool = True,
 ) -> AsyncIterator[transport.FragmentResult]:
     """Every fragment's result, in the order they finish; several may be answered as one, `coalesced`."""
-    fragments = [fragment for item in plan.intermediates for fragment in item.fragments]
+    fragments = plan.all_fragments
     if not fragments:
         return
     fragments = await frozen.readable(session, fragments)

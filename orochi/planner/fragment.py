@@ -19,7 +19,7 @@ from typing import Any
 from orochi import errors
 from orochi.engine import shapes
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,6 +106,7 @@ class Fragment:
         columns: the result's shape, equal for all fragments of one `Intermediate`.
         settings: session settings that change what `sql` means (TimeZone, DateStyle, ...).
         snapshot: the exported snapshot of the node that it must read; empty for one of its own.
+        intermediate: whose rows its result is; set as fragments are sent.
     """
 
     number: int
@@ -118,6 +119,7 @@ class Fragment:
     settings: tuple[tuple[str, str], ...] = ()
     snapshot: str = ""
     fused: shapes.Shape | None = None
+    intermediate: str = ""
 
 
 def inputs_of(fragments: Iterable[Fragment]) -> set[tuple[str, int | None]]:
@@ -162,6 +164,7 @@ def _fragment(item: dict[str, Any]) -> Fragment:
         settings=tuple((name, value) for name, value in item["settings"]),
         snapshot=item.get("snapshot", ""),
         fused=shapes.from_dict(item["fused"]),
+        intermediate=item["intermediate"],
     )
 
 

@@ -166,6 +166,15 @@ class Distributed:
     reason: str = ""
     stages: tuple[Stage, ...] = ()
 
+    @property
+    def all_fragments(self) -> list[fragments.Fragment]:
+        """Those of all intermediates, each with the name of its own."""
+        return [
+            dataclasses.replace(part, intermediate=item.name)
+            for item in self.intermediates
+            for part in item.fragments
+        ]
+
 
 SelectPlan: TypeAlias = Router | Distributed
 

@@ -75,6 +75,12 @@ def test_unions(pair: oracle.Pair, layout: str) -> None:
     layouts.events(pair, layout)
     for sql in _STATEMENTS:
         pair.same(sql)
+    # as tasks, where fragments that read alike run as one: those of another branch have rows of their own
+    pair.orochi("SET orochi.small_query_bytes = 0")
+    branch = "SELECT DISTINCT what FROM events WHERE amount > 2"
+    for operation in ("UNION ALL", "INTERSECT ALL", "EXCEPT ALL"):
+        pair.same(f"{branch} {operation} {branch} ORDER BY 1")
+    pair.orochi("RESET orochi.small_query_bytes")
 
 
 @pytest.mark.parametrize("layout", ["hypertable", "both-compressed"])

@@ -26,12 +26,13 @@ def test_the_same_over_other_shards() -> None:
 
 
 def test_another_statement_or_engine_is_another_group() -> None:
-    made = [_fragment(n) for n in range(6)]
+    made = [_fragment(n) for n in range(7)]
     made[1] = dataclasses.replace(made[1], vector_sql="SELECT 2")
     made[2] = dataclasses.replace(made[2], vector_sql=None)
     made[3] = dataclasses.replace(made[3], snapshot="x")
     made[4] = dataclasses.replace(made[4], scans=(dataclasses.replace(made[4].scans[0], stripes=()),))
-    assert _numbers(made) == [[0, 5], [1], [2], [3], [4]]
+    made[6] = dataclasses.replace(made[6], intermediate="the same read again")
+    assert _numbers(made) == [[0, 5], [1], [2], [3], [4], [6]]
 
 
 def test_a_group_reads_so_many_bytes() -> None:
