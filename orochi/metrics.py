@@ -37,6 +37,10 @@ KEPT_PLANS = prometheus_client.Counter(
 ERRORS = prometheus_client.Counter(
     "orochi_statement_errors", "Errors of statements, by class of SQLSTATE", ["sqlstate_class"]
 )
+REPLANS = prometheus_client.Counter(
+    "orochi_replans", "Statements begun again because a layout that they were planned for was gone"
+)
+CATALOG_LOADS = prometheus_client.Counter("orochi_catalog_loads", "Catalogs that the gateway read")
 FRAGMENT_SECONDS = prometheus_client.Histogram(
     "orochi_fragment_seconds", "Time of fragments in workers", ["engine"], buckets=_SECONDS
 )

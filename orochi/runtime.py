@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import structlog
 
-from orochi import errors
+from orochi import errors, metrics
 from orochi import settings as settings_module
 from orochi.catalog import api, store
 from orochi.catalog import snapshot as snapshots
@@ -138,6 +138,7 @@ class Runtime:
         return plan
 
     def _install(self, snapshot: snapshots.Snapshot) -> None:
+        metrics.CATALOG_LOADS.inc()
         self._snapshot = snapshot
         self._classifier = classify.Classifier(snapshot, api.NAMES)
         self._plans.clear()

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import secrets
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import pyarrow as pa
@@ -87,7 +87,7 @@ async def load_temp(
             definition += f", PRIMARY KEY ({', '.join(placeholders.quote(column) for column in keys[name])})"
         tail = " ON COMMIT DROP" if on_commit_drop else ""
         await coordinator.query(f"CREATE TEMPORARY TABLE {table} ({definition}){tail}")
-        await coordinator.copy_in(f"COPY {table} FROM STDIN (FORMAT binary)", _stream_of(batches, columns))
+        await coordinator.copy_in(f"COPY {table} FROM STDIN (FORMAT binary)", stream_of(batches, columns))
         names[name] = table
     return names
 
@@ -104,7 +104,8 @@ def rename(sql: str, names: Mapping[str, str]) -> str:
     return _replace(sql, names)
 
 
-async def _stream_of(batches: Iterable[pa.RecordBatch], columns: Columns):  # type: ignore[no-untyped-def]
+async def stream_of(batches: Iterable[pa.RecordBatch], columns: Columns) -> AsyncIterator[bytes]:
+    """Batches in carrier form as a binary COPY stream; other sessions go on while a large one is encoded."""
     yield copybinary.HEADER
     for batch in batches:
         if batch.nbytes > _THREAD_BYTES:

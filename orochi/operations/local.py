@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from orochi import errors, pgtypes
 from orochi.engine import copybinary, placeholders, staging
-from orochi.executor import context, transport, two_phase
+from orochi.executor import context, reduce, transport, two_phase
 from orochi.pgwire import client
 from orochi.planner import fragment as plan_fragment
 
@@ -130,9 +130,8 @@ async def _bring(
     """A stage's rows in a table of the node, made inside the transaction."""
     table = f"orochi_data.stage_{secrets.token_hex(8)}"
     await connection.query(f"CREATE UNLOGGED TABLE {table} ({staging.definition(scan)})")
-    payload = [copybinary.encode(batch, scan.columns, header=False, trailer=False) for batch in batches]
     await connection.copy_in(
-        f"COPY {table} FROM STDIN (FORMAT binary)", [copybinary.HEADER, *payload, copybinary.TRAILER]
+        f"COPY {table} FROM STDIN (FORMAT binary)", reduce.stream_of(batches, scan.columns)
     )
     for columns in source.indexes:
         listed = ", ".join(placeholders.quote(name) for name in columns)
@@ -165,11 +164,7 @@ async def _stage(
     definition = ", ".join(f"{placeholders.quote(column.name)} {column.type_name}" for column in columns)
     await connection.query(f"CREATE UNLOGGED TABLE {stage} ({definition})")
     batches = await session.runtime.transport.run_scan(session.query_id, node_id, scan)
-    payload = [copybinary.encode(batch, columns, header=False, trailer=False) for batch in batches]
-    await connection.copy_in(
-        f"COPY {stage} FROM STDIN (FORMAT binary)",
-        [copybinary.HEADER, *payload, copybinary.TRAILER],
-    )
+    await connection.copy_in(f"COPY {stage} FROM STDIN (FORMAT binary)", reduce.stream_of(batches, columns))
     return stage
 
 

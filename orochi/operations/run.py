@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from orochi import errors
+from orochi import errors, metrics
 from orochi.executor import context
 from orochi.operations import (
     aggregate_state,
@@ -43,7 +43,8 @@ from orochi.operations import (
 from orochi.pgwire import messages
 from orochi.planner import bodies, classify, clock, gapfill, names, parse, rehearsal
 
-#: How long a statement is planned again after its layout changed under it, and the pauses between.
+#: How long a statement is planned again after its layout changed under it, and the pauses between. There is none before
+#: the first time: the catalog has the new layout before the nodes do.
 STALE_SECONDS = 15.0
 STALE_FIRST_PAUSE_SECONDS = 0.02
 STALE_LONGEST_PAUSE_SECONDS = 0.5
@@ -91,7 +92,7 @@ async def execute(
     """
     guard = _Guard(sink)
     deadline = time.monotonic() + STALE_SECONDS
-    pause, tries = STALE_FIRST_PAUSE_SECONDS, 0
+    pause, tries = 0.0, 0
     # what the failing attempt itself wrote can be undone; what came before it in the block stays
     wrote_before = session.transaction.in_block and session.transaction.wrote
     kept = session.transaction.steady and bool(session.transaction.participants)
@@ -128,8 +129,10 @@ async def execute(
             await session.transaction.rollback()
         if restart:
             await session.coordinator.query(f"ROLLBACK TO SAVEPOINT {_RESTART}")
+        metrics.REPLANS.inc()
         await asyncio.sleep(pause)
-        pause, tries = min(2 * pause, STALE_LONGEST_PAUSE_SECONDS), tries + 1
+        pause = min(max(2 * pause, STALE_FIRST_PAUSE_SECONDS), STALE_LONGEST_PAUSE_SECONDS)
+        tries += 1
         await session.runtime.refresh()
         session.plan_anew()
         if session.catalog_is_own:

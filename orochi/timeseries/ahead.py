@@ -183,11 +183,22 @@ def _live(batch: pa.RecordBatch, deleted: dict[int, npt.NDArray[np.int32]]) -> p
     return batch.filter(pa.array(~gone)) if gone.any() else batch
 
 
+def check(ahead: Ahead, state: State) -> None:
+    """That a chunk is what it was when it was read, but for its rows.
+
+    Raises:
+        Changed: it is not.
+    """
+    former = ahead.made.state
+    if dataclasses.replace(state, layout=former.layout, tier=former.tier) != former:
+        raise chunkstate.Changed
+
+
 def caught_up(ahead: Ahead, reader: Reader, node: Connection, state: State) -> Delta:
     """What differs from what was read, with everybody kept out of the chunk.
 
     Args:
-        ahead: the new stripes.
+        ahead: the new stripes, checked against `state`.
         reader: read them, and still holds its snapshot.
         node: the transaction that has the locks.
         state: the chunk under them.
@@ -195,26 +206,28 @@ def caught_up(ahead: Ahead, reader: Reader, node: Connection, state: State) -> D
     Raises:
         Changed: what was read is of no use any more.
     """
-    former = ahead.made.state
-    if dataclasses.replace(state, layout=former.layout, tier=former.tier) != former:
-        raise chunkstate.Changed
-    if reader.node.closed or _filenode(node, state) != ahead.filenode:
-        raise chunkstate.Changed
     stored = _stored(state)
     names = ", ".join(definitions.quote(column.name) for column in stored)
-    recent = _read(
-        node,
-        f"SELECT ctid, {names} FROM ONLY {state.partition} WHERE age(xmin) <= age('{reader.horizon}'::xid)",
-        (_TID, *stored),
-    )
+    is_recent = f"age(xmin) <= age('{reader.horizon}'::xid)"
+    row = node.execute(
+        f"SELECT count(*), count(*) FILTER (WHERE {is_recent}), pg_relation_filenode(%s::regclass)"
+        f" FROM ONLY {state.partition}".encode(),
+        (state.partition,),
+    ).fetchone()
+    assert row is not None
+    if reader.node.closed or row[2] != ahead.filenode:
+        raise chunkstate.Changed
+    recent = None
+    if row[1]:
+        recent = _read(
+            node, f"SELECT ctid, {names} FROM ONLY {state.partition} WHERE {is_recent}", (_TID, *stored)
+        )
     tids, places = ahead.heap
     came = None
     if recent is not None:
         new = ~np.isin(_tids(recent.column(0)), tids)
         came = recent.select(range(1, recent.num_columns)).filter(pa.array(new)) if new.any() else None
     gone = [_deleted(ahead, node)]
-    row = node.execute(f"SELECT count(*) FROM ONLY {state.partition}".encode()).fetchone()
-    assert row is not None
     if row[0] - (came.num_rows if came is not None else 0) != len(tids):
         left = _read(node, f"SELECT ctid FROM ONLY {state.partition}", (_TID,))
         there = _tids(left.column(0)) if left is not None else np.empty(0, np.int64)

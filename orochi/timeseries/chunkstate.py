@@ -22,12 +22,30 @@ from orochi.timeseries import scans
 
 Connection = psycopg.Connection[Any]
 
-_LOAD = """
+#: The rows of the system catalog that a table's definition is made of: the same text, the same definition.
+_STAMP = """
+SELECT string_agg(part, ' ' ORDER BY part) FROM (
+    SELECT 'r' || ctid || xmin FROM pg_class WHERE oid = {oid}
+    UNION ALL SELECT 'a' || ctid || xmin FROM pg_attribute WHERE attrelid = {oid}
+    UNION ALL SELECT 'd' || ctid || xmin FROM pg_attrdef WHERE adrelid = {oid}
+    UNION ALL SELECT 'i' || ctid || xmin FROM pg_index WHERE indrelid = {oid}
+    UNION ALL SELECT 'k' || ctid || xmin FROM pg_constraint WHERE conrelid = {oid}
+    UNION ALL SELECT 't' || ctid || xmin FROM pg_trigger WHERE tgrelid = {oid}
+) AS parts(part)
+"""
+_LOAD = f"""
+WITH tables AS MATERIALIZED (
+    SELECT o.table_oid, now.stamp,
+        CASE WHEN now.stamp IS DISTINCT FROM %(stamp)s THEN orochi._table_definition(o.table_oid) END AS definition
+    FROM (SELECT DISTINCT s.table_oid FROM orochi.orochi_chunks c JOIN orochi.orochi_shards s USING (shard_id)
+          WHERE c.chunk_id = ANY(%(chunks)s)) o
+    CROSS JOIN LATERAL ({_STAMP.format(oid="o.table_oid")}) AS now(stamp)
+)
 SELECT json_build_object(
     'chunk_id', c.chunk_id, 'shard_id', s.shard_id, 'generation', c.generation, 'layout', s.layout,
     'node_id', p.node_id, 'host', n.hostname, 'port', n.port, 'dbname', n.dbname,
     'table_oid', t.table_oid::bigint, 'segmentby', t.segmentby, 'orderby', t.orderby, 'options', t.options,
-    'tier', c.tier, 'time_column', a.attname, 'definition', orochi._table_definition(t.table_oid),
+    'tier', c.tier, 'time_column', a.attname, 'definition', o.definition, 'stamp', o.stamp,
     'stripes', (SELECT coalesce(json_agg(json_build_array(f.stripe_id, f.path, f.row_count)
                     ORDER BY f.stripe_id), '[]'::json)
                 FROM orochi.orochi_stripes f WHERE f.chunk_id = c.chunk_id))
@@ -36,9 +54,10 @@ JOIN orochi.orochi_shards s USING (shard_id)
 JOIN orochi.orochi_shard_placements p ON p.shard_id = s.shard_id AND p.ordinal = 0
 JOIN orochi.orochi_nodes n USING (node_id)
 JOIN orochi.orochi_tables t ON t.table_oid = s.table_oid
+JOIN tables o ON o.table_oid = t.table_oid
 LEFT JOIN orochi.orochi_dimensions d ON d.table_oid = t.table_oid AND d.ordinal = 1
 LEFT JOIN pg_attribute a ON a.attrelid = d.table_oid AND a.attnum = d.attnum
-WHERE c.chunk_id = ANY(%s)
+WHERE c.chunk_id = ANY(%(chunks)s)
 ORDER BY c.chunk_id
 """
 #: How long to wait for a lock, try after try: whoever comes while we wait, waits behind us. At first so short that no
@@ -71,7 +90,8 @@ class Busy(Exception):
 class State:
     """A chunk at one moment, under the catalog's lock on its shard.
 
-    Without a time column it is the whole of its shard: its heap is the shard's own relation.
+    Without a time column it is the whole of its shard: its heap is the shard's own relation. The stamp is of
+    the definition: it costs little to look whether that is still the same.
     """
 
     chunk_id: int
@@ -90,6 +110,7 @@ class State:
     time_column: str | None
     definition: definitions.Definition
     stripes: tuple[scans.StripeFile, ...]
+    stamp: str = dataclasses.field(compare=False)
 
     @property
     def parent(self) -> str:
@@ -133,24 +154,42 @@ def shards_of(catalog: Connection, chunk_ids: Sequence[int]) -> dict[int, list[i
     return found
 
 
-def load(catalog: Connection, shard_id: int, chunk_ids: Sequence[int]) -> list[State]:
-    """Lock a shard in the catalog against other layout changes, and read those of its chunks that still exist."""
+def load(
+    catalog: Connection, shard_id: int, chunk_ids: Sequence[int], known: State | None = None
+) -> list[State]:
+    """Lock a shard in the catalog against other layout changes, and read those of its chunks that still exist.
+
+    `known`: a chunk of the same table as it was; printing a definition takes long, and its may still be right.
+    """
     catalog.execute("SELECT FROM orochi.orochi_shards WHERE shard_id = %s FOR NO KEY UPDATE", (shard_id,))
-    return [_state(data) for (data,) in catalog.execute(_LOAD, (list(chunk_ids),)).fetchall()]
+    return _read(catalog, chunk_ids, known)
 
 
 def peek(catalog: Connection, chunk_ids: Sequence[int]) -> list[State]:
     """Those chunks as they are, without keeping anybody from changing them."""
-    return [_state(data) for (data,) in catalog.execute(_LOAD, (list(chunk_ids),)).fetchall()]
+    return _read(catalog, chunk_ids, None)
 
 
-def _state(data: dict[str, Any]) -> State:
+def is_defined_so(catalog: Connection, state: State) -> bool:
+    """Whether the chunk's table is still defined as it was."""
+    row = catalog.execute(_STAMP.format(oid=state.table_oid).encode()).fetchone()
+    return row is not None and row[0] == state.stamp
+
+
+def _read(catalog: Connection, chunk_ids: Sequence[int], known: State | None) -> list[State]:
+    wanted = {"chunks": list(chunk_ids), "stamp": None if known is None else known.stamp}
+    return [_state(data, known) for (data,) in catalog.execute(_LOAD.encode(), wanted).fetchall()]
+
+
+def _state(data: dict[str, Any], known: State | None) -> State:
+    given = data["definition"]
+    assert given is not None or known is not None
     return State(
         **{
             **data,
             "segmentby": tuple(data["segmentby"]),
             "orderby": tuple(data["orderby"]),
-            "definition": definitions.from_json(data["definition"]),
+            "definition": known.definition if given is None and known else definitions.from_json(given),
             "stripes": tuple(scans.StripeFile(*stripe) for stripe in data["stripes"]),
         }
     )
@@ -200,12 +239,16 @@ def exclude_all(node: Connection, states: Sequence[State], timeout: str) -> None
     Raises:
         Busy: somebody did not let go within `timeout` of each; the transaction is to be rolled back.
     """
-    node.execute(f"SET LOCAL lock_timeout = '{timeout}'".encode())
     relations = [f"ONLY {states[0].parent}"]
     relations += [f"ONLY {state.partition}" for state in states if not state.is_whole]
-    for relation in relations:
-        if not _try(node, f"LOCK TABLE {relation} IN ACCESS EXCLUSIVE MODE"):
-            raise Busy
+    try:
+        node.execute(
+            f"SET LOCAL lock_timeout = '{timeout}';"
+            f" LOCK TABLE {', '.join(relations)} IN ACCESS EXCLUSIVE MODE".encode(),
+            prepare=False,  # as are all texts of several statements
+        )
+    except _BUSY as error:
+        raise Busy from error
 
 
 def exclude_readers(node: Connection, states: Sequence[State], *, whole_shard: bool) -> None:
@@ -268,28 +311,31 @@ def rename(node: Connection, states: Sequence[State]) -> None:
     """Give the shard's and the chunks' schemas their next numbers."""
     shard = f"orochi_s{states[0].shard_id}_"
     layout = states[0].layout
-    node.execute(f'ALTER SCHEMA "{shard}{layout}" RENAME TO "{shard}{layout + 1}"'.encode())
-    for state in states:
-        if state.is_whole:
-            continue
-        chunk = f"orochi_c{state.chunk_id}_{state.generation + 1}"
-        node.execute(f'ALTER SCHEMA {state.schema} RENAME TO "{chunk}"'.encode())
+    renamed = [(f'"{shard}{layout}"', f'"{shard}{layout + 1}"')]
+    renamed += [
+        (state.schema, f'"orochi_c{state.chunk_id}_{state.generation + 1}"')
+        for state in states
+        if not state.is_whole
+    ]
+    node.execute(
+        "; ".join(f"ALTER SCHEMA {old} RENAME TO {new}" for old, new in renamed).encode(), prepare=False
+    )
 
 
 def count_up(catalog: Connection, states: Sequence[State], row_counts: Sequence[int]) -> None:
     """The same in the catalog, with the chunks' new numbers of rows."""
     catalog.execute(
-        "UPDATE orochi.orochi_chunks c SET generation = c.generation + 1, row_count = n.rows"
+        "WITH shard AS (UPDATE orochi.orochi_shards SET layout = layout + 1 WHERE shard_id = %s)"
+        " UPDATE orochi.orochi_chunks c SET generation = c.generation + 1, row_count = n.rows"
         " FROM unnest(%s::bigint[], %s::bigint[]) AS n(chunk_id, rows) WHERE c.chunk_id = n.chunk_id",
-        ([state.chunk_id for state in states], list(row_counts)),
-    )
-    catalog.execute(
-        "UPDATE orochi.orochi_shards SET layout = layout + 1 WHERE shard_id = %s", (states[0].shard_id,)
+        (states[0].shard_id, [state.chunk_id for state in states], list(row_counts)),
     )
 
 
 def label(catalog: Connection, states: Sequence[State], tier: str) -> None:
     """Say that the chunks are in a tier: all their rows are on the node."""
+    if not states:
+        return
     catalog.execute(
         "UPDATE orochi.orochi_chunks SET tier = %s WHERE chunk_id = ANY(%s) AND tier <> %s",
         (tier, [state.chunk_id for state in states], tier),
@@ -298,7 +344,9 @@ def label(catalog: Connection, states: Sequence[State], tier: str) -> None:
 
 def retire_stripes(catalog: Connection, states: Sequence[State], grace_seconds: float) -> None:
     """Take the chunks' stripes out of the catalog; their files go when no running query can need them."""
-    chunk_ids = [state.chunk_id for state in states]
+    chunk_ids = [state.chunk_id for state in states if state.stripes]
+    if not chunk_ids:
+        return
     catalog.execute(
         "INSERT INTO orochi.orochi_cleanup (node_id, kind, object_id, path, not_before)"
         " SELECT node_id, 'stripe', stripe_id, path, now() + %s * interval '1 second'"
@@ -308,22 +356,27 @@ def retire_stripes(catalog: Connection, states: Sequence[State], grace_seconds: 
     catalog.execute("DELETE FROM orochi.orochi_stripes WHERE chunk_id = ANY(%s)", (chunk_ids,))
 
 
-def commit(catalog: Connection, node: Connection, state: State) -> None:
+def new_gid(catalog: Connection) -> str:
+    """A name for what the catalog's transaction will commit here and on a node."""
+    row = catalog.execute(twophase.CLUSTER_ID_SQL).fetchone()
+    assert row is not None
+    return twophase.new_gid(str(row[0]), catalog.info.backend_pid)
+
+
+def commit(catalog: Connection, node: Connection, state: State, gid: str) -> None:
     """Commit both or neither. What is left undone after the decision, recovery finishes.
 
     Raises:
         psycopg.Error: nothing is committed, unless the connection to the coordinator broke.
     """
-    row = catalog.execute(twophase.CLUSTER_ID_SQL).fetchone()
-    assert row is not None
-    gid = twophase.new_gid(str(row[0]), catalog.info.backend_pid)
     branch = twophase.branch(gid, state.node_id)
     node.execute(f"PREPARE TRANSACTION '{branch}'".encode())
     try:
         catalog.execute(
-            "SELECT orochi._record_decision(%s, %s)", (gid, [twophase.MARKER_NODE, state.node_id])
+            f"SELECT orochi._record_decision('{gid}', ARRAY[{twophase.MARKER_NODE}, {state.node_id}]);"
+            " COMMIT".encode(),
+            prepare=False,
         )
-        catalog.execute("COMMIT")
     except psycopg.Error:
         if not catalog.closed:  # refused, so decided against
             catalog.execute("ROLLBACK")

@@ -239,35 +239,38 @@ def _replace(
 ) -> None:
     """Put stripes in the place of heaps and former stripes, as of now."""
     chunk_ids = [item.made.state.chunk_id for item in encoded]
-    shard_id = encoded[0].made.state.shard_id
-    states = chunkstate.load(catalog, shard_id, chunk_ids)
-    if len(states) != len(encoded):
-        raise chunkstate.Changed
-    chunkstate.let_readers(catalog)
-    chunkstate.exclude_all(node, states, timeout)
-    # DDL that was under way is done now, and no more can come
-    states = chunkstate.load(catalog, shard_id, chunk_ids)
+    former = encoded[0].made.state
+    states = chunkstate.load(catalog, former.shard_id, chunk_ids, former)
     by_id = {state.chunk_id: state for state in states}
     if by_id.keys() != set(chunk_ids):
         raise chunkstate.Changed
-    counts = []
-    for item in encoded:
-        state = by_id[item.made.state.chunk_id]
-        delta = ahead.caught_up(item, reader, node, state)
-        node.execute(f"TRUNCATE ONLY {state.partition}".encode())
-        ahead.put_back(item, delta, node, state)
-        counts.append(item.made.rows_now + delta.rows)
-    replaced = [by_id[item.made.state.chunk_id] for item in encoded if not item.made.added]
-    _forget_deleted(node, replaced)
     changed = [by_id[chunk_id] for chunk_id in chunk_ids]
-    chunkstate.rename(node, changed)
+    for item, state in zip(encoded, changed, strict=True):
+        ahead.check(item, state)
+    replaced = [by_id[item.made.state.chunk_id] for item in encoded if not item.made.added]
+    chunkstate.let_readers(catalog)
+    # nobody waits for any of this, so it is done before there is somebody who waits
+    gid = chunkstate.new_gid(catalog)
     chunkstate.retire_stripes(catalog, replaced, settings.retired_grace)
     for item in encoded:
         stripes.publish(catalog, item.made)
-    chunkstate.count_up(catalog, changed, counts)
     chunkstate.label(catalog, [state for state in replaced if state.tier != "hot"], "warm")
+    chunkstate.exclude_all(node, states, timeout)
+    # DDL that was under way is done now, and no more can come
+    if not chunkstate.is_defined_so(catalog, states[0]):
+        raise chunkstate.Changed
+    deltas = [
+        ahead.caught_up(item, reader, node, state) for item, state in zip(encoded, changed, strict=True)
+    ]
+    node.execute(f"TRUNCATE {', '.join(f'ONLY {state.partition}' for state in changed)}".encode())
+    for item, delta, state in zip(encoded, deltas, changed, strict=True):
+        ahead.put_back(item, delta, node, state)
+    _forget_deleted(node, replaced)
+    chunkstate.rename(node, changed)
+    counts = [item.made.rows_now + delta.rows for item, delta in zip(encoded, deltas, strict=True)]
+    chunkstate.count_up(catalog, changed, counts)
     encoded.clear()  # what is decided from here on, only the catalog knows
-    chunkstate.commit(catalog, node, changed[0])
+    chunkstate.commit(catalog, node, changed[0], gid)
 
 
 def _attempt(
@@ -349,7 +352,7 @@ def _compress(
         for made in new:
             made.unlink(settings.stripe_dir)
         raise
-    chunkstate.commit(catalog, node, changed[0])
+    chunkstate.commit(catalog, node, changed[0], chunkstate.new_gid(catalog))
     return facts
 
 
@@ -393,12 +396,11 @@ def _decompress(
     chunkstate.retire_stripes(catalog, changed, settings.retired_grace)
     chunkstate.count_up(catalog, changed, counts)
     chunkstate.label(catalog, changed, "hot")
-    chunkstate.commit(catalog, node, changed[0])
+    chunkstate.commit(catalog, node, changed[0], chunkstate.new_gid(catalog))
     return facts
 
 
 def _forget_deleted(node: Connection, states: Sequence[State]) -> None:
-    node.execute(
-        "DELETE FROM orochi_data.delete_vectors WHERE stripe_id = ANY(%s)",
-        ([stripe.stripe_id for state in states for stripe in state.stripes],),
-    )
+    stripe_ids = [stripe.stripe_id for state in states for stripe in state.stripes]
+    if stripe_ids:
+        node.execute("DELETE FROM orochi_data.delete_vectors WHERE stripe_id = ANY(%s)", (stripe_ids,))
