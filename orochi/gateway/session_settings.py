@@ -40,6 +40,7 @@ _OWN = (
     "orochi.compression_level",
     "orochi.default_shard_count",
     "orochi.direct_compress",
+    "orochi.enable_aggregate_rewrite",
     "orochi.enable_tiering",
     "orochi.enable_vectorized_execution",
     "orochi.force_strategy",

@@ -69,8 +69,12 @@ def snapshot(session: context.Session) -> snapshots.Snapshot:
 
 
 @contextlib.asynccontextmanager
-async def looked_up(session: context.Session, tree: trees.Node) -> AsyncIterator[None]:
+async def looked_up(
+    session: context.Session, tree: trees.Node, *, of_rows: bool = False
+) -> AsyncIterator[None]:
     """While the statement runs, aggregates that it reads are what is materialised and live parts.
+
+    With `of_rows` they are what the rows give: history whose rows were dropped is left out.
 
     Where all statements of a block see one state of the data, they are live altogether: buckets and rows
     may lie on nodes whose snapshots are of different moments.
@@ -83,7 +87,7 @@ async def looked_up(session: context.Session, tree: trees.Node) -> AsyncIterator
     if not wanted and not before:
         yield
         return
-    _now[session] = await _definitions(session, wanted) if wanted else {}
+    _now[session] = await _definitions(session, wanted, of_rows=of_rows) if wanted else {}
     try:
         yield
     finally:
@@ -128,14 +132,16 @@ def reached(
 
 
 async def _definitions(
-    session: context.Session, aggregates: Sequence[snapshots.Aggregate]
+    session: context.Session, aggregates: Sequence[snapshots.Aggregate], *, of_rows: bool
 ) -> dict[Key, snapshots.View]:
     found = session.snapshot()
     states = await read(session, aggregates)
     result = {}
     for item in aggregates:
         view = found.views[item.query]
-        live = buckets.coarser(buckets.on_grid(item.bucket, states[item.aggregate_id].live))
+        state = states[item.aggregate_id]
+        wanted = buckets.united((*state.live, *state.dropped)) if of_rows else state.live
+        live = buckets.coarser(buckets.on_grid(item.bucket, wanted))
         if live != buckets.EVERYTHING:
             definition = _definition(found, item, view, live)
             result[item.query] = dataclasses.replace(view, definition=definition)

@@ -14,9 +14,19 @@ from typing import Any
 
 from orochi import errors, pgtypes
 from orochi.executor import context, reduce, small, transport
-from orochi.operations import insert, local, modify, rehearse, relay, select, sinks
+from orochi.operations import (
+    aggregate_rewrite,
+    aggregate_state,
+    insert,
+    local,
+    modify,
+    rehearse,
+    relay,
+    select,
+    sinks,
+)
 from orochi.pgwire import messages
-from orochi.planner import classify, explain, parse, rehearsal, spread, transfer
+from orochi.planner import classify, explain, parse, quoting, rehearsal, spread, transfer
 from orochi.planner import modify as modify_plan
 from orochi.planner import plan as plans
 
@@ -48,6 +58,7 @@ async def execute(
             hint="Use FORMAT TEXT or FORMAT JSON.",
         )
     inner = parse.inner(statement)
+    asked = inner.kind
     if inner.kind in (parse.Kind.CREATE_TABLE_AS, parse.Kind.DECLARE):
         inner = parse.inner(inner)
     started = time.perf_counter()
@@ -58,6 +69,8 @@ async def execute(
             found = await _explain_rehearsal(session, inner, parameters, options)
         case parse.Kind.MERGE:
             found = await _explain_merge(session, inner, parameters, options)
+        case parse.Kind.SELECT if asked is parse.Kind.SELECT:
+            found = await _explain_answer(session, inner, parameters, options)
         case parse.Kind.SELECT:
             found = await _explain_select(session, inner, parameters, options)
         case parse.Kind.UPDATE | parse.Kind.DELETE:
@@ -90,6 +103,22 @@ def _options(statement: parse.Statement) -> Options:
         timing=is_on("timing", "on"),
         summary=is_on("summary", "on"),
     )
+
+
+async def _explain_answer(
+    session: context.Session,
+    inner: parse.Statement,
+    parameters: context.Parameters | None,
+    options: Options,
+) -> dict[str, Any]:
+    """A SELECT, from continuous aggregates if they answer it."""
+    answer = await aggregate_rewrite.find(session, inner, parameters)
+    if answer is None:
+        return await _explain_select(session, inner, parameters, options)
+    async with aggregate_state.looked_up(session, answer.statement.tree, of_rows=True):
+        found = await _explain_select(session, answer.statement, None, options)
+    listed = ", ".join(quoting.relation(*item.view) for item in answer.aggregates)
+    return {"Node Type": found.pop("Node Type"), "Continuous Aggregate": listed, **found}
 
 
 async def _explain_select(

@@ -14,6 +14,7 @@ from typing import Protocol
 from orochi import errors, metrics
 from orochi.executor import context
 from orochi.operations import (
+    aggregate_rewrite,
     aggregate_state,
     aggregates,
     awake,
@@ -296,7 +297,8 @@ async def _dispatch(
                 async with evaluate.one_moment(
                     session, clock.may_be_asked(statement.sql, session.snapshot())
                 ):
-                    await select.execute(session, statement, parameters, fields, sink)
+                    if not await _from_aggregates(session, statement, parameters, fields, sink):
+                        await select.execute(session, statement, parameters, fields, sink)
             except errors.FeatureNotSupported:
                 if not rehearsal.locks(statement.tree):
                     raise
@@ -325,6 +327,22 @@ async def _dispatch(
         case _:
             await relay.execute(session, statement, parameters, fields, sink)
     return None
+
+
+async def _from_aggregates(
+    session: context.Session,
+    statement: parse.Statement,
+    parameters: context.Parameters | None,
+    fields: Sequence[messages.FieldDescription] | None,
+    sink: context.Sink,
+) -> bool:
+    """Answer a query on rows from continuous aggregates, where that is wanted and sure to be the same."""
+    answer = await aggregate_rewrite.find(session, statement, parameters)
+    if answer is None:
+        return False
+    async with aggregate_state.looked_up(session, answer.statement.tree, of_rows=True):
+        await select.execute(session, answer.statement, None, fields, sink)
+    return True
 
 
 def _writes_elsewhere(session: context.Session, statement: parse.Statement) -> bool:

@@ -129,7 +129,7 @@ def analyze(definition: str, columns: tuple[str, ...], snapshot: snapshots.Snaps
         time=origin.column,
         expression=expression,
         width=parse.deparse_expression(call.args[0]),
-        zoned=any(_is_text(item) for item in call.args[1:]),
+        zoned=any(is_text(item) for item in call.args[1:]),
         others=others,
         columns=plain,
         above=bool(origin.chain),
@@ -208,7 +208,8 @@ def _is_constant(node: tree.Node) -> bool:
     return isinstance(node, ast.A_Const)
 
 
-def _is_text(node: tree.Node) -> bool:
+def is_text(node: tree.Node) -> bool:
+    """Whether an argument of time_bucket() is text, and so a time zone."""
     while isinstance(node, ast.NamedArgExpr):
         node = node.arg
     return isinstance(node, ast.TypeCast) and tree.strings(node.typeName.names)[-1] == "text"
@@ -320,7 +321,7 @@ def _in_query(
         return None
     position = None
     for at, target in enumerate(stmt.targetList):
-        called = given[at] if at < len(given) else target.name or _implied(target.val)
+        called = given[at] if at < len(given) else target.name or implied(target.val)
         if called == name:
             position = at
     if position is None or not tree.is_column(stmt.targetList[position].val):
@@ -340,7 +341,8 @@ def _in_query(
     return found
 
 
-def _implied(node: tree.Node) -> str | None:
+def implied(node: tree.Node) -> str | None:
+    """The name that an output column without AS has; None if it is no column's."""
     return tree.strings(node.fields)[-1] if tree.is_column(node) else None
 
 
