@@ -18,7 +18,7 @@ from orochi.executor import context
 from orochi.operations import aggregate_state
 from orochi.operations import parameters as bound
 from orochi.pgwire import client, messages
-from orochi.planner import answered, classify, parse, quoting, tree
+from orochi.planner import answered, classify, parse, quoting, sources, tree
 from orochi.planner.tree import ast
 
 SETTING = "orochi.enable_aggregate_rewrite"
@@ -62,8 +62,8 @@ async def find(
     key = sql, session.search_path, tuple(session.settings.get(name) for name in _READING)
     known = _answers.get(key)
     if known is None or known[0] is not found:
-        sources = [answered.source(item, found) for item in found.aggregates if item.table_oid in oids]
-        known = found, await _answer(session, sql, [item for item in sources if item is not None])
+        some = [sources.source(item, found) for item in found.aggregates if item.table_oid in oids]
+        known = found, await _answer(session, sql, [item for item in some if item is not None])
         _answers[key] = known
         while len(_answers) > _KEPT:
             _answers.popitem(last=False)
@@ -97,16 +97,16 @@ async def _with_values(
     return parse.deparse(tree.transform(statement.tree, value))
 
 
-async def _answer(session: context.Session, sql: str, sources: list[answered.Source]) -> Answer | None:
+async def _answer(session: context.Session, sql: str, given: list[sources.Source]) -> Answer | None:
     """Compare a query with what aggregates have, on a connection of Orochi's own: only texts are looked at."""
-    if not sources:
+    if not given:
         return None
-    sources.sort(key=lambda item: item.aggregate.bucket.slack, reverse=True)
+    given.sort(key=lambda item: item.aggregate.bucket.slack, reverse=True)
     try:
         async with session.runtime.service() as connection:
             try:
                 await connection.query(f"BEGIN; SET LOCAL lock_timeout TO '{_PATIENCE}'")
-                made = await _compared(session, connection, sql, tuple(sources))
+                made = await _compared(session, connection, sql, tuple(given))
             finally:
                 if not connection.closed and not connection.busy:
                     await connection.query("ROLLBACK")
@@ -116,7 +116,7 @@ async def _answer(session: context.Session, sql: str, sources: list[answered.Sou
 
 
 async def _compared(
-    session: context.Session, connection: client.PgConnection, sql: str, sources: tuple[answered.Source, ...]
+    session: context.Session, connection: client.PgConnection, sql: str, given: tuple[sources.Source, ...]
 ) -> tuple[str, tuple[snapshots.Aggregate, ...]] | None:
     settings = {item: session.settings[item] for item in _READING if item in session.settings}
     path = ", ".join(map(quoting.identifier, session.search_path)) or "''"
@@ -140,7 +140,7 @@ async def _compared(
     facts: dict[str, bool] = {}
     for _ in range(_QUESTIONS):
         try:
-            made = answered.rewritten(printed, names, sources, aggregates, facts)
+            made = answered.rewritten(printed, names, given, aggregates, facts)
             break
         except answered.NeedsFact as needed:
             facts[needed.sql] = await _holds(connection, needed.sql)

@@ -9,13 +9,12 @@ time with the start of a bucket. All else is left as it is.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
 
 from orochi import pgtypes
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import continuous, parse, quoting, tree
+from orochi.planner import continuous, parse, quoting, sources, tree
 from orochi.planner.tree import ast
 from orochi.timeseries import ranges
 
@@ -32,8 +31,6 @@ _SAME = frozenset({"min", "max", "bool_and", "bool_or", "every", "bit_and", "bit
 #: What a sum is of, by the type of its result; sums of real are left out, they would round otherwise.
 _SUMS = frozenset({pgtypes.INT8, pgtypes.NUMERIC, pgtypes.FLOAT8, pgtypes.INTERVAL})
 _EXACT_SUMS = frozenset({pgtypes.INT8, pgtypes.NUMERIC})
-#: The same function: which one is found first depends on the search_path.
-_BUCKETS = frozenset({("orochi", "time_bucket"), ("orochi_api", "time_bucket")})
 _EXPRESSIONS = (
     ast.ColumnRef,
     ast.FuncCall,
@@ -56,67 +53,15 @@ class NeedsFact(Exception):
         self.sql = sql
 
 
-class _Not(Exception):
-    """The level cannot be answered."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Source:
-    """A continuous aggregate over the rows of one hypertable.
-
-    Attributes:
-        aggregate: which.
-        table: the hypertable.
-        outputs: its columns, by the text of what each is; `types` their types, 0 with a collation of their own.
-        keys: texts of what it groups by; `terms` of the conditions on its rows.
-        zoned: whether its buckets depend on a time zone.
-    """
-
-    aggregate: snapshots.Aggregate
-    table: tuple[str, str]
-    outputs: Mapping[str, str]
-    types: Mapping[str, int]
-    keys: frozenset[str]
-    terms: frozenset[str]
-    zoned: bool
-
-
 def output_names(count: int) -> tuple[str, ...]:
     """Names for the columns of a query that is to be printed."""
     return tuple(f"{_OUTPUT}{number}" for number in range(1, count + 1))
 
 
-def source(aggregate: snapshots.Aggregate, snapshot: snapshots.Snapshot) -> Source | None:
-    """What an aggregate can answer; None for one over joins, sub-SELECTs or other aggregates."""
-    table = snapshot.tables[aggregate.table_oid]
-    view, kept = snapshot.views.get(aggregate.query), snapshot.tables.get(aggregate.materialization_oid)
-    if view is None or kept is None or aggregate.bucket.others or aggregate.materialized_only:
-        return None
-    stmt = parse.parse_one(view.definition).tree
-    try:
-        if _table_of(stmt) != (table.schema, table.name) or stmt.havingClause is not None:
-            return None
-        _, call, _ = continuous.bucket_of(stmt)
-        if tree.strings(call.funcname) not in _BUCKETS:
-            return None
-        texts = [_text(target.val) for target in stmt.targetList]
-        return Source(
-            aggregate=aggregate,
-            table=(table.schema, table.name),
-            outputs=dict(zip(texts, view.columns, strict=True)),
-            types={column.name: 0 if column.collation else column.type_oid for column in kept.columns},
-            keys=frozenset(_text(item) for item in stmt.groupClause),
-            terms=frozenset(_text(item) for item in tree.conjuncts(stmt.whereClause)),
-            zoned=any(continuous.is_text(item) for item in call.args[1:]),
-        )
-    except _Not:
-        return None
-
-
 def rewritten(
     printed: str,
     names: tuple[str, ...],
-    sources: tuple[Source, ...],
+    given: tuple[sources.Source, ...],
     aggregates: frozenset[str],
     facts: Mapping[str, bool],
 ) -> tuple[str, tuple[snapshots.Aggregate, ...]] | None:
@@ -125,7 +70,7 @@ def rewritten(
     Args:
         printed: the query as PostgreSQL prints it, its columns called as `output_names` says.
         names: what they are to be called.
-        sources: the aggregates, the best first.
+        given: the aggregates, the best first.
         aggregates: names that mean an aggregate function for some arguments.
         facts: what is known of conditions without columns.
 
@@ -137,10 +82,10 @@ def rewritten(
     def replace(node: tree.Node) -> tree.Node | None:
         if not isinstance(node, ast.SelectStmt):
             return None
-        for exact, item in itertools.product((True, False), sources):
+        for exact, item in itertools.product((True, False), given):
             try:
                 found = _Level(item, aggregates, facts, exact=exact).answered(node)
-            except (_Not, parse.CannotDeparse):
+            except (sources.Unanswered, parse.CannotDeparse):
                 continue
             used.append(item.aggregate)
             return found
@@ -151,7 +96,7 @@ def rewritten(
         return None
     try:
         return parse.deparse(_named(stmt, names)), tuple(dict.fromkeys(used))
-    except (_Not, parse.CannotDeparse):
+    except (sources.Unanswered, parse.CannotDeparse):
         return None
 
 
@@ -159,53 +104,15 @@ def _named(stmt: tree.Node, names: tuple[str, ...]) -> tree.Node:
     """The query with its columns' names, none of which may come to mean another in ORDER BY."""
     for item in tree.walk((stmt.sortClause or (), stmt.distinctClause or ())):
         if tree.is_column(item) and len(item.fields) == 1:
-            raise _Not
+            raise sources.Unanswered
     if stmt.larg is not None:
         return tree.changed(stmt, larg=_named(stmt.larg, names))
     if len(stmt.targetList or ()) != len(names):
-        raise _Not
+        raise sources.Unanswered
     targets = tuple(
         tree.changed(target, name=name) for target, name in zip(stmt.targetList, names, strict=True)
     )
     return tree.changed(stmt, targetList=targets)
-
-
-def _table_of(stmt: tree.Node) -> tuple[str, str]:
-    """The only relation of a level without sub-SELECTs."""
-    if not isinstance(stmt, ast.SelectStmt) or stmt.larg is not None or stmt.valuesLists:
-        raise _Not
-    if stmt.withClause or stmt.lockingClause or stmt.intoClause or len(stmt.fromClause or ()) != 1:
-        raise _Not
-    relation = stmt.fromClause[0]
-    if not isinstance(relation, ast.RangeVar) or not relation.inh or not relation.schemaname:
-        raise _Not
-    if relation.alias is not None and relation.alias.colnames:
-        raise _Not
-    called = relation.alias.aliasname if relation.alias is not None else relation.relname
-    for item in tree.walk(stmt):
-        if isinstance(item, (ast.SubLink, ast.GroupingSet, ast.GroupingFunc, ast.A_Star, ast.ParamRef)):
-            raise _Not
-        if isinstance(item, ast.ColumnRef) and tree.strings(item.fields)[:-1] not in ((), (called,)):
-            raise _Not  # of a query around it
-    return relation.schemaname, relation.relname
-
-
-def _text(node: tree.Node) -> str:
-    """An expression's text, columns by their bare names: the level has one relation."""
-
-    def bare(item: tree.Node) -> tree.Node | None:
-        if tree.is_column(item):
-            return tree.column(tree.strings(item.fields)[-1])
-        if isinstance(item, ast.FuncCall) and tree.strings(item.funcname) in _BUCKETS:
-            return tree.changed(
-                item, funcname=tree.names("time_bucket"), args=tree.transform(item.args, bare)
-            )
-        return None
-
-    try:
-        return parse.deparse_expression(tree.transform(node, bare))
-    except parse.CannotDeparse as error:
-        raise _Not from error
 
 
 def _expression(sql: str) -> tree.Node:
@@ -216,7 +123,7 @@ class _Level:
     """One level of a query, answered from one aggregate: group by group (`exact`), or by unions of groups."""
 
     def __init__(
-        self, of: Source, aggregates: frozenset[str], facts: Mapping[str, bool], *, exact: bool
+        self, of: sources.Source, aggregates: frozenset[str], facts: Mapping[str, bool], *, exact: bool
     ) -> None:
         self._of, self._aggregates, self._facts, self._exact = of, aggregates, facts, exact
         self._bucket = of.aggregate.bucket
@@ -224,11 +131,11 @@ class _Level:
 
     def answered(self, stmt: tree.Node) -> tree.Node:
         """The level over the aggregate."""
-        if _table_of(stmt) != self._of.table:
-            raise _Not
+        if sources.table_of(stmt) != self._of.table:
+            raise sources.Unanswered
         groups = stmt.groupClause or ()
-        if self._exact and frozenset(_text(item) for item in groups) != self._of.keys:
-            raise _Not
+        if self._exact and frozenset(sources.text_of(item) for item in groups) != self._of.keys:
+            raise sources.Unanswered
         terms = self._conditions(stmt.whereClause)
         targets = tuple(
             tree.changed(
@@ -240,7 +147,7 @@ class _Level:
         sort = self._all(stmt.sortClause or ()) or None
         distinct, windows = self._all(stmt.distinctClause or ()), self._all(stmt.windowClause or ())
         if not groups and not self._merged:
-            raise _Not  # rows, not groups
+            raise sources.Unanswered  # rows, not groups
         if self._exact and having is not None:
             terms, having = (*terms, having), None
         query = self._of.aggregate.query
@@ -261,13 +168,13 @@ class _Level:
     def _conditions(self, where: tree.Node) -> tuple[tree.Node, ...]:
         found, seen = [], set()
         for term in tree.conjuncts(where):
-            text = _text(term)
+            text = sources.text_of(term)
             if text in self._of.terms:
                 seen.add(text)
             else:
                 found.append(self._bound(term) or self._keys(term))
         if seen != self._of.terms:
-            raise _Not
+            raise sources.Unanswered
         return tuple(found)
 
     def _bound(self, term: tree.Node) -> tree.Node | None:
@@ -302,7 +209,7 @@ class _Level:
         if sql not in self._facts:
             raise NeedsFact(sql)
         if not self._facts[sql]:
-            raise _Not
+            raise sources.Unanswered
 
     # --- expressions --------------------------------------------------------------------------------
 
@@ -320,20 +227,20 @@ class _Level:
         def replace(node: tree.Node) -> tree.Node | None:
             if not isinstance(node, _EXPRESSIONS):
                 return None
-            text = _text(node)
+            text = sources.text_of(node)
             if text in self._of.keys:
                 return self._key(text)
             if isinstance(node, ast.FuncCall) and node.over is None:
                 name = tree.strings(node.funcname)[-1]
                 if name in self._aggregates:
                     if aggregate is None:
-                        raise _Not
+                        raise sources.Unanswered
                     self._merged = True
                     return aggregate(node)
                 if (coarser := self._coarser(node)) is not None:
                     return coarser
             if isinstance(node, ast.ColumnRef):
-                raise _Not
+                raise sources.Unanswered
             return None
 
         return replace
@@ -341,7 +248,7 @@ class _Level:
     def _key(self, text: str) -> tree.Node:
         name = self._of.outputs.get(text)
         if name is None or self._of.types.get(name) not in _STEADY:
-            raise _Not
+            raise sources.Unanswered
         return self._column(name)
 
     def _column(self, name: str) -> tree.Node:
@@ -349,7 +256,7 @@ class _Level:
 
     def _coarser(self, call: tree.Node) -> tree.Node | None:
         """A call of time_bucket() whose buckets are made of whole ones of the aggregate."""
-        if tree.strings(call.funcname) not in _BUCKETS or self._exact:
+        if tree.strings(call.funcname) not in sources.BUCKETS or self._exact:
             return None
         rest = call.args[2:]
         if len(call.args) < 2 or not self._is_time(call.args[1]) or any(map(continuous.is_text, rest)):
@@ -382,17 +289,17 @@ class _Level:
     def _merge(self, call: tree.Node) -> tree.Node:
         """An aggregate of rows, from those of their groups."""
         parts = tree.strings(call.funcname)
-        name, text = parts[-1], _text(call)
+        name, text = parts[-1], sources.text_of(call)
         column = self._of.outputs.get(text)
         if column is not None and self._exact:
             return self._column(column)
         if parts[:-1] not in ((), ("pg_catalog",)):
-            raise _Not
+            raise sources.Unanswered
         if column is None:
             return self._average(call) if name == "avg" else self._of_keys(call, name)
         kept = f"{ALIAS}.{quoting.identifier(column)}"
         if call.agg_distinct or call.agg_order:
-            raise _Not
+            raise sources.Unanswered
         if name == "count":
             return _expression(f"(COALESCE(pg_catalog.sum({kept}), 0))::pg_catalog.int8")
         if name == "sum":
@@ -401,25 +308,25 @@ class _Level:
             return self._average(call)
         if name in _SAME:
             return _expression(f"pg_catalog.{name}({kept})")
-        raise _Not
+        raise sources.Unanswered
 
     def _sum(self, column: str) -> str:
         kind, kept = self._of.types.get(column), f"{ALIAS}.{quoting.identifier(column)}"
         if kind not in _SUMS:
-            raise _Not
+            raise sources.Unanswered
         whole = f"pg_catalog.sum({kept})"
         return f"({whole})::pg_catalog.int8" if kind == pgtypes.INT8 else whole
 
     def _average(self, call: tree.Node) -> tree.Node:
         """An average, where the sum and the count of the same values are kept, and exact."""
         if call.agg_distinct or call.agg_order:
-            raise _Not
+            raise sources.Unanswered
         total, count = (
-            self._of.outputs.get(_text(tree.changed(call, funcname=tree.names(name))))
+            self._of.outputs.get(sources.text_of(tree.changed(call, funcname=tree.names(name))))
             for name in ("sum", "count")
         )
         if total is None or count is None or self._of.types.get(total) not in _EXACT_SUMS:
-            raise _Not
+            raise sources.Unanswered
         total, count = (f"{ALIAS}.{quoting.identifier(name)}" for name in (total, count))
         if self._exact:
             return _expression(f"({total})::pg_catalog.numeric / NULLIF({count}, 0)::pg_catalog.numeric")
@@ -435,7 +342,7 @@ class _Level:
             or call.agg_star
             or call.agg_order
         ):
-            raise _Not
+            raise sources.Unanswered
         filtered = None if call.agg_filter is None else self._keys(call.agg_filter)
         return tree.changed(call, args=self._keys(call.args), agg_filter=filtered)
 

@@ -161,6 +161,10 @@ def test_infinities_and_nulls(module_pair: oracle.Pair) -> None:
     assert module_pair.orochi("SELECT time_bucket('1 day', now(), NULL::text), time_bucket(2, 3, NULL)") == [
         (None, None)
     ]
+    for kind in ("timestamp", "timestamptz", "date"):
+        for width in ("1 day", "1 month"):
+            call = f"SELECT time_bucket('{width}', {kind} '2020-01-01', {kind} '-infinity')"
+            _refused(module_pair, call, "22008", "origin out of range")
     far = "SELECT time_bucket('1 week', timestamp '294276-12-31 23:59:59', timestamp '4714-11-24 01:01:01 BC')::text"
     assert module_pair.orochi(far) == [("294276-12-25 01:01:01",)]
 

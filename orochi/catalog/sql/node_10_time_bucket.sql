@@ -83,13 +83,15 @@ END $$;
 -- A bucket of any width, for times and origins of the whole range.
 CREATE OR REPLACE FUNCTION orochi._any_bucket(width interval, ts timestamp, origin timestamp) RETURNS timestamp
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE STRICT AS $$
+DECLARE
+    months integer := orochi._checked_months(width);
 BEGIN
-    IF orochi._checked_months(width) <> 0 THEN
-        RETURN orochi._month_bucket(width, ts, origin);
-    ELSIF NOT isfinite(ts) THEN
+    IF NOT isfinite(ts) THEN
         RETURN ts;
     ELSIF NOT isfinite(origin) THEN
         RAISE EXCEPTION 'origin out of range' USING ERRCODE = '22008';
+    ELSIF months <> 0 THEN
+        RETURN orochi._month_bucket(width, ts, origin);
     END IF;
     RETURN orochi._from_microseconds(orochi._number_bucket(
         extract(epoch FROM width) * 1000000, orochi._microseconds(ts), orochi._microseconds(origin),
