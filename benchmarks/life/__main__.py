@@ -1,7 +1,8 @@
 """`make life`: a table's chunks age, compress, move and expire while processes are killed; 1 if anything is wrong.
 
 A round lets some hours go by, kills one or two processes while writers write and policies run, waits until all is
-well again, and compares the table, its aggregate and its cold chunks with what the writers know. At
+well again, and compares the table, its aggregate and its cold chunks with what the writers know. All the time others ask
+for rows that never change, in chunks that always do, and no kill may give them a wrong answer. At
 the end nothing may be stuck, in a wrong tier, or nobody's. The cluster lives in `.life`.
 """
 
@@ -21,7 +22,7 @@ import psycopg
 from rich import box, console, progress, table
 
 from benchmarks import local
-from benchmarks.life import kills, workload
+from benchmarks.life import kills, steady, workload
 
 FOLDER = local.ROOT / ".life"
 out = console.Console(highlight=False)
@@ -39,9 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, prog="make life")
     parser.add_argument("--kills", type=int, default=24)
     parser.add_argument("--writers", type=int, default=2)
-    parser.add_argument("--hours", type=int, default=6, help="hours that go by in a round")
+    parser.add_argument("--hours", type=int, default=16, help="hours that go by in a round")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--victims", nargs="*", default=kills.VICTIMS, choices=kills.VICTIMS)
+    parser.add_argument(
+        "--seconds", type=float, default=STUCK_SECONDS, help="all must be well so long after a kill"
+    )
     parser.add_argument("--folder", type=pathlib.Path, default=FOLDER, help="where the cluster lives")
     parser.add_argument("--output", type=pathlib.Path, help="write the findings as JSON")
     options = parser.parse_args(arguments)
@@ -60,21 +64,26 @@ def run(info: dict[str, Any], options: argparse.Namespace) -> int:
     """The workload on a fresh cluster; 1 if anything is wrong."""
     life = workload.Life(str(info["dsn"]), str(info["coordinator_dsn"]), options.seed, options.writers)
     life.create()
-    killer = kills.Killer(info, life, options.seed)
+    fixed = steady.Steady(life, options.seed)
+    fixed.create()
+    killer = kills.Killer(info, life, options.seed, fixed)
     slowest: dict[str, float] = {}
     threads = [threading.Thread(target=writer.run) for writer in life.writers]
-    threads.append(threading.Thread(target=life.reader))
+    threads += [threading.Thread(target=life.reader), *fixed.threads()]
     for thread in threads:
         thread.start()
     try:
         with _bar() as bar:
             task = bar.add_task("kills", total=options.kills)
-            chance = random.Random(options.seed)
+            chance, told = random.Random(options.seed), 0
             while killer.kills.total() < options.kills and len(life.book.faults) < 20:
-                took = one_round(life, killer, chance, options.hours, options.victims)
+                took = one_round(life, killer, chance, options.hours, options.victims, options.seconds)
                 slowest = max(slowest, took, key=lambda times: max(times.values(), default=0.0))
                 bar.update(task, completed=killer.kills.total())
-        end(life, killer)
+                for fault in life.book.faults[told:]:
+                    out.print(f"[red]{fault}[/]", soft_wrap=True)
+                told = len(life.book.faults)
+        end(life, killer, fixed)
     except kills.Stuck as error:
         life.book.fault(str(error))
     finally:
@@ -82,10 +91,13 @@ def run(info: dict[str, Any], options: argparse.Namespace) -> int:
         life.paused.clear()
         for thread in threads:
             thread.join()
-    _show(life, killer, slowest)
+    _show(life, killer, fixed, slowest)
     if options.output:
         report = {
             "kills": killer.kills,
+            "killed_during": killer.during,
+            "asked": fixed.asked,
+            "done": fixed.done,
             "statements": life.book.statements,
             "unknown": life.book.unknown,
             "happened": life.book.happened,
@@ -114,7 +126,7 @@ def one_round(
     """
     life.advance(hours * workload.HOUR)
     for _ in range(chance.randint(1, 2)):
-        time.sleep(chance.uniform(0.2, 2.0))
+        killer.aim(chance.uniform(0.5, 4.0))
         killer.kill(chance.choice(victims))
     killed = time.monotonic()
     time.sleep(chance.uniform(0.0, 1.0))
@@ -125,7 +137,8 @@ def one_round(
         ("all processes", killer.healthy),
         ("prepared transactions", killer.settled),
         ("what was not answered", lambda: life.settle() is None),
-        ("the comparison", lambda: found.append(life.compare()) is None),
+        ("interrupted jobs", killer.runs_over),
+        ("the comparison", lambda: found.append([*life.compare(), *killer.hung()]) is None),
     )
     came_right: dict[str, float] = {}
     for what, check in steps:
@@ -137,7 +150,7 @@ def one_round(
     return came_right
 
 
-def end(life: workload.Life, killer: kills.Killer) -> None:
+def end(life: workload.Life, killer: kills.Killer, fixed: steady.Steady) -> None:
     """Nobody kills any more: jobs end well, chunks are where they belong, nothing is nobody's.
 
     Raises:
@@ -157,7 +170,8 @@ def end(life: workload.Life, killer: kills.Killer) -> None:
     except kills.Stuck:
         life.book.fault(f"jobs: {killer.jobs_told()}")
         raise
-    for fault in (*life.compare(), *killer.misplaced(), *killer.sweep(_SWEEP_SECONDS), *life.compare()):
+    faults = (*life.compare(), *fixed.check(), *killer.misplaced(), *killer.hung())
+    for fault in (*faults, *killer.sweep(_SWEEP_SECONDS), *life.compare(), *fixed.check()):
         life.book.fault(fault)
 
 
@@ -171,7 +185,7 @@ def _bar() -> progress.Progress:
     )
 
 
-def _show(life: workload.Life, killer: kills.Killer, slowest: dict[str, float]) -> None:
+def _show(life: workload.Life, killer: kills.Killer, fixed: steady.Steady, slowest: dict[str, float]) -> None:
     rows = table.Table(box=box.SIMPLE_HEAVY, title="The life of a table")
     rows.add_column("what")
     rows.add_column("how many", justify="right")
@@ -182,12 +196,17 @@ def _show(life: workload.Life, killer: kills.Killer, slowest: dict[str, float]) 
     rows.add_row("  of them committed", f"{book.happened:,}")
     rows.add_row("rows at the end", f"{len(life.twin()):,}")
     rows.add_row("reads of the aggregate meanwhile", f"{book.reads:,}")
+    rows.add_row("right answers meanwhile", f"{fixed.asked.total():,}")
+    for name, count in sorted(fixed.done.items()):
+        rows.add_row(f"  {name}, asked for", f"{count:,}")
     rows.add_row("slowest recovery, seconds", f"{max(slowest.values(), default=0.0):.1f}")
     for name, seconds in slowest.items():
         rows.add_row(f"  {name}", f"{seconds:.1f}")
     rows.add_row("kills", f"{killer.kills.total():,}")
     for name, count in sorted(killer.kills.items()):
         rows.add_row(f"  {name}", f"{count:,}")
+    for name, count in sorted(killer.during.items()):
+        rows.add_row(f"  during {name}", f"{count:,}")
     for name, count in sorted(book.errors.items()):
         rows.add_row(f"errors of {name}", f"{count:,}")
     rows.add_row("faults", f"[bold red]{len(book.faults)}[/]" if book.faults else "[green]0[/]")

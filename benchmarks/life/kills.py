@@ -15,13 +15,29 @@ from typing import Any
 
 import psycopg
 
+from benchmarks.life import steady as steadies
 from benchmarks.life import workload
 from orochi.embedded import state
+from orochi.jobs import ledger
 from orochi.storage.objects import client, connecting, places
 
 #: What is killed, by the names of processes: fragments' workers, those of files, those of jobs, and all they need.
 VICTIMS = ("worker", "maintenance", "jobs", "gateway", "valkey", "s3", "beat")
-_POLL_SECONDS = 0.1
+#: Work that a kill may wait for; what `steady` does to chunks by statements is told beside it.
+WORK = ("compression", "tiering", "refresh", "retention")
+_POLL_SECONDS, _WORK_SECONDS = 0.1, 0.01
+_RUNS = "SELECT run_id, kind FROM orochi.orochi_job_runs WHERE finished_at IS NULL AND started_at IS NOT NULL"
+_LEFT = """
+SELECT FROM orochi.orochi_job_runs r WHERE r.finished_at IS NULL AND r.run_id = ANY(%s) AND NOT EXISTS (
+    SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
+        AND l.classid::bigint = %s AND l.objid::bigint = r.job_id)
+"""
+#: Sessions that neither work nor let go, or wait for one that does not.
+_HUNG = """
+SELECT format('%s since %s: %s', coalesce(wait_event, state), xact_start, left(query, 100)) FROM pg_stat_activity
+WHERE xact_start < clock_timestamp() - interval '60 s' AND backend_type = 'client backend'
+    AND (state ~ '^idle in transaction' OR wait_event_type = 'Lock')
+"""
 _UNUSED_SCHEMAS = re.compile(r"orochi_([sc])(\d+)_(\d+)")
 
 
@@ -50,17 +66,38 @@ def wait(check: Callable[[], Any], seconds: float, what: str) -> Any:
 class Killer:
     """Kills processes of an embedded cluster, and looks after what is left."""
 
-    def __init__(self, info: dict[str, Any], life: workload.Life, seed: int) -> None:
+    def __init__(
+        self, info: dict[str, Any], life: workload.Life, seed: int, steady: steadies.Steady | None = None
+    ) -> None:
         self._folder = pathlib.Path(info["data_dir"])
         self._info = info
         self._nodes = [str(dsn) for dsn in info["node_dsns"]]
         self._life = life
+        self._steady = steady
         self._chance = random.Random(seed)
+        self._interrupted: list[int] = []  # runs of jobs, by the last kills
         self.kills: collections.Counter[str] = collections.Counter()
+        self.during: collections.Counter[str] = collections.Counter()
+
+    def aim(self, seconds: float) -> None:
+        """Wait until the kind of work is being done that was interrupted least, but not for longer than that."""
+        wanted = min(WORK, key=lambda kind: (self.during[kind], self._chance.random()))
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(psycopg.Error), self._life.coordinator() as connection:
+            while time.monotonic() < deadline:
+                if wanted in {kind for _, kind in connection.execute(_RUNS).fetchall()}:
+                    break
+                time.sleep(_WORK_SECONDS)
+        time.sleep(self._chance.uniform(0.0, 0.3))
 
     def kill(self, victim: str | None = None) -> bool:
         """kill -9 of one process of a kind; whether there was one."""
         victim = victim or self._chance.choice(VICTIMS)
+        with self._life.coordinator() as connection:
+            runs = connection.execute(_RUNS).fetchall()
+        work = {kind for _, kind in runs} | (
+            {f"{self._steady.doing}, asked for"} if self._steady and self._steady.doing else set()
+        )
         found = state.load(self._folder)
         there = [item.pid for item in found.processes if item.name.startswith(victim)] if found else []
         if not there:
@@ -70,7 +107,25 @@ class Killer:
         except ProcessLookupError:
             return False
         self.kills[victim] += 1
+        self.during.update(work or {"nothing"})
+        self._interrupted += [run_id for run_id, _ in runs]
         return True
+
+    def runs_over(self) -> bool:
+        """Whether the runs of jobs that kills interrupted are over, or somebody is at them."""
+        with self._life.coordinator() as connection:
+            if connection.execute(_LEFT, (self._interrupted, ledger.LOCK_CLASS)).fetchone() is not None:
+                return False
+        self._interrupted.clear()
+        return True
+
+    def hung(self) -> list[str]:
+        """Sessions of servers that have been in a transaction for a minute without working."""
+        found = []
+        for dsn in (*self._nodes, str(self._info["coordinator_dsn"])):
+            with psycopg.connect(dsn, autocommit=True, connect_timeout=5) as connection:
+                found += [f"a session hangs: {told}" for (told,) in connection.execute(_HUNG).fetchall()]
+        return found
 
     def healthy(self) -> bool:
         """Whether every process runs and the gateway answers for both nodes."""
@@ -109,7 +164,7 @@ class Killer:
         now = self._life.now
         with self._life.coordinator() as connection:
             chunks = connection.execute(
-                "SELECT chunk_name, range_end, tier, row_count FROM orochi.chunks WHERE hypertable ~ 'readings'"
+                "SELECT chunk_name, range_end, tier, row_count FROM orochi.chunks WHERE hypertable ~ '^life'"
             ).fetchall()
         faults = []
         for name, end, tier, rows in chunks:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import itertools
 import random
 import threading
 import time
@@ -50,6 +51,12 @@ POLICIES = (
         " cold_after => NULL, schedule_interval => INTERVAL '1 hour')"
     ),
     "SELECT add_retention_policy('life.readings', INTERVAL '16 days', schedule_interval => INTERVAL '1 hour')",
+)
+#: Ways to count the rows of device 0 since a time.
+_COUNTS = (
+    "SELECT coalesce(sum(c), 0)::bigint FROM life.hourly WHERE device = 0 AND hour >= %s",
+    "SELECT count(*) FROM life.readings WHERE device = 0 AND at >= %s",
+    "SELECT count(*) FILTER (WHERE device = 0) FROM life.readings WHERE at >= %s",
 )
 
 
@@ -154,21 +161,19 @@ class Life:
             time.sleep(_PAUSE_SECONDS)
 
     def reader(self) -> None:
-        """Ask the aggregate for a device that is only ever inserted to: never less than acknowledged."""
-        first = self.writers[0]
+        """Ask for a device that is only ever inserted to, the aggregate and the table: never less than acknowledged."""
+        first, questions = self.writers[0], itertools.cycle(_COUNTS)
         for connection in self.connections():
             try:
                 while not self.stop.is_set():
                     since = (self.now - 10 * DAY).replace(hour=0, minute=0, second=0)
                     low = sum(at >= since for at in list(first.acknowledged))
-                    row = connection.execute(
-                        "SELECT coalesce(sum(c), 0)::bigint FROM life.hourly WHERE device = 0 AND hour >= %s",
-                        (since,),
-                    ).fetchone()
+                    sql = next(questions)
+                    row = connection.execute(sql.encode(), (since,)).fetchone()
                     high = sum(at >= since for at in list(first.attempted))
                     self.book.reads += 1
                     if row is None or not low <= row[0] <= high:
-                        self.book.fault(f"the aggregate counts {row}, not {low} to {high}")
+                        self.book.fault(f"{row}, not {low} to {high}, since {since}: {sql}")
                     time.sleep(0.02)
             except psycopg.Error as error:
                 self.book.count("reader", error)
