@@ -22,9 +22,9 @@ from psycopg import conninfo
 
 from benchmarks.life import workload
 
-_START, _DAYS, _ROWS = dt.datetime(2026, 1, 1, tzinfo=dt.UTC), 8, 24_000
+_START, _DAYS = dt.datetime(2026, 1, 1, tzinfo=dt.UTC), 8
 _DEVICES, _SITES = 12, 5
-_TWIN = "life_twin"
+TWIN = "life_twin"
 
 TABLES = (
     "CREATE SCHEMA fixed",
@@ -117,6 +117,7 @@ class Steady:
     """The rows on one cluster, and what was asked and done meanwhile.
 
     Attributes:
+        rows: how many there are.
         asked: right answers, by question.
         done: what was done to chunks, by kind; those that failed are under `kind failed`.
         doing: the kind of what is being done now.
@@ -124,6 +125,7 @@ class Steady:
 
     life: workload.Life
     seed: int
+    rows: int = 24_000
     asked: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     done: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     doing: str | None = None
@@ -131,7 +133,7 @@ class Steady:
 
     def create(self) -> None:
         """Fill the tables, and ask a plain PostgreSQL everything."""
-        rows = list(_rows(random.Random(self.seed)))
+        rows = list(_rows(random.Random(self.seed), self.rows))
         with self.life.connect() as connection:
             connection.execute("DROP SCHEMA IF EXISTS fixed CASCADE")
             for sql in (*TABLES, *_SPREAD):
@@ -162,10 +164,10 @@ class Steady:
 
     def _plain(self) -> contextlib.AbstractContextManager[workload.Connection]:
         with self.life.coordinator() as coordinator:
-            coordinator.execute(f"DROP DATABASE IF EXISTS {_TWIN} WITH (FORCE)".encode())
-            coordinator.execute(f"CREATE DATABASE {_TWIN}".encode())
+            coordinator.execute(f"DROP DATABASE IF EXISTS {TWIN} WITH (FORCE)".encode())
+            coordinator.execute(f"CREATE DATABASE {TWIN}".encode())
             dsn = conninfo.make_conninfo(
-                coordinator.info.dsn, password=coordinator.info.password, dbname=_TWIN
+                coordinator.info.dsn, password=coordinator.info.password, dbname=TWIN
             )
         return psycopg.connect(dsn, autocommit=True, options="-c timezone=UTC")
 
@@ -245,8 +247,8 @@ class Steady:
         return str(chance.choice(found)[0])
 
 
-def _rows(chance: random.Random) -> Iterator[tuple[Any, ...]]:
-    for number in range(_ROWS):
+def _rows(chance: random.Random, count: int) -> Iterator[tuple[Any, ...]]:
+    for number in range(count):
         at = _START + dt.timedelta(days=_DAYS) * chance.random()
         tag = chance.choice((None, "a", "b", "β", ""))
         yield at.replace(microsecond=0), chance.randrange(_DEVICES), number, chance.randrange(1000), tag

@@ -4,6 +4,7 @@ A fragment's answer is one or more parts, the last marked so and carrying the st
 answers travel in the item. Larger ones go into a file where the gateway can map it, which it proves
 by a token it wrote there; where it cannot, parts follow one another through Redis, a few at a time.
 Parts are numbered: a broken connection may lose what was taken from the list, or put it there twice.
+They name their writer: a task that the queue delivers twice answers twice, and its rows may come in another order.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Answers:
     """The parts of answers that have come so far; an answer counts if each of its parts came."""
 
     def __init__(self) -> None:
-        self._parts: dict[tuple[str, int], tuple[int, list[pa.RecordBatch]]] = {}
+        self._parts: dict[str, tuple[int, list[pa.RecordBatch]]] = {}
 
     def take(self, header: dict[str, Any], payload: memoryview) -> list[pa.RecordBatch] | None:
         """All batches of an answer whose last part this is; None if it is not, or another part is missing.
@@ -91,7 +92,7 @@ class Answers:
         Raises:
             FileNotFoundError: the part's file is gone.
         """
-        key = (header["task"], header["fragment"])
+        key = header["writer"]
         count, batches = self._parts.get(key, (0, []))
         if header["part"] == count:
             part = read_part(header, payload)
@@ -170,15 +171,16 @@ class ResultWriter:
             send: appends an item to the run's list.
             inline_bytes: larger answers leave the item; smaller ones too where the gateway maps files.
             folder: where the gateway maps files, None if it cannot see any of ours.
-            file_name: unique for this attempt at the fragment.
+            file_name: what the name of a file begins with.
             cancelled: whether to stop.
             waiting: how many items the list holds.
         """
-        self._header = header
+        writer = secrets.token_hex(8)
+        self._header = {**header, "writer": writer}
         self._send = send
         self._inline_bytes = inline_bytes
         self._folder = folder
-        self._path = folder.folder / f"{file_name}.arrow" if folder is not None else None
+        self._path = folder.folder / f"{file_name}-{writer}.arrow" if folder is not None else None
         self._cancelled = cancelled
         self._waiting = waiting
         self._sink: pa.NativeFile | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pytest
@@ -12,7 +13,7 @@ from orochi.executor import exchange
 _ROWS = 30
 
 
-def _items(folder: exchange.SharedFolder | None = None) -> list[bytes]:
+def _items(folder: exchange.SharedFolder | None = None, rows: Sequence[int] = range(_ROWS)) -> list[bytes]:
     """An answer as a worker sends it; in many parts if it does not see the gateway's folder."""
     sent: list[bytes] = []
 
@@ -30,7 +31,7 @@ def _items(folder: exchange.SharedFolder | None = None) -> list[bytes]:
         waiting=lambda: 0,
     )
     for start in range(0, _ROWS, 5):
-        writer.write(pa.record_batch({"n": pa.array(range(start, start + 5))}))
+        writer.write(pa.record_batch({"n": pa.array(rows[start : start + 5])}))
     writer.finish({"stats": {}})
     return sent
 
@@ -54,6 +55,21 @@ def test_parts_come_together() -> None:
 def test_a_part_that_comes_twice_counts_once(at: int) -> None:
     items = _items()
     assert _taken(exchange.Answers(), [*items[: at + 1], *items[at:]]) == [list(range(_ROWS))]
+
+
+def test_parts_of_two_answers_are_never_one() -> None:
+    """The queue may deliver a task twice, and what it sends the second time may be ordered otherwise."""
+    first, second = _items(), list(reversed(range(_ROWS)))
+    again = _items(rows=second)
+    answers = exchange.Answers()
+    assert _taken(answers, [*first[:2], *again]) == [second]
+    assert _taken(answers, first[2:]) == [list(range(_ROWS))]  # the tracker knows that it was answered
+
+
+def test_two_answers_are_two_files(tmp_path: pathlib.Path) -> None:
+    folder = exchange.SharedFolder.create(tmp_path)
+    first, second = _items(folder), _items(folder)
+    assert _taken(exchange.Answers(), [*first, *second]) == [list(range(_ROWS))] * 2
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])
