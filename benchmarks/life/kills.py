@@ -32,10 +32,11 @@ SELECT FROM orochi.orochi_job_runs r WHERE r.finished_at IS NULL AND r.run_id = 
     SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
         AND l.classid::bigint = %s AND l.objid::bigint = r.job_id)
 """
-#: Sessions that neither work nor let go, or wait for one that does not.
+#: Sessions of which nothing was heard for a minute, in a transaction or in wait of a lock. (A gateway that
+#: works for a session's client says so all the time.)
 _HUNG = """
-SELECT format('%s since %s: %s', coalesce(wait_event, state), xact_start, left(query, 100)) FROM pg_stat_activity
-WHERE xact_start < clock_timestamp() - interval '60 s' AND backend_type = 'client backend'
+SELECT format('%s since %s: %s', coalesce(wait_event, state), state_change, left(query, 100)) FROM pg_stat_activity
+WHERE state_change < clock_timestamp() - interval '60 s' AND backend_type = 'client backend'
     AND (state ~ '^idle in transaction' OR wait_event_type = 'Lock')
 """
 _UNUSED_SCHEMAS = re.compile(r"orochi_([sc])(\d+)_(\d+)")

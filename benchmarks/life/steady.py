@@ -223,7 +223,7 @@ class Steady:
             return "write", lambda connection: _rewrite(connection, chance)
         if dice < 0.25:
             return "refresh", lambda connection: _refresh(connection, chance)
-        if dice < 0.30:
+        if dice < 0.27:
             return "sweep", lambda connection: _run(connection, "SELECT run_maintenance()")
         kind, sql = chance.choice(
             (
