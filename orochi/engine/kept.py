@@ -81,12 +81,14 @@ class Loaded:
         rows: of native types.
         heap_rows: how many came from heaps.
         groups, skipped: chunk groups that were considered, and ruled out.
+        is_kept: the next statement is likely to be given the same table.
     """
 
     rows: pa.Table
     heap_rows: int
     groups: int
     skipped: int
+    is_kept: bool = False
 
 
 @dataclasses.dataclass(slots=True)
@@ -130,7 +132,8 @@ class Keeper:
             return kept.loaded
         loaded = load()
         gone = _of(parts, view.deleted())
-        self._cache.put(key, _Kept(loaded, view.snapshot(), gone), loaded.rows.nbytes + _OVERHEAD)
+        size = loaded.rows.nbytes + _OVERHEAD
+        loaded.is_kept = self._cache.put(key, _Kept(loaded, view.snapshot(), gone), size)
         return loaded
 
     def _holds(self, kept: _Kept, parts: Sequence[contract.Scan], view: View) -> bool:

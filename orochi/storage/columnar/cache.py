@@ -42,10 +42,10 @@ class Cache:
             self._entries.move_to_end(key)
             return entry[0]
 
-    def put(self, key: Hashable, value: Any, size: int) -> None:
-        """Keeps `value`; one larger than a quarter of the bound is not kept."""
+    def put(self, key: Hashable, value: Any, size: int) -> bool:
+        """Keeps `value`; False for one larger than a quarter of the bound, which is not kept."""
         if size > self.limit_bytes // 4:
-            return
+            return False
         with self._lock:
             _, old = self._entries.pop(key, (None, 0))
             self._entries[key] = (value, size)
@@ -53,6 +53,7 @@ class Cache:
             while self._size > self.limit_bytes:
                 _, (_, dropped) = self._entries.popitem(last=False)
                 self._size -= dropped
+        return True
 
     def clear(self) -> None:
         """Forgets everything."""
