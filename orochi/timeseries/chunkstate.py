@@ -29,6 +29,7 @@ SELECT string_agg(part, ' ' ORDER BY part) FROM (
     UNION ALL SELECT 'a' || ctid || xmin FROM pg_attribute WHERE attrelid = {oid}
     UNION ALL SELECT 'd' || ctid || xmin FROM pg_attrdef WHERE adrelid = {oid}
     UNION ALL SELECT 'i' || ctid || xmin FROM pg_index WHERE indrelid = {oid}
+    UNION ALL SELECT 'n' || ctid || xmin FROM pg_class WHERE oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = {oid})
     UNION ALL SELECT 'k' || ctid || xmin FROM pg_constraint WHERE conrelid = {oid}
     UNION ALL SELECT 't' || ctid || xmin FROM pg_trigger WHERE tgrelid = {oid}
 ) AS parts(part)
