@@ -32,7 +32,7 @@ class Column:
         type_oid: OID on the coordinator; `base_oid` is the same with domains resolved.
         type_name: `format_type(atttypid, atttypmod)`, e.g. `numeric(10,2)`.
         collation: the collation, qualified and quoted for SQL, if it is not the type's default, else None.
-        default_sql: `pg_get_expr` of the default or generation expression, else None.
+        default_sql: `pg_get_expr` of the default (its domain's where it has none) or generation expression, else None.
         default_is_volatile: the default must be computed once, on the coordinator (sequences,
             now(), user functions), not by the node.
         identity: '' | 'a' (always) | 'd' (by default); generated: '' | 's' | 'v'.

@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING
 
 from orochi import errors, ids
-from orochi.gateway import loopback
+from orochi.gateway import loopback, own_settings
 from orochi.pgwire import messages
 from orochi.planner import parse, quoting
 
@@ -32,7 +32,11 @@ _BLOCK_ONLY = {
 
 def is_control(statement: parse.Statement) -> bool:
     """Whether this module runs the statement."""
-    return statement.kind in _KINDS or type(statement.tree).__name__ in ("DiscardStmt", "ConstraintsSetStmt")
+    return (
+        statement.kind in _KINDS
+        or type(statement.tree).__name__ in ("DiscardStmt", "ConstraintsSetStmt")
+        or own_settings.is_set(statement)
+    )
 
 
 def is_begin(statement: parse.Statement) -> bool:
@@ -71,6 +75,11 @@ async def run(session: sessions.Session, statement: parse.Statement) -> str:
             return await _prepare(session, statement)
         case parse.Kind.DEALLOCATE:
             return await _deallocate(session, statement)
+        case parse.Kind.SET:
+            if session.coordinator.status != "E":
+                own_settings.check(statement)
+            session.relay.settings_dirty = True
+            return await _plain(session, statement)
         case _ if type(statement.tree).__name__ == "ConstraintsSetStmt":
             return await _constraints(session, statement)
         case _:

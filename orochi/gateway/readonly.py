@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from orochi import errors
-from orochi.planner import parse
+from orochi.executor import context
+from orochi.planner import names, parse
 
 #: Kinds that write whatever they say, as PostgreSQL calls them.
 WRITING = {
@@ -32,15 +33,27 @@ _STRENGTHS = {
 }
 
 
-def refuse(statement: parse.Statement) -> None:
-    """Fail if the statement writes.
+def refuse(session: context.Session, statement: parse.Statement) -> None:
+    """Fail if the statement writes; what it writes to the coordinator's own tables is left to PostgreSQL.
 
     Raises:
         OrochiError: 25006.
     """
     name = _name(statement)
-    if name is not None:
+    if name is not None and not _writes_there(session, statement):
         raise errors.OrochiError(f"cannot execute {name} in a read-only transaction", sqlstate="25006")
+
+
+def _writes_there(session: context.Session, statement: parse.Statement) -> bool:
+    """Whether the only table that the statement writes is the coordinator's: a temporary one may be written."""
+    tree = statement.tree
+    if type(tree).__name__ not in _MODIFYING or _modifies_inside(tree):
+        return False
+    target = tree.relation
+    found = names.find_relation(
+        session.snapshot(), session.search_path, session.temp_tables, target.schemaname, target.relname
+    )
+    return found is None
 
 
 def _name(statement: parse.Statement) -> str | None:
@@ -65,10 +78,12 @@ def _written_by(tree: Any) -> str | None:
         return _MODIFYING[name]
     if getattr(tree, "lockingClause", None):
         return f"SELECT {_STRENGTHS[tree.lockingClause[0].strength.name]}"
+    return "SELECT" if _modifies_inside(tree) else None
+
+
+def _modifies_inside(tree: Any) -> bool:
     clause = getattr(tree, "withClause", None)
-    if clause is not None and any(type(cte.ctequery).__name__ in _MODIFYING for cte in clause.ctes):
-        return "SELECT"
-    return None
+    return clause is not None and any(type(cte.ctequery).__name__ in _MODIFYING for cte in clause.ctes)
 
 
 def _analyzes(options: Any) -> bool:

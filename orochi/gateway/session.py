@@ -281,7 +281,7 @@ class Session:
             OrochiError: with the SQLSTATE the client is to see.
         """
         if self.read_only:
-            readonly.refuse(statement)
+            readonly.refuse(self, statement)
         self.query_id = ids.new_query_id()
         self._timed_out = False
         self._pin()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from orochi import errors
 from orochi.executor import context
-from orochi.gateway import control, ending, executes, texts
+from orochi.gateway import control, ending, executes, own_settings, texts
 from orochi.gateway import sink as sinks
 from orochi.pgwire import messages
 from orochi.planner import calls, clock, parse
@@ -140,7 +140,7 @@ async def _several(session: sessions.Session, statements: tuple[parse.Statement,
             if control.is_begin(statement) and hidden:
                 await _make_explicit(session, statement)
                 hidden = False
-            elif control.is_control(statement):
+            elif control.is_control(statement) and statement.kind is not parse.Kind.SET:
                 if statement.kind is parse.Kind.TRANSACTION and hidden:
                     control.require_block(statement)
                     hidden = False
@@ -160,6 +160,8 @@ async def _several(session: sessions.Session, statements: tuple[parse.Statement,
 
 
 async def _one_of_several(session: sessions.Session, statement: parse.Statement) -> None:
+    if own_settings.is_set(statement):
+        own_settings.check(statement)
     found = await resolve(session, statement)
     sink = sinks.ClientSink(session.client, session.relay, simple=True)
     if found is None:

@@ -43,7 +43,7 @@ _RIGHTS_WORDS = frozenset({b"grant", b"revoke"})
 _BACK_TO = re.compile(
     rb"(?:rollback|abort)" + _GAP + rb"(?:(?:work|transaction)" + _GAP + rb")?to(?![a-z0-9_])", re.DOTALL
 )
-_CONSTRAINTS = re.compile(rb"constraints\b")
+_SET_OURS = re.compile(rb"constraints\b|orochi\s*\.|orochi\"\s*\.")
 _EXECUTE = re.compile(rb"execute\s")
 _CREATE = re.compile(rb"create\s")
 _INTO = re.compile(rb"into\b")
@@ -124,7 +124,7 @@ def _by_words(text: bytes) -> int:
     flags = 0
     if (
         all_words & _SPECIAL_WORDS
-        or (b"set" in all_words and _CONSTRAINTS.search(text))
+        or (b"set" in all_words and _SET_OURS.search(text))
         or (all_words & _ENDS and _BACK_TO.search(text))
         or (first in (b"explain", b"create") and _EXECUTE.search(text))
     ):

@@ -23,7 +23,7 @@ from orochi.operations import (
     striped,
     unstripe,
 )
-from orochi.planner import classify, parse
+from orochi.planner import classify, parse, safety
 from orochi.planner import ddl as planner
 from orochi.planner import tree as trees
 from orochi.sharding import alter, colocation
@@ -224,18 +224,54 @@ async def _fills(
     for column in after.columns:
         if column.attnum in known or column.generated:
             continue
+        of_domain = await _domain_value(session, table, column) if column.volatility != "v" else None
+        if of_domain is not None:
+            fills[column.name] = of_domain
+            continue
         if column.identity or column.volatility == "v":
             if await _any_rows(session, table):
-                raise errors.FeatureNotSupported(
-                    f'column "{column.name}" cannot be added: its default gives each row another value',
-                    hint="Add the column without a default, fill it by UPDATE, and then set the default.",
-                )
+                raise _each_another(column)
         elif column.volatility == "s":
             result = await session.coordinator.query(f"SELECT ({column.default})::{column.type}::text")
             value = result[-1].rows[0][0]
             if value is not None:
                 fills[column.name] = f"{definitions.quote_literal(value.decode())}::{column.type}"
     return fills
+
+
+async def _domain_value(
+    session: context.Session, table: snapshots.Table, column: definitions.Column
+) -> str | None:
+    """What existing rows get in a new column of a domain, as SQL; None for NULL, or where there are no rows.
+
+    Only the coordinator knows the domain: its default, and which values it takes.
+
+    Raises:
+        RemoteError: 23514, 23502.
+    """
+    result = await session.coordinator.query(
+        "SELECT pg_catalog.format_type(a.atttypid, a.atttypmod), pg_catalog.pg_get_expr(t.typdefaultbin, 0)"
+        " FROM pg_catalog.pg_attribute a"
+        " JOIN pg_catalog.pg_type t ON t.oid = a.atttypid AND t.typtype = 'd'"
+        f" WHERE a.attrelid = {table.oid} AND a.attnum = {column.attnum}"
+    )
+    if not result[-1].rows or not await _any_rows(session, table):
+        return None
+    domain, default = ((value or b"NULL").decode() for value in result[-1].rows[0])
+    result = await session.coordinator.query(f"SELECT ({column.default or default})::{domain}::text")
+    value = result[-1].rows[0][0]
+    if value is None or column.default is not None:
+        return None  # that one the nodes are told with the column
+    if safety.may_be_volatile(default, session.runtime.builtins):
+        raise _each_another(column)
+    return f"{definitions.quote_literal(value.decode())}::{column.type}"
+
+
+def _each_another(column: definitions.Column) -> errors.OrochiError:
+    return errors.FeatureNotSupported(
+        f'column "{column.name}" cannot be added: its default gives each row another value',
+        hint="Add the column without a default, fill it by UPDATE, and then set the default.",
+    )
 
 
 async def _any_rows(session: context.Session, table: snapshots.Table) -> bool:

@@ -92,6 +92,8 @@ async def execute(
         OrochiError: with the SQLSTATE that the client is to see.
     """
     guard = _Guard(sink)
+    if not session.transaction.in_block:
+        statement = clock.begun_now(statement)
     deadline = time.monotonic() + STALE_SECONDS
     pause, tries = 0.0, 0
     # what the failing attempt itself wrote can be undone; what came before it in the block stays

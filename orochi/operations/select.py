@@ -434,7 +434,8 @@ async def execute_rewritten(
     plan, loaded = await _pull(session, statement, parameters)
     if fields is not None:
         await sink.columns(fields)
-    if statement.kind is parse.Kind.DECLARE and not keys_of(plan):
+    is_cursor = statement.kind is parse.Kind.DECLARE
+    if not keys_of(plan) and (is_cursor or await reduce.is_read_only(session.coordinator)):
         tag = await reduce.declare(session, loaded, plan.final_sql or "", sink)
         if tag is not None:
             await sink.complete(tag)
@@ -445,6 +446,6 @@ async def execute_rewritten(
     except errors.OrochiError:
         await materialized.cleanup()
         raise
-    if statement.kind is not parse.Kind.DECLARE:
+    if not is_cursor:
         await materialized.cleanup()
     await sink.complete(tag)

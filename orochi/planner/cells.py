@@ -107,7 +107,7 @@ def make(node: trees.Node, column: snapshots.Column | None) -> Cell:
 
 
 def default(table: snapshots.Table, column: snapshots.Column) -> Cell | None:
-    """What a column gets when the statement gives it nothing; None if NULL (or its domain's default)."""
+    """What a column gets when the statement gives it nothing; None if NULL."""
     if column.identity:
         return Cell(identity_sql(table, column), is_expression=True)
     if column.default_sql is None or column.generated:

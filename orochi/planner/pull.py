@@ -217,8 +217,9 @@ def _is_own(
         if isinstance(node, (ast.SubLink, ast.GroupingFunc)):
             return False
         if isinstance(node, ast.ColumnRef):
-            key = prepared.analysis.key(node, level)
-            if key is None or key[0] != id(reference):
+            # not through sub-SELECTs: what hands its column on may be another level's, or LATERAL
+            found = lookup.find_column(node, level)
+            if found is None or found[0] is not reference:
                 return False
     return True
 

@@ -16,6 +16,7 @@ from orochi.planner import (
     pieces,
     prepare,
     pull,
+    safety,
     scans,
     spread,
     tree,
@@ -47,6 +48,9 @@ def plan(prepared: prepare.Prepared, level: names.Level, found: spread.Spread) -
         raise spread.Unfit("a window is not partitioned by the distribution column")
     pieces.refuse_collations(level, prepared)
     outputs, keys = pieces.outputs(level), pieces.sort_keys(level)
+    if keys and any(safety.may_return_sets(item.expression, prepared.ctx.builtins) for item in outputs):
+        # PostgreSQL sorts first: a row's set stays in its order, and LIMIT cuts it there
+        raise spread.Unfit("sets are returned of rows that are sorted before")
     targets = [pieces.strip_collation(item.expression) for item in outputs]
     columns = [f"c{index}" for index in range(len(targets))]
     order = []

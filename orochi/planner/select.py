@@ -33,9 +33,10 @@ from orochi.planner.tree import ast
 
 PlanContext = context.PlanContext
 
-#: Values of `orochi.force_strategy`; `auto` and nothing leave the planner free.
+#: Values of `orochi.force_strategy` are `STRATEGIES`; `auto` and nothing leave the planner free.
 _BY_SHARDS = ("pushdown", "two_phase", "two-phase", "two-phase aggregate", "aggregate")
 _EXCHANGES = ("broadcast", "repartition")
+STRATEGIES = ("auto", "router", *_BY_SHARDS, *_EXCHANGES, "pull")
 
 
 def plan(statement: parse.Statement, ctx: context.PlanContext) -> plans.SelectPlan:

@@ -216,7 +216,8 @@ def test_compression_is_chosen_by_options(filled: oracle.Pair) -> None:
     filled.orochi("ALTER TABLE t RESET (orochi.compression), ALTER kind RESET (orochi.compression)")
     filled.orochi("SET orochi.compression = 'rle'")
     filled.orochi("CREATE TABLE made (id int) USING columnar")
-    filled.orochi("SET orochi.compression = 'magic'")
+    assert oracle.ask(filled.gateway, "SET orochi.compression = 'magic'").sqlstate == "22023"
+    filled.orochi("SELECT set_config('orochi.compression', 'magic', false)")
     assert oracle.ask(filled.gateway, "CREATE TABLE other (id int) USING columnar").sqlstate == "22023"
     filled.orochi("RESET orochi.compression")
     options = "SELECT options FROM orochi.orochi_tables WHERE table_oid = %s::regclass"

@@ -49,6 +49,12 @@ def test_one_moment(filled: oracle.Pair, sql: str) -> None:
     filled.same(sql, prepare=True, binary=True)
 
 
+def test_a_statement_alone_begins_its_transaction(filled: oracle.Pair) -> None:
+    """In a simple Query; in the extended protocol PostgreSQL's own transaction begins with an earlier message."""
+    filled.same("SELECT bool_and(at < statement_timestamp() AND now() = statement_timestamp()) FROM events")
+    filled.same("SELECT statement_timestamp() = now(), count(*) FROM events GROUP BY statement_timestamp()")
+
+
 @pytest.mark.parametrize(
     "sql",
     [

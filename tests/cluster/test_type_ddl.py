@@ -31,6 +31,18 @@ _STATEMENTS = (
     "CREATE TYPE feeling AS ENUM ('other')",
     "ALTER TABLE felt ADD COLUMN m feeling DEFAULT 'other'",
     "SELECT m, count(*) FROM felt GROUP BY m",
+    "CREATE DOMAIN word AS text DEFAULT 'none' CHECK (VALUE <> 'bad')",
+    "CREATE DOMAIN must AS int NOT NULL",
+    "ALTER TABLE felt ADD COLUMN w word",
+    "ALTER TABLE felt ADD COLUMN n must",
+    "ALTER TABLE felt ADD COLUMN n must DEFAULT 3",
+    "ALTER TABLE felt ADD COLUMN b word DEFAULT 'bad'",
+    "INSERT INTO felt (k, at, n) VALUES (200, '2024-01-02', 1), (201, '2024-01-02', DEFAULT) RETURNING *",
+    "INSERT INTO felt (k, at, w) VALUES (202, '2024-01-02', NULL)",
+    "ALTER DOMAIN word SET DEFAULT 'some'",
+    "INSERT INTO felt (k, at) VALUES (203, '2024-01-02')",
+    "UPDATE felt SET w = DEFAULT WHERE k = 2",
+    "SELECT k, w, n FROM felt ORDER BY k",
 )
 
 

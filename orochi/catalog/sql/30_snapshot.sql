@@ -76,9 +76,10 @@ BEGIN
                         (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname)
                          FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
                          WHERE co.oid = a.attcollation) END,
-                    CASE WHEN a.attgenerated = '' THEN pg_get_expr(e.adbin, 0)  -- has no columns: takes no lock
+                    -- has no columns: takes no lock; a domain's own default counts where the column has none
+                    CASE WHEN a.attgenerated = '' THEN pg_get_expr(coalesce(e.adbin, y.typdefaultbin), 0)
                         WHEN NOT c.oid = ANY (held) THEN orochi._printed(e.adbin, e.adrelid) END,
-                    CASE WHEN e.adbin IS NULL THEN false ELSE orochi._volatility(e.adbin) <> 'i' END,
+                    coalesce(orochi._volatility(coalesce(e.adbin, y.typdefaultbin)) <> 'i', false),
                     a.attidentity, a.attgenerated,
                     CASE WHEN a.attgenerated <> '' THEN
                         orochi._text_key('pg_attrdef'::regclass, e.oid, e.adbin::text) END) ORDER BY a.attnum)

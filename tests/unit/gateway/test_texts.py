@@ -37,6 +37,7 @@ class Catalog:
         ("CREATE TABLE t AS\nEXECUTE p", texts.SPECIAL | texts.SETTINGS | texts.CATALOG),
         ("DISCARD ALL", texts.SPECIAL | texts.SETTINGS),
         ("SET TimeZone = 'UTC'", texts.SETTINGS),
+        ("SET orochi.frozen_reads = skip", texts.SETTINGS | texts.SPECIAL),
         ("SELECT 1; reset all", texts.SETTINGS),
         ("SELECT set_config('a.b', 'c', false)", texts.SETTINGS),
         ("BEGIN ISOLATION LEVEL SERIALIZABLE", texts.SETTINGS | texts.ISOLATION),
