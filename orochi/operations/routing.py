@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from orochi import errors, pgtypes
+from orochi import errors
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
 from orochi.operations import chunks
 from orochi.planner import fragment as fragments
 from orochi.planner import insert as insert_plan
 from orochi.planner import quoting
-from orochi.sharding import hashing, values
+from orochi.sharding import hashing
 
 _ROUNDS = 100
 
@@ -38,10 +38,6 @@ async def ensure_chunks(
     if dimension is None:
         return table
     wanted = np.unique(np.asarray(times if isinstance(times, np.ndarray) else list(times), np.int64))
-    if dimension.type_oid in pgtypes.TIMES:
-        # an infinite time has no chunk: the node says so
-        limits = (values.MINUS_INFINITY[dimension.type_oid], values.INFINITY[dimension.type_oid])
-        wanted = wanted[~np.isin(wanted, limits)]
     for _ in range(_ROUNDS):
         missing = wanted[~covered(table.shards[0].chunks, wanted)]
         if not missing.size:

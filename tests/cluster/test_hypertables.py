@@ -216,3 +216,48 @@ def test_keys_and_triggers(metrics: oracle.Pair) -> None:
         oracle.ask(metrics.gateway, "INSERT INTO metrics VALUES ('2024-01-02', 'd9', 1)").sqlstate == "23503"
     )
     metrics.orochi("INSERT INTO metrics VALUES ('2024-01-02 12:00+00', 'd2', 1)")
+
+
+@pytest.mark.parametrize("kind", ["timestamptz", "date"])
+def test_infinite_times(module_pair: oracle.Pair, kind: str) -> None:
+    """An infinite time is in the first or the last chunk, as rows and as stripes."""
+    pair = module_pair
+    pair.both(f"CREATE TABLE ever_{kind} (at {kind} NOT NULL, k int NOT NULL, v int)")
+    pair.orochi(f"SELECT create_distributed_table('ever_{kind}', 'k', 2)")
+    pair.orochi(f"SELECT create_hypertable('ever_{kind}', 'at', INTERVAL '9 days')")
+    pair.both(
+        f"INSERT INTO ever_{kind} VALUES ('infinity', 1, 1), ('-infinity', 2, 2), ('2024-01-01', 1, 3), ('290000-01-01', 2, 4)",
+        f"INSERT INTO ever_{kind} VALUES ('infinity', 3, 5)",
+        f"INSERT INTO ever_{kind} SELECT '-infinity', g, g FROM generate_series(1, 5) g",
+    )
+    pair.copy_in(f"COPY ever_{kind} FROM STDIN", b"infinity\t7\t7\n-infinity\t8\t8\n2024-02-01\t3\t3\n")
+
+    def check() -> None:
+        for where in (
+            "true",
+            "at = 'infinity'",
+            "at < 'infinity'",
+            "at > '2024-01-15' AND k < 3",
+            "at <= '-infinity'",
+        ):
+            pair.same(f"SELECT * FROM ever_{kind} WHERE {where}")
+        pair.same(f"SELECT min(at), max(at), count(*) FROM ever_{kind}")
+        pair.same(f"SELECT at, count(*), sum(v) FROM ever_{kind} GROUP BY at ORDER BY at")
+
+    check()
+    pair.orochi(
+        f"CREATE MATERIALIZED VIEW always_{kind} WITH (orochi.continuous) AS"
+        f" SELECT time_bucket('1 day', at) AS day, count(*), sum(v) FROM ever_{kind} GROUP BY 1"
+    )
+    for (chunk,) in pair.orochi(f"SELECT show_chunks('ever_{kind}')"):
+        pair.orochi("SELECT compress_chunk(%s)", (chunk,))
+    check()
+    pair.both(
+        f"UPDATE ever_{kind} SET v = v + 1 WHERE at = 'infinity'",
+        f"UPDATE ever_{kind} SET at = 'infinity' WHERE at = '2024-01-01'",
+        f"DELETE FROM ever_{kind} WHERE at = '-infinity' AND k > 4",
+    )
+    check()
+    days = pair.orochi(f"SELECT day::text, count, sum FROM always_{kind}")
+    rows = pair.orochi(f"SELECT at::text, count(*), sum(v) FROM ever_{kind} GROUP BY at")
+    assert sorted(days) == sorted(rows)
