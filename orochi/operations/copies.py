@@ -113,14 +113,24 @@ Version = tuple[int, int, str, str]
 
 
 async def make(
-    session: context.Session, plan: rehearsal.Copy, skipped: AbstractSet[Version] = frozenset()
+    session: context.Session,
+    plan: rehearsal.Copy,
+    skipped: AbstractSet[Version] = frozenset(),
+    *,
+    waits: bool = True,
 ) -> Copied:
-    """Read the rows, recalling those in stripes, and fill a copy with them, but for those to be skipped."""
+    """Read the rows, recalling those in stripes, and fill a copy with them, but for those to be skipped.
+
+    Raises:
+        RemoteError: 55P03, another transaction has recalled one, and it is not to be waited for (`waits`).
+    """
     table = session.snapshot().tables[plan.table]
     shards = [table.shards[index] for index in plan.shard_indexes]
     work: dict[int, list[Callable[[], Awaitable[tuple[int, pa.RecordBatch]]]]] = {}
     for shard in shards:
-        work.setdefault(shard.node_id, []).append(functools.partial(_read, session, plan, table, shard))
+        work.setdefault(shard.node_id, []).append(
+            functools.partial(_read, session, plan, table, shard, waits)
+        )
     parts = [part for found in (await writes.per_node(work)).values() for part in found] if work else []
     origins = copybinary.schema(_ORIGIN)
     columns = output_columns(table)
@@ -180,11 +190,15 @@ def _order(table: snapshots.Table, plan: rehearsal.Copy, rows: pa.Table) -> npt.
 
 
 async def _read(
-    session: context.Session, plan: rehearsal.Copy, table: snapshots.Table, shard: snapshots.Shard
+    session: context.Session,
+    plan: rehearsal.Copy,
+    table: snapshots.Table,
+    shard: snapshots.Shard,
+    waits: bool,
 ) -> tuple[int, pa.RecordBatch]:
     """One shard's rows with their origins, read in the session's own transaction there."""
     if shard.has_stripes:
-        await recall.matching(session, table, shard, plan.predicates)
+        await recall.matching(session, table, shard, plan.predicates, waits=waits)
     connection = await session.transaction.node(shard.node_id, write=False)
     batches = await read_origins(connection, table, shard, output_columns(table), plan.condition)
     return shard.index, batches

@@ -8,7 +8,8 @@ open one. Recalling more rows than needed costs time but changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,8 @@ _EXACT = frozenset(
     }
 )
 _BATCH = 50_000
+#: How long PostgreSQL waits for a lock that it is not to wait for; 0 would mean for ever.
+_AT_ONCE_MS = 100
 #: A longer list of values is given to the scan as the range it spans.
 _MAX_LISTED = 200
 
@@ -61,13 +64,19 @@ async def matching(
     table: snapshots.Table,
     shard: snapshots.Shard,
     predicates: Sequence[fragments.Predicate],
+    *,
+    waits: bool = True,
 ) -> int:
-    """Recall the stripe rows of `shard` that may satisfy `predicates`; how many there were."""
+    """Recall the stripe rows of `shard` that may satisfy `predicates`; how many there were.
+
+    Raises:
+        RemoteError: 55P03, another transaction has recalled one, and it is not to be waited for (`waits`).
+    """
     time_column = table.dimension.column if table.dimension is not None else ""
     chunks = [
         chunk for chunk in shard.chunks if chunk.stripes and routing.may_match(chunk, predicates, time_column)
     ]
-    return await _recall(session, table, shard, chunks, tuple(predicates), None)
+    return await _recall(session, table, shard, chunks, tuple(predicates), None, waits=waits)
 
 
 async def whole(
@@ -167,6 +176,8 @@ async def _recall(
     chunks: Sequence[snapshots.Chunk],
     predicates: tuple[fragments.Predicate, ...],
     keys: pa.Table | None,
+    *,
+    waits: bool = True,
 ) -> int:
     stripes = tuple(
         fragments.StripeRef(stripe.stripe_id, stripe.path, stripe.row_count)
@@ -192,8 +203,29 @@ async def _recall(
             batch = _only_keys(whole.slice(at, _BATCH), keys)
             if batch.num_rows:
                 logged = bool(session.snapshot().aggregates_of(table.oid))
+                async with _waiting(connection, table.name, waits=waits):
+                    batch = await _claimed(connection, len(columns), batch)
                 recalled += await _move(connection, scan.relation, columns, batch, logged=logged)
     return recalled
+
+
+@contextlib.asynccontextmanager
+async def _waiting(connection: client.PgConnection, name: str, *, waits: bool) -> AsyncIterator[None]:
+    """Within it nothing is waited for, unless it `waits`: the one who has a row may keep it for long."""
+    if waits:
+        yield
+        return
+    result = await connection.query("SHOW lock_timeout")
+    former = quoting.text((result[-1].rows[0][0] or b"0").decode())
+    await connection.query(f"SET LOCAL lock_timeout = '{_AT_ONCE_MS}ms'")
+    try:
+        yield
+    except errors.RemoteError as error:
+        if error.sqlstate != "55P03":
+            raise
+        message = f'could not obtain lock on row in relation "{name}"'
+        raise errors.RemoteError({"S": "ERROR", "V": "ERROR", "C": "55P03", "M": message}) from error
+    await connection.query(f"SET LOCAL lock_timeout = {former}")
 
 
 def _outputs(table: snapshots.Table) -> tuple[fragments.OutputColumn, ...]:
@@ -217,6 +249,15 @@ def _only_keys(batch: pa.RecordBatch, keys: pa.Table | None) -> pa.RecordBatch:
     return batch.take(pa.array(positions))
 
 
+async def _claimed(connection: client.PgConnection, columns: int, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Enter rows in the delete vector; those that we got: their stripe and number come after `columns`."""
+    stripe_ids = batch.column(columns).to_numpy(zero_copy_only=False).astype(np.int64)
+    numbers = batch.column(columns + 1).to_numpy(zero_copy_only=False).astype(np.int64)
+    claimed = await connection.fetch(_CLAIM, (_array(stripe_ids), _array(numbers)), (0, 0), (0, 0), (1, 1))
+    got = np.array([_position(row) for row in claimed.rows], np.int64)
+    return batch.filter(pa.array(np.isin((stripe_ids << 32) | numbers, got)))
+
+
 async def _move(
     connection: client.PgConnection,
     relation: str,
@@ -225,18 +266,13 @@ async def _move(
     *,
     logged: bool,
 ) -> int:
-    """Claim the rows in the delete vector and insert those that we got into the heap.
+    """Insert claimed rows into the heap; how many there were.
 
     Where triggers log what writes change (`logged`), they are told that rows only move.
     """
-    stripe_ids = batch.column(len(columns)).to_numpy(zero_copy_only=False).astype(np.int64)
-    numbers = batch.column(len(columns) + 1).to_numpy(zero_copy_only=False).astype(np.int64)
-    claimed = await connection.fetch(_CLAIM, (_array(stripe_ids), _array(numbers)), (0, 0), (0, 0), (1, 1))
-    if not claimed.rows:
+    if not batch.num_rows:
         return 0
-    got = np.array([_position(row) for row in claimed.rows], np.int64)
-    mask = np.isin((stripe_ids << 32) | numbers, got)
-    kept = batch.select(list(range(len(columns)))).filter(pa.array(mask))
+    kept = batch.select(list(range(len(columns))))
     names = ", ".join(quoting.identifier(column.name) for column in columns)
     if logged:
         await connection.query("SET LOCAL orochi.moving_rows = on")
@@ -245,7 +281,7 @@ async def _move(
     )
     if logged:
         await connection.query("SET LOCAL orochi.moving_rows = off")
-    return len(got)
+    return int(batch.num_rows)
 
 
 def _position(row: tuple[bytes | None, ...]) -> int:

@@ -109,7 +109,9 @@ async def _on_nodes(
             continue
         connection = await session.transaction.node(node.node_id, write=False)
         known = await connection.fetch(
-            "SELECT t.typtype::text FROM pg_catalog.pg_type t WHERE t.oid = pg_catalog.to_regtype($1)",
+            # not an array of another type, which has the name there as the coordinator's own type had not
+            "SELECT t.typtype::text FROM pg_catalog.pg_type t"
+            " WHERE t.oid = pg_catalog.to_regtype($1) AND t.typcategory <> 'A'",
             (qualified.encode(),),
             (0,),
         )

@@ -95,6 +95,28 @@ def test_race(cluster: clusters.Cluster, filled: oracle.Pair, name: str, end: st
     filled.both("TRUNCATE events", layouts.FILL)
 
 
+def test_a_striped_row_is_not_waited_for(cluster: clusters.Cluster, filled: oracle.Pair) -> None:
+    """NOWAIT, where another transaction has the row on its way out of a stripe."""
+    layouts.compress(filled, "events", "both-compressed")
+    schema = filled.gateway.execute("SELECT current_schema()").fetchone()
+    assert schema is not None
+    filled.both("BEGIN", "UPDATE events SET amount = 1 WHERE id = 11")
+    with cluster.connect() as other, cluster.connect_coordinator("plain") as plain:
+        for connection in (other, plain):
+            connection.execute("SET statement_timeout = '60s'")
+            connection.execute("SET lock_timeout = '50s'")
+            connection.execute(f"SET search_path TO {schema[0]}, orochi, public")
+        for sql in (
+            "SELECT id FROM events WHERE id IN (10, 11) FOR UPDATE NOWAIT",
+            "SELECT id FROM events WHERE id = 12 FOR UPDATE NOWAIT",
+            "SELECT id FROM events WHERE id = 11 FOR SHARE NOWAIT",
+            "SHOW lock_timeout",
+        ):
+            oracle.assert_same(sql, oracle.ask(other, sql), oracle.ask(plain, sql))
+    filled.both("COMMIT")
+    filled.check_tables("events")
+
+
 def test_repeatable_read(cluster: clusters.Cluster, filled: oracle.Pair) -> None:
     """A row that another transaction changed since the snapshot is refused with 40001."""
     for connection in (filled.gateway, filled.plain):
