@@ -19,6 +19,7 @@ _WORDS = {
 _SWITCHES = frozenset(
     {
         "orochi.direct_compress",
+        "orochi.enable_aggregate_rewrite",
         "orochi.enable_tiering",
         "orochi.enable_vectorized_execution",
         "orochi.snapshot_reads",

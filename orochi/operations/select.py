@@ -116,8 +116,6 @@ async def run_stages(session: context.Session, plan: plans.Distributed) -> trans
     async def rows_of(part: plans.Distributed, inputs: transport.Inputs) -> list[pa.RecordBatch]:
         return [batch async for result in run_fragments(session, part, inputs) for batch in result.batches]
 
-    if not plan.stages:
-        return transport.NO_INPUTS
     beside = not local.required(session) and not session.transaction.wants_snapshot
     return await stages.run(plan.stages, run_plan, rows_of, beside=beside)
 
