@@ -154,6 +154,62 @@ def test_any_history(pair: oracle.Pair, layout: str) -> None:
     check(pair)
 
 
+_JOINED = {
+    "owned": """
+        SELECT time_bucket('6 hours', p.at) AS six, p.device, o.who || '!' AS who, count(*) AS rows,
+               sum(p.v) FILTER (WHERE o.weight > 2) AS heavy, max(p.n) - min(p.n) AS spread
+        FROM points p JOIN owners o USING (device) GROUP BY 1, 2, 3 HAVING count(*) > 1""",
+    "tagged": """
+        WITH known AS (SELECT device, tag FROM tags WHERE id < 90)
+        SELECT time_bucket('1 day', q.at) AS day, coalesce(k.tag, d.site) AS tag, count(k.device) AS tags, avg(q.n) AS mean
+        FROM (SELECT * FROM points WHERE device IN (SELECT device FROM owners WHERE weight > 0)) q
+        LEFT JOIN known k ON k.device = q.device JOIN devices d ON d.device = q.device GROUP BY 1, 2
+        HAVING count(*) > (SELECT count(*) FROM tags) / 50""",
+    "by_day": """
+        SELECT time_bucket('1 day', six) AS day, d.site, sum(o.rows) AS rows, max(o.spread) AS spread
+        FROM owned o JOIN devices d ON d.device = o.device GROUP BY 1, 2""",
+}
+
+
+def test_joins(pair: oracle.Pair) -> None:
+    """Writes to any table of a join, co-located or not, are seen at once, and are what a refresh stores."""
+    pair.both("DROP TABLE IF EXISTS points, devices, owners, tags CASCADE", *_TABLES)
+    pair.both(
+        "CREATE TABLE owners (device integer NOT NULL, who text, weight integer)",
+        "CREATE TABLE tags (id integer PRIMARY KEY, device integer, tag text)",
+    )
+    pair.orochi("SELECT create_reference_table('devices')")
+    layouts.place(pair, "points", "both", key="device", time="at", interval="4 days")
+    pair.orochi("SELECT create_distributed_table('owners', 'device', colocate_with => 'points')")
+    pair.orochi("SELECT create_distributed_table('tags', 'id', 3)")
+    pair.both(
+        _FILL,
+        "INSERT INTO owners SELECT g, 'w' || g % 3, g FROM generate_series(0, 6) g",
+        "INSERT INTO tags SELECT g, g % 5, 't' || g % 4 FROM generate_series(0, 20) g",
+    )
+    for name, query in _JOINED.items():
+        pair.plain.execute(f"CREATE VIEW {name} AS {query}".encode())
+        pair.orochi(f"CREATE MATERIALIZED VIEW {name} WITH (orochi.continuous) AS {query}")
+    for number, sql in enumerate(
+        (
+            "UPDATE owners SET who = 'new', weight = weight + 1 WHERE device = 2",
+            "DELETE FROM tags WHERE id IN (7, 8)",
+            "UPDATE devices SET site = 'moved' WHERE device < 2",
+            "INSERT INTO points SELECT at, device, 7, 0.5 FROM points WHERE device = 4 AND at < '2024-03-11'",
+        )
+    ):
+        pair.both(sql)
+        for name in _JOINED:
+            pair.same(f"SELECT * FROM {name}")
+        if number % 2:
+            for name in _JOINED:
+                pair.orochi("SELECT refresh_continuous_aggregate(%s)", (name,))
+                stored(pair, name)
+                pair.same(f"SELECT * FROM {name}")
+    pair.orochi("DROP TABLE points, owners, tags CASCADE")
+    pair.plain.execute("DROP TABLE points, owners, tags CASCADE")
+
+
 def history(pair: oracle.Pair, name: str) -> list[int]:
     """Buckets that the refreshes of an aggregate recomputed, in order."""
     return [
