@@ -241,10 +241,7 @@ def _is_foreign_from(
 ) -> bool:
     relation = top.relations[id(node)]
     if isinstance(relation, names.Reference):
-        apart = (
-            relation.table.kind is snapshots.TableKind.SINGLE and item.table.kind is not relation.table.kind
-        )
-        return apart or not _fits(relation, item, prepared)
+        return not _fits(relation, item, prepared)
     if relation.kind in ("values", "function"):
         return False
     if relation.kind == "subquery" and not node.lateral:
@@ -255,6 +252,8 @@ def _is_foreign_from(
 
 def _fits(relation: names.Reference, item: names.Reference, prepared: prepare.Prepared) -> bool:
     """Whether the shards of the target have the rows of `relation` that can meet theirs."""
+    if relation.table.kind is snapshots.TableKind.SINGLE and item.table.kind is not relation.table.kind:
+        return False  # its one shard is on one node, the target's rows are on others too
     if not scans.is_distributed(relation):
         return scans.colocated([item, relation])
     if not scans.is_distributed(item) or not scans.colocated([item, relation]):

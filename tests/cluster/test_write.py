@@ -190,3 +190,26 @@ def test_volatile_functions_are_called_for_each_row(filled: oracle.Pair) -> None
         filled.same(f"INSERT INTO events (tenant, at, id) {rows} {tail}")
     filled.same("SELECT nextval('tickets')")
     filled.both("DROP SEQUENCE tickets", "DELETE FROM events WHERE id > 980")
+
+
+def test_single_shards_beside_tables_of_several_nodes(pair: oracle.Pair) -> None:
+    """What a hypertable that is not distributed tells a write in a sub-SELECT is on one node only."""
+    pair.both(
+        "CREATE TABLE one (k int, at timestamptz NOT NULL)",
+        "CREATE TABLE ref (k int PRIMARY KEY, v text)",
+        "CREATE TABLE many (k int PRIMARY KEY, v text)",
+    )
+    layouts.place(pair, "one", "hypertable", key="k", time="at")
+    layouts.place(pair, "ref", "reference", key="k", time="")
+    layouts.place(pair, "many", "distributed", key="k", time="")
+    pair.both("INSERT INTO one SELECT g, '2024-01-01' FROM generate_series(1, 9) g")
+    for table in ("ref", "many"):
+        pair.both(f"INSERT INTO {table} SELECT g, 'v' || g FROM generate_series(1, 20) g")
+        for sql in (
+            f"""UPDATE {table} t SET v = x.n::text FROM (SELECT k, count(*) n FROM one GROUP BY 1) x
+            WHERE x.k = t.k AND t.k < 4 RETURNING t.k, t.v""",
+            f"UPDATE {table} SET v = 'in' WHERE k IN (SELECT k FROM one WHERE k > 7) RETURNING k",
+            f"DELETE FROM {table} t WHERE NOT EXISTS (SELECT FROM one WHERE one.k = t.k) RETURNING k",
+        ):
+            pair.same(sql)
+        pair.check_tables(table)
