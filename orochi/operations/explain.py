@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from orochi import errors, pgtypes
-from orochi.executor import context, reduce, small, transport
+from orochi.executor import context, counting, reduce, small, transport
 from orochi.operations import (
     aggregate_rewrite,
     aggregate_state,
@@ -170,6 +170,7 @@ async def _run_with_stats(
         stats[result.fragment] = result.stats
         loaded[owner[result.fragment]][1].extend(result.batches)
     if plan.final_sql is not None:
+        loaded = await counting.applied(plan.intermediates, loaded)
         await reduce.finish(session, loaded, plan.final_sql, counter, select.keys_of(plan))
     else:
         counter.count = sum(item.rows for item in stats.values())

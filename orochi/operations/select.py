@@ -17,7 +17,7 @@ import pyarrow as pa
 from orochi import errors, metrics
 from orochi import settings as process_settings
 from orochi.catalog import snapshot as snapshots
-from orochi.executor import context, exchange, reduce, results, small, small_stripes, transport
+from orochi.executor import context, counting, exchange, reduce, results, small, small_stripes, transport
 from orochi.operations import (
     aggregate_state,
     describe,
@@ -328,7 +328,7 @@ async def gather(
     }
     async for result in run_fragments(session, plan, inputs):
         loaded[owner[result.fragment]][1].extend(result.batches)
-    return loaded
+    return await counting.applied(plan.intermediates, loaded)
 
 
 def rows_of_stage(inputs: transport.Inputs, stage: str) -> list[pa.RecordBatch]:

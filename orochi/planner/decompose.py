@@ -14,6 +14,7 @@ from orochi.catalog import api
 from orochi.planner import (
     aggregates,
     analyze,
+    distinct_counts,
     fused,
     given,
     invoked,
@@ -77,6 +78,16 @@ def plan(prepared: prepare.Prepared, level: names.Level, found: spread.Spread) -
     if splitter.values and splitter.added:  # they are made smaller by the values too
         splitter = _Splitter(prepared, level, grouped, ())
         head, tail = _head(level, splitter), _tail(level, splitter)
+    counted = distinct_counts.counted(prepared, level, grouped, splitter.values)
+    if counted is not None and not splitter.parts.parts:
+        try:
+            counting = _Splitter(prepared, level, grouped, keys_apart, counted)
+            head, tail = _head(level, counting), _tail(level, counting)
+            splitter = counting
+        except distinct_counts.NotCounted:
+            counted = None
+    else:
+        counted = None
     keys = [(f"g{index}", node) for index, node in enumerate(grouped)]
     keys += [(f"d{index}", node) for index, node in enumerate(splitter.values)]
     columns = [*keys, *((part.name, part.call) for part in splitter.parts.parts)]
@@ -86,6 +97,7 @@ def plan(prepared: prepare.Prepared, level: names.Level, found: spread.Spread) -
         raise spread.Unfit("an aggregate of distinct constants")
     final = f"SELECT {head} FROM {pieces.FROM}{tail}{pieces.limit_sql(level.stmt)}"
     intermediate = _intermediate(prepared, level, keys, columns, splitter)
+    intermediate = dataclasses.replace(intermediate, counted=counted)
     return plans.Distributed("two-phase aggregate", (intermediate, *splitter.given.intermediates()), final)
 
 
@@ -241,8 +253,10 @@ class _Splitter:
         level: names.Level,
         groups: list[tree.Node],
         keys: tuple[analyze.ColumnKey, ...],
+        counted: plans.Counted | None = None,
     ) -> None:
         self._prepared = prepared
+        self._counted = counted
         self._keys = keys
         self._level = level
         self._groups = groups
@@ -314,6 +328,9 @@ class _Splitter:
     def _over_values(self, node: tree.Node) -> tree.Node:
         """An aggregate of distinct values as it is, over values that the shards grouped by."""
         self.as_it_is = True
+        if self._counted is not None:
+            value = self._value(distinct_counts.argument(node))
+            return distinct_counts.final(self._counted, value)
         order = tuple(tree.changed(item, node=self._value(item.node)) for item in node.agg_order or ())
         kept = node.agg_filter
         return tree.changed(

@@ -259,6 +259,9 @@ def _intermediate(
             if scan.predicates:
                 found[f"Predicates of {scan.name}"] = [_predicate(predicate) for predicate in scan.predicates]
         found["SQL"] = first.sql
+        if item.counted is not None:
+            groups = ", ".join(item.counted.groups)
+            found["Counted"] = f"{item.counted.name}, distinct {item.counted.value} by {groups}"
         if first.fused is not None and not first.fused.rows and any(scan.stripes for scan in scans):
             found["Fused Aggregate"] = _shape(first.fused)
         if first.vector_sql is not None:

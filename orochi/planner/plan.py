@@ -79,6 +79,23 @@ class Modify:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Counted:
+    """Rows of groups and of one value each, of which the final SQL wants how many values a group has.
+
+    Equal values have equal carriers, but for trailing blanks of `character(n)`.
+
+    Attributes:
+        groups: the columns that make a group.
+        value: the column whose distinct values are counted, without NULLs.
+        name: what the count is called, in the value's place.
+    """
+
+    groups: tuple[str, ...]
+    value: str
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Intermediate:
     """Fragment results gathered under one name, which the final SQL reads as a relation.
 
@@ -94,6 +111,7 @@ class Intermediate:
         needs_table: the final SQL reads it in a way that only a real table allows (a primary key,
             TABLESAMPLE).
         stage: the stage whose rows it holds, when no fragments give them.
+        counted: what is made of the fragments' rows before the final SQL reads them.
     """
 
     name: str
@@ -105,6 +123,7 @@ class Intermediate:
     primary_key: tuple[str, ...] = ()
     needs_table: bool = False
     stage: str | None = None
+    counted: Counted | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -145,6 +145,8 @@ def test_distinct(tables: oracle.Pair) -> None:
         "SELECT g, count(DISTINCT g), sum(DISTINCT g), max(s) FROM {t} GROUP BY g ORDER BY count(DISTINCT s), g",
         "SELECT count(DISTINCT k), count(DISTINCT i2), count(DISTINCT s) FILTER (WHERE k > 2) FROM {t}",
         "SELECT count(DISTINCT f), count(DISTINCT u) FROM {t}",
+        "SELECT s, b, count(DISTINCT i4) AS c FROM {t} GROUP BY s, b HAVING count(DISTINCT i4) > 1 ORDER BY c DESC, s, b LIMIT 5",
+        "SELECT g, count(DISTINCT s), count(DISTINCT s) + 1 AS more FROM {t} WHERE i2 < 30 GROUP BY g",
         "SELECT json_agg(DISTINCT s ORDER BY s), count(DISTINCT s) - 1 FROM {t} HAVING count(DISTINCT k) >= 0",
     ]
     _check(tables, statements)

@@ -1,0 +1,49 @@
+"""Distinct values counted in the gateway, as PostgreSQL would count them."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from orochi import pgtypes
+from orochi.executor import counting
+from orochi.planner import fragment as plan_fragment
+from orochi.planner import plan as plans
+
+_COLUMNS = (
+    plan_fragment.OutputColumn("g0", pgtypes.BPCHAR, 4 + 3, "character(3)"),
+    plan_fragment.OutputColumn("g1", pgtypes.INT4, -1, "integer"),
+    plan_fragment.OutputColumn("d0", pgtypes.TEXT, -1, "text"),
+)
+_COUNTED = plans.Counted(("g0", "g1"), "d0", "n0")
+
+
+def _batch(*rows: tuple[str | None, int | None, str | None]) -> pa.RecordBatch:
+    columns = list(zip(*rows, strict=True)) or [(), (), ()]
+    kinds = (pa.string(), pa.int32(), pa.string())
+    return pa.RecordBatch.from_arrays(
+        [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)], ["a", "a", "b"]
+    )
+
+
+def _counts(*batches: pa.RecordBatch) -> list[tuple[object, ...]]:
+    columns, found = counting.count(_COUNTED, _COLUMNS, batches)
+    assert [(column.name, column.type_oid) for column in columns] == [
+        ("g0", pgtypes.BPCHAR), ("g1", pgtypes.INT4), ("n0", pgtypes.INT8)
+    ]  # fmt: skip
+    return sorted((tuple(row.values()) for batch in found for row in batch.to_pylist()), key=repr)
+
+
+def test_values_of_several_shards_count_one_time() -> None:
+    one = _batch(("x  ", 1, "a"), ("x  ", 1, "b"), ("y  ", 1, "a"))
+    other = _batch(("x", 1, "b"), ("x  ", 1, "a "), ("x  ", 2, "a"))
+    assert _counts(one, other) == [("x  ", 1, 3), ("x  ", 2, 1), ("y  ", 1, 1)]
+
+
+def test_null_is_a_group_but_no_value() -> None:
+    rows = _batch((None, 1, None), (None, 1, "a"), ("x  ", None, None), ("x  ", None, None))
+    assert _counts(rows, _batch((None, 1, "a"))) == [("x  ", None, 0), (None, 1, 1)]
+
+
+def test_no_rows_are_no_groups() -> None:
+    assert _counts() == []
+    assert _counts(_batch()) == []
