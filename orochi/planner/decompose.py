@@ -145,16 +145,26 @@ def _type(name: str, node: tree.Node, level: names.Level) -> fragments.OutputCol
 
 
 def groups(level: names.Level) -> list[tree.Node]:
-    """The expressions that groups are made of, those inside grouping sets too, each once."""
+    """The expressions that groups are made of, those inside grouping sets too, each once.
+
+    Raises:
+        Unfit: they can only be told apart where the statement's own outputs are.
+    """
     found: list[tree.Node] = []
+    said: list[tree.Node] = []
+    with_sets = spread.group_expressions(level) is None
     for item in _flat(level.stmt.groupClause or ()):
         node = pieces.canonical(spread.group_expression(item, level), level)
         if isinstance(node, ast.A_Const):
             raise spread.Unfit("GROUP BY a constant")
         if any(isinstance(part, ast.SubLink) for part in tree.walk(node)):
             raise spread.Unfit("GROUP BY a sub-SELECT")
-        if not any(node == other for other in found):
+        if node not in found:
             found.append(node)
+            said.append(item)
+        elif with_sets and item != said[found.index(node)]:
+            # two outputs are two groups to PostgreSQL, also if they are alike: one may be NULL where the other is not
+            raise spread.Unfit("grouping sets of outputs that are alike")
     return found
 
 
