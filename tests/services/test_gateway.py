@@ -294,7 +294,7 @@ def test_settings_reach_nodes(connection: Client) -> None:
     connection.execute("COMMIT")
     connection.execute("BEGIN READ ONLY")
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-        connection.execute(f"INSERT INTO remote VALUES (1, 'x') {NODE}")
+        connection.execute(f"SELECT 1 FROM remote FOR UPDATE {NODE}")
     connection.execute("ROLLBACK")
 
 
