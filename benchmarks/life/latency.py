@@ -18,6 +18,7 @@ import itertools
 import json
 import pathlib
 import random
+import socket
 import sys
 import threading
 import time
@@ -208,6 +209,11 @@ def counters(port: int) -> dict[str, float]:
     return found
 
 
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 def fill(dsn: str, rows: int) -> list[str]:
     """A table of ten days with an aggregate, compressed; its chunks."""
     with local.connect(dsn) as connection:
@@ -303,13 +309,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each phase")
     parser.add_argument("--rows", type=int, default=60_000, help="rows of a day before it begins")
     parser.add_argument("--clients", type=int, default=1)
-    parser.add_argument("--metrics-port", type=int, default=29464)
+    parser.add_argument("--metrics-port", type=int, help="of the gateway; else a free one")
     parser.add_argument("--folder", type=pathlib.Path, default=FOLDER, help="where the cluster lives")
     parser.add_argument(
         "--running", type=pathlib.Path, help="use this cluster: what `orochi up --json` printed"
     )
     parser.add_argument("--output", type=pathlib.Path, help="write the report as JSON")
     options = parser.parse_args(arguments)
+    options.metrics_port = options.metrics_port or _free_port()
     try:
         if options.running:
             report = measure(json.loads(options.running.read_text()), options)
