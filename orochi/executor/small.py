@@ -85,6 +85,12 @@ def limit_of(session: context.Session) -> int:
     return int(text) if text.isdigit() else process_settings.get().small_query_bytes
 
 
+def slots_of(session: context.Session) -> int:
+    """Tasks that one query's fragments may make at a node at once: the session's `orochi.parallel_workers`."""
+    text = session.settings.get("orochi.parallel_workers", "")
+    return max(1, int(text)) if text.isdigit() else process_settings.get().parallel_workers
+
+
 async def fits(session: context.Session, fragments: Sequence[plan_fragment.Fragment]) -> bool:
     """Whether the heap that the fragments read is small, and all that they read but for rows of stages."""
     limit = limit_of(session)

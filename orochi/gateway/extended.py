@@ -25,13 +25,13 @@ from orochi.gateway import (
     executes,
     hotpath,
     loopback,
+    own_settings,
     pipeline,
     portal,
     simple,
 )
 from orochi.gateway import sink as sinks
-from orochi.pgwire import messages
-from orochi.pgwire import reply as replies
+from orochi.pgwire import messages, reply
 from orochi.planner import parse
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Unit:
                 self.relay.unnamed = b""
                 self._reply(messages.PARSE_COMPLETE)
             return
-        payload = payload if self.session.loop is None else loopback.insertable(payload)
+        payload = (own_settings.shown_by if self.session.loop is None else loopback.insertable)(payload)
         message = messages.parse_parse(payload)
         statement = await self._ours(message.sql, kept=bool(message.name))
         if statement is None:
@@ -422,14 +422,14 @@ class Unit:
         """Sync: end the coordinator's part of the batch, and the implicit transaction."""
         session = self.session
         if self._open:
-            reply = replies.Reply()
-            session.coordinator.send(messages.SYNC, reply)
-            await reply.done
+            closing = reply.Reply()
+            session.coordinator.send(messages.SYNC, closing)
+            await closing.done
             self._open = False
-            if reply.error is not None:
+            if closing.error is not None:
                 if session.coordinator.closed:
-                    raise reply.error
-                self._report(reply.error)
+                    raise closing.error
+                self._report(closing.error)
         self.relay.touched(self._changing)
         implicit = self._hidden or session.coordinator.status == "I"
         try:

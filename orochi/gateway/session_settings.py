@@ -32,9 +32,9 @@ ALWAYS = frozenset(
         "timezone",
     }
 )
-_OWN = (
+#: Settings of Orochi, and of extensions whose meaning it has.
+OWN = (
     "default_table_access_method",
-    "orochi.cache_size_mb",
     "orochi.chunk_group_row_limit",
     "orochi.compression",
     "orochi.compression_level",
@@ -63,7 +63,7 @@ WHERE pg_catalog.lower(name) IN ({_names(ALWAYS)})
    OR (pg_catalog.lower(name) IN ({_names(node_pool.MIRRORED)})
        AND source IN ('client', 'session', 'interactive', 'user', 'database', 'database user'))
 UNION ALL
-SELECT name, pg_catalog.current_setting(name, true) FROM pg_catalog.unnest(ARRAY[{_names(_OWN)}]) AS name
+SELECT name, pg_catalog.current_setting(name, true) FROM pg_catalog.unnest(ARRAY[{_names(OWN)}]) AS name
 WHERE pg_catalog.current_setting(name, true) <> ''
 UNION ALL
 VALUES ('', pg_catalog.json_build_array(

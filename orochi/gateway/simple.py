@@ -55,15 +55,18 @@ _NO_BLOCK = re.compile(
 async def run(session: sessions.Session, payload: bytes) -> None:
     """Answer the Query with this payload, up to ReadyForQuery."""
     session.relay.ours.pop(b"", None)
+    sql = payload[:-1]
+    if (shown := own_settings.shown(sql)) is not sql:
+        sql, payload = shown, shown + b"\0"
     try:
-        statements = session.parse(payload[:-1])
+        statements = session.parse(sql)
     except errors.OrochiError as error:
         await report(session, error, implicit=session.coordinator.status == "I")
         session.client.write(messages.ready_for_query(session.coordinator.status))
         return
     if len(statements) == 1:
         await _single(session, statements[0], payload)
-    elif statements and (_makes(session, statements, payload[:-1]) or await _any_ours(session, statements)):
+    elif statements and (_makes(session, statements, sql) or await _any_ours(session, statements)):
         await _several(session, statements)
     else:
         await _pass_on(session, payload)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 #: The text may touch an Orochi table or call an Orochi function.
 TOUCHES = 1
-#: The session keeps track of it: savepoints, SQL-level prepared statements, DISCARD.
+#: The session keeps track of it: savepoints, SQL-level prepared statements, DISCARD, Orochi's settings.
 SPECIAL = 2
 #: It may change a setting that node connections must share, the role or the search path.
 SETTINGS = 4
@@ -44,6 +44,7 @@ _BACK_TO = re.compile(
     rb"(?:rollback|abort)" + _GAP + rb"(?:(?:work|transaction)" + _GAP + rb")?to(?![a-z0-9_])", re.DOTALL
 )
 _SET_OURS = re.compile(rb"constraints\b|orochi\s*\.|orochi\"\s*\.")
+_OURS = re.compile(rb"orochi")
 _EXECUTE = re.compile(rb"execute\s")
 _CREATE = re.compile(rb"create\s")
 _INTO = re.compile(rb"into\b")
@@ -127,6 +128,7 @@ def _by_words(text: bytes) -> int:
         or (b"set" in all_words and _SET_OURS.search(text))
         or (all_words & _ENDS and _BACK_TO.search(text))
         or (first in (b"explain", b"create") and _EXECUTE.search(text))
+        or (first == b"show" and _OURS.search(text))
     ):
         flags |= SPECIAL
     if all_words & _SETTINGS_WORDS or any(pattern.search(text) for pattern in _SETTINGS):

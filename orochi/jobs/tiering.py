@@ -42,8 +42,21 @@ VALUES (orochi._now(), %s, %s, %s, %s, %s, %s) RETURNING decision_id
 """
 
 
+_ENABLED = (
+    "SELECT coalesce(current_setting('orochi.enable_tiering', true), '') NOT IN ('off', 'false', 'no', '0')"
+)
+
+
 def run(job: running.Run) -> None:
-    """Bring every chunk of the policy's table into the tier that is decided for it."""
+    """Bring every chunk of the policy's table into the tier that is decided for it.
+
+    Where the database has `orochi.enable_tiering` off, all stay where they are.
+    """
+    with job.gateway() as gateway:  # a session that begins now: it has what ALTER DATABASE said
+        enabled = gateway.execute(_ENABLED).fetchone()
+    if enabled is not None and not enabled[0]:
+        job.note(tiering="orochi.enable_tiering is off")
+        return
     with job.catalog() as catalog:
         policy = _policy(catalog, job)
         found = _decided(catalog, job.table_oid, policy)

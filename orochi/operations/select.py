@@ -15,7 +15,6 @@ from typing import TypeAlias, TypeVar
 import pyarrow as pa
 
 from orochi import errors, metrics
-from orochi import settings as process_settings
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context, counting, exchange, reduce, results, small, small_stripes, transport
 from orochi.operations import (
@@ -353,7 +352,7 @@ async def run_fragments(
         results_of = local.run(session, fragments, inputs)
     else:
         if coalesced:
-            slots, known = process_settings.get().parallel_workers, {part.number: part for part in fragments}
+            slots, known = small.slots_of(session), {part.number: part for part in fragments}
             together = [[known[part.number] for part in item.fragments] for item in plan.intermediates]
             fragments = [part for parts in together for part in coalesce.together(parts, slots)]
         fragments = await local.with_snapshot(session, fragments)

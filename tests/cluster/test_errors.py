@@ -123,3 +123,19 @@ def test_statement_timeout(filled: oracle.Pair) -> None:
     finally:
         filled.both("RESET statement_timeout")
     filled.same("SELECT count(*) FROM events")
+
+
+def test_settings_have_defaults(filled: oracle.Pair) -> None:
+    """SHOW gives what holds, whether somebody has set it or not, by either protocol."""
+    connection = filled.gateway
+    assert connection.execute("SHOW orochi.frozen_reads").fetchall() == [("error",)]
+    assert connection.execute("SHOW orochi.stripe_row_limit", prepare=True).fetchall() == [("150000",)]
+    with connection.transaction():
+        connection.execute("SET LOCAL orochi.frozen_reads = 'skip'")
+        found = connection.execute("SHOW orochi.frozen_reads")
+        assert [column.name for column in found.description or ()] == ["orochi.frozen_reads"]
+        assert found.fetchall() == [("skip",)]
+    assert connection.execute("SHOW orochi.frozen_reads").fetchall() == [("error",)]
+    assert oracle.ask(connection, "SHOW orochi.nonsense").sqlstate == "42704"
+    refused = oracle.ask(connection, "SET orochi.cache_size_mb = 64")
+    assert (refused.sqlstate, "OROCHI_CACHE_SIZE_MB" in (refused.hint or "")) == ("55P02", True)

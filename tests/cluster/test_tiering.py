@@ -184,12 +184,17 @@ def test_a_policy_moves_chunks_as_they_age(pair: oracle.Pair) -> None:
             "INSERT INTO life SELECT date_trunc('day', now()) - n * interval '3 hours', n, n / 7.0"
             " FROM generate_series(1, 480) n"
         )
+    database = pair.orochi("SELECT current_database()")[0][0]
+    pair.orochi(f"ALTER DATABASE {database} SET orochi.enable_tiering = off")
     policy = "SELECT set_tiering_policy('life', '15 days', '30 days', '45 days', adaptive => {}, recall_reads => 4)"
     (job,) = pair.orochi(policy.format("false"))[0]
     assert pair.orochi("SELECT job_id, cold_after FROM orochi.tiering_policies WHERE relation ~ 'life'") == [
         (job, "45 days")
     ]
     pair.orochi("SELECT run_maintenance()")
+    assert pair.orochi("SELECT count(*) FROM orochi.tiering_decisions WHERE relation ~ 'life'") == [(0,)]
+    pair.orochi(f"ALTER DATABASE {database} RESET orochi.enable_tiering")
+    pair.orochi(f"CALL run_job({job})")
     wrong = (
         "SELECT chunk_name, tier, range_end FROM orochi.chunks WHERE hypertable ~ 'life' AND tier <> CASE"
         " WHEN range_end <= now() - interval '45 days' THEN 'frozen' WHEN range_end <= now() - interval '30 days'"
