@@ -6,7 +6,7 @@ import itertools
 import os
 import pathlib
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import hypothesis
 import pytest
@@ -21,8 +21,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 _ROOT = pathlib.Path(__file__).parent
 _numbers = itertools.count(1)
 _HANGS_AFTER = 240.0  # seconds; the time limit of a test is 300
-#: Files at the end, each with a cluster of its own: so two processes come to their ends together.
-_LONGEST_FIRST = ("test_kill.py", "test_lifecycle.py", "test_life.py", "test_bank.py")
+#: Files that wait for what they killed more than they compute, each with a cluster of its own.
+_LONGEST_FIRST = ("test_kill.py", "test_lifecycle.py", "test_killed_loads.py", "test_life.py", "test_bank.py")
 _seen: dict[str, list[tuple[str, str]]] = {}
 
 
@@ -35,27 +35,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by folder, and run cheap tests first: a broken rule is seen before a cluster starts."""
-    order = {
-        "meta": 0,
-        "unit": 1,
-        "property": 2,
-        "golden": 3,
-        "services": 4,
-        "slt": 6,
-        "cluster": 5,
-        "faults": 7,
-    }
+    """Mark by folder, and run cheap tests first: a broken rule is seen before a cluster starts.
+
+    Files with faults are strewn among the others, so that of two processes one computes while one waits.
+    """
+    order = {"meta": 0, "unit": 1, "property": 2, "golden": 3, "services": 4, "slt": 5, "cluster": 6}
     for item in items:
-        folder = item.path.relative_to(_ROOT).parts[0]
+        folder = _folder(item)
         if folder in {"cluster", "slt"}:
             item.add_marker(pytest.mark.cluster)
         if folder == "faults":
             item.add_marker(pytest.mark.faults)
-    last = {name: at for at, name in enumerate(_LONGEST_FIRST)}
-    items.sort(
-        key=lambda item: (order.get(item.path.relative_to(_ROOT).parts[0], 5), last.get(item.path.name, 0))
-    )
+    others = [item for item in items if _folder(item) != "faults"]
+    others.sort(key=lambda item: (order.get(_folder(item), 6), item.path.name != "test_write.py"))
+    waiting = _by_file(item for item in items if _folder(item) == "faults")
+    waiting.sort(key=lambda tests: _LONGEST_FIRST.index(tests[0].path.name))
+    cheap = [item for item in others if order.get(_folder(item), 6) < order["slt"]]
+    files = _by_file(others[len(cheap) :])
+    for at, tests in reversed(list(enumerate(waiting))):
+        files.insert(at * len(files) // len(waiting), tests)
+    items[:] = cheap + [item for tests in files for item in tests]
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(_ROOT).parts[0]
+
+
+def _by_file(items: Iterable[pytest.Item]) -> list[list[pytest.Item]]:
+    found: dict[pathlib.Path, list[pytest.Item]] = {}
+    for item in items:
+        found.setdefault(item.path, []).append(item)
+    return list(found.values())
 
 
 @pytest.hookimpl(wrapper=True)
