@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from orochi import pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.planner import (
     ctes,
@@ -29,11 +30,14 @@ from orochi.planner import (
 from orochi.planner import (
     plan as plans,
 )
+from orochi.planner.tree import ast
 
 ByShards = Callable[[prepare.Prepared], plans.SelectPlan]
 
 #: Arrangements tried at most: what is left after that is pulled.
 _TRIES = 16
+_ASKING = frozenset({"EXISTS_SUBLINK", "ANY_SUBLINK", "ALL_SUBLINK"})
+_SAME_BYTES = pgtypes.INTEGERS | pgtypes.TIMES | {pgtypes.UUID}
 
 
 def plan(prepared: prepare.Prepared, builder: recursive.Builder, by_shards: ByShards) -> plans.SelectPlan:
@@ -107,8 +111,43 @@ def _moved(
         raise spread.Unfit("a column that would be moved has a collation of its own")
     terms = pull.own_terms(reference, prepared)
     listed = ", ".join(names.quoted(column.name) for column in columns)
-    sql = f"SELECT {listed} FROM {names.qualified(table)}"
+    asked = _is_asked_for(reference, columns, prepared)
+    sql = f"SELECT {'DISTINCT ' if asked else ''}{listed} FROM {names.qualified(table)}"
     if terms:
         sql += " WHERE " + " AND ".join(f"({term})" for term in terms)
     select = parse.parse_one(sql).tree
-    return builder.add(select, columns=tuple(scans.output(column) for column in columns), dealt=dealt or "")
+    output = tuple(scans.output(column) for column in columns)
+    made = builder.add(select, columns=output, dealt=f"{dealt or ''}{' once' if asked else ''}")
+    if asked:
+        builder.loosen(made)
+    return made
+
+
+def _is_asked_for(
+    reference: names.Reference, columns: tuple[snapshots.Column, ...], prepared: prepare.Prepared
+) -> bool:
+    """Whether it matters only that rows are there, not how many alike: the table is all that EXISTS or IN reads.
+
+    Then each shard gives a value once, of a type whose equal values are the same bytes.
+    """
+    level = reference.level
+    if level.place != "sublink" or level.parent is None or len(level.relations) != 1:
+        return False
+    stmt = level.stmt
+    if (
+        stmt.larg is not None
+        or stmt.withClause
+        or stmt.limitCount is not None
+        or stmt.limitOffset is not None
+    ):
+        return False
+    if stmt.groupClause or stmt.havingClause or spread.is_aggregated(stmt, prepared) or spread.windows(stmt):
+        return False
+    if len(columns) != 1 or columns[0].base_oid not in _SAME_BYTES:
+        return False  # what is needed of several columns is seldom alike
+    if (columns[0].name,) in reference.table.unique_keys:
+        return False
+    return any(
+        isinstance(node, ast.SubLink) and node.subselect is stmt and node.subLinkType.name in _ASKING
+        for node in tree.walk(level.parent.stmt)
+    )

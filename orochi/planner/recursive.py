@@ -8,6 +8,7 @@ is still judged by PostgreSQL, wherever the rest runs.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from orochi.catalog import snapshot as snapshots
@@ -108,6 +109,13 @@ class Builder:
             item if item.name != made.name else _dealt(item, staged.partition(made)) for item in self.stages
         ]
 
+    def loosen(self, made: snapshots.Table) -> None:
+        """Of a stage that is SELECT DISTINCT, let shards give rows that others give too."""
+        self.stages = [
+            item if item.name != made.name else dataclasses.replace(item, plan=_loosened(item.plan))
+            for item in self.stages
+        ]
+
     def fork(self) -> Builder:
         """A copy to try something with."""
         other = Builder(self.ctx, self._choose)
@@ -142,6 +150,12 @@ class Builder:
 
     def _put(self, made: snapshots.Table) -> None:
         self.ctx = self.ctx.reading(staged.added(self.ctx.snapshot, made))
+
+
+def _loosened(found: plans.SelectPlan) -> plans.SelectPlan:
+    if isinstance(found, plans.Distributed) and found.strategy == "pushdown" and found.limit is None:
+        return dataclasses.replace(found, final_sql=None)
+    return found
 
 
 def _with_stages(found: plans.Distributed, stages: tuple[plans.Stage, ...]) -> plans.Distributed:
