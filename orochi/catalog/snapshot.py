@@ -223,6 +223,7 @@ class Bucket:
         phase: the raw start of some bucket of that width.
         slack: raw units that a row's time is at most away from its bucket's start.
         others: OIDs of the Orochi tables that the query reads besides.
+        direct: chunks have the triggers of their shard that log inserts, so that rows may name a chunk.
     """
 
     column: str
@@ -233,6 +234,7 @@ class Bucket:
     phase: int
     slack: int
     others: tuple[int, ...] = ()
+    direct: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -57,10 +57,11 @@ def target(session: sessions.Session, held: portal.Portal) -> portal.Target | No
     if not encodings.readable(parameters, session.coordinator.parameters.get("client_encoding", "")):
         return None  # the long way refuses it
     if isinstance(template, insert.Template):
-        shard = insert.choose(template, snapshot, parameters.values, parameters.formats, session.zone)
-        if shard is None:
+        chosen = insert.choose(template, snapshot, parameters.values, parameters.formats, session.zone)
+        if chosen is None:
             return None
-        return _known(prepared, shard.shard_id, (shard,), template.sql)
+        shard, schema = chosen
+        return _known(prepared, schema, (shard,), template.sql, schema)
     hashed = _hash(template.key, held, session)
     if hashed is None:
         return None
@@ -69,7 +70,7 @@ def target(session: sessions.Session, held: portal.Portal) -> portal.Target | No
 
 
 def _known(
-    prepared: portal.Prepared, key: object, shards: tuple[snapshots.Shard, ...], sql: str
+    prepared: portal.Prepared, key: object, shards: tuple[snapshots.Shard, ...], sql: str, schema: str = ""
 ) -> portal.Target | None:
     targets = prepared.targets
     if key in targets:
@@ -79,7 +80,7 @@ def _known(
     reads_stripes = not isinstance(template, insert.Template) and any(shard.has_stripes for shard in shards)
     replicated = not isinstance(template, plans.Router) and len(shards[0].node_ids) > 1
     if not reads_stripes and not replicated:
-        filled = plans.fill(sql, shards)
+        filled = sql.replace(insert.SHARD, schema) if schema else plans.fill(sql, shards)
         # OIDs of a user's own types differ from server to server; 0 lets the node infer them
         oids = tuple(oid if oid < pgtypes.FIRST_NORMAL_OID else 0 for oid in prepared.type_oids)
         home = min(shards, key=lambda shard: len(shard.node_ids))
@@ -364,10 +365,13 @@ class Call:
 def needs_long_way(error: errors.OrochiError) -> bool:
     """Whether a node refused because the plan's shard layout is gone, or a chunk is not there yet.
 
-    Or because its own prepared statement has other columns since the table was altered.
+    Or because its own prepared statement has other columns since the table was altered, or it was chosen to end a
+    deadlock: an INSERT that names a chunk takes locks in another order than DDL.
     """
     if error.sqlstate in ("3F000", "42P01", "42704"):
         return _STALE.search(error.message) is not None
+    if error.sqlstate == "40P01":
+        return True  # nothing of it is left: it may run again
     if error.sqlstate == "0A000":
         return error.message == "cached plan must not change result type"
     return error.sqlstate == "23514" and error.message.startswith("no partition of relation")

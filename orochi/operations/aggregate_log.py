@@ -58,7 +58,14 @@ async def install(session: context.Session, aggregate_id: int, oid: int, bucket:
             for node_id in shard.node_ids:
                 relation = f"{quoting.identifier(shard.schema)}.{quoting.identifier(table.name)}"
                 work[node_id].extend(_triggers(aggregate_id, relation, which))
+                work[node_id].append(follow_sql(shard.schema, table.name))
     await shells.run_on_nodes(session, work)
+
+
+def follow_sql(schema: str, name: str) -> str:
+    """A node's statement: chunks of a shard, just made or as they are, log inserts that name them as the shard does."""
+    relation = f"{quoting.identifier(schema)}.{quoting.identifier(name)}"
+    return f"SELECT orochi_data.follow_triggers({quoting.text(relation)}::pg_catalog.regclass)"
 
 
 async def forget_gone(session: context.Session, before: snapshots.Snapshot) -> None:

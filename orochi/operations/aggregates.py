@@ -129,6 +129,8 @@ async def _create(
     )
     oid = await _number(session, f"SELECT {quoting.text(table)}::regclass::oid::bigint")
     await _place(session, sink, oid, analysis, bucket, wanted.chunk_interval)
+    # an old snapshot might not show all chunks that are to have triggers
+    bucket = dataclasses.replace(bucket, direct=session.transaction.isolation == "read committed")
     read_only = "true" if wanted.materialized_only else "false"
     config = definitions.quote_literal(json.dumps(dataclasses.asdict(bucket)))
     await shells.lock_layouts(session, analysis.table.oid)

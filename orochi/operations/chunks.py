@@ -20,7 +20,7 @@ from orochi import errors, ids
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import shells
+from orochi.operations import aggregate_log, shells
 from orochi.pgwire import client
 from orochi.timeseries import ranges
 
@@ -200,6 +200,32 @@ async def _make_inside(session: context.Session, table: snapshots.Table, values:
     inserted = await session.catalog_execute(_insert_sql(targets, missing))
     rows = [tuple(int(str(value)) for value in row) for row in inserted]
     await shells.run_on_nodes(session, _ddl(shell, dimension, targets, rows))
+    if session.transaction.isolation != "read committed":
+        await _check_followed(session, table)
+
+
+async def _check_followed(session: context.Session, table: snapshots.Table) -> None:
+    """That new chunks have the triggers of aggregates which the transaction's old snapshots do not show.
+
+    Raises:
+        SerializationFailure: they do not.
+    """
+    newest = await session.runtime.refresh()
+    known = {item.aggregate_id for item in session.snapshot().aggregates}
+    unknown = [item for item in newest.aggregates_of(table.oid) if item.aggregate_id not in known]
+    if not unknown:
+        return
+    # NULL of a view that the transaction itself has dropped; other snapshots than the transaction's decide
+    oids = ", ".join(str(item.view_oid) for item in unknown)
+    found = await session.coordinator.query(
+        "SELECT FROM pg_catalog.unnest(ARRAY["
+        f"{oids}]::pg_catalog.oid[]) o WHERE pg_catalog.has_table_privilege(o, 'SELECT') IS NOT NULL"
+    )
+    if found[-1].rows:
+        raise errors.SerializationFailure(
+            f'continuous aggregates of "{table.name}" were made during the transaction',
+            hint="Run the transaction again.",
+        )
 
 
 def _insert_sql(targets: Sequence[_Target], missing: Sequence[Range]) -> str:
@@ -227,6 +253,7 @@ def _ddl(
         target = by_shard[shard_id]
         bounds = ranges.bounds_sql(dimension.type_oid, start, end)
         statements = definitions.create_partition(shell, target.schema, f"orochi_c{chunk_id}_0", bounds)
+        statements.append(aggregate_log.follow_sql(target.schema, shell.name))
         for node_id in target.node_ids:
             work.setdefault(node_id, []).extend(statements)
     return work

@@ -121,17 +121,28 @@ async def retire_layout(session: context.Session, oid: ids.TableId) -> snapshots
     return table
 
 
-async def rename_layout(session: context.Session, table: snapshots.Table) -> None:
-    """Make every plan that names the table's present shards fail, so that it is made again."""
+async def rename_layout(session: context.Session, table: snapshots.Table, *, retired: bool = True) -> None:
+    """Make every plan that names the table's present shards fail, so that it is made again.
+
+    Also those that name chunks of theirs, if these are `retired`, and not kept.
+    """
     work: dict[int, list[str]] = {}
     for shard in table.shards:
         old, new = shard.schema, f"orochi_s{shard.shard_id}_{shard.layout + 1}"
         relation = f"{definitions.quote(old)}.{definitions.quote(table.name)}"
+        renamed = [(old, new)]
+        if retired and table.dimension is not None:
+            renamed += [
+                (chunk.schema, f"orochi_c{chunk.chunk_id}_{chunk.generation + 1}") for chunk in shard.chunks
+            ]
         for node_id in shard.node_ids:
             work.setdefault(node_id, []).extend(
                 (
                     f"LOCK TABLE {relation} IN ACCESS EXCLUSIVE MODE",
-                    f"ALTER SCHEMA {definitions.quote(old)} RENAME TO {definitions.quote(new)}",
+                    *(
+                        f"ALTER SCHEMA {definitions.quote(before)} RENAME TO {definitions.quote(after)}"
+                        for before, after in renamed
+                    ),
                 )
             )
     await shells.run_on_nodes(session, work)

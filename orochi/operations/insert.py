@@ -35,7 +35,7 @@ from orochi.operations import (
     writes,
 )
 from orochi.pgwire import client, messages
-from orochi.planner import classify, conflict, parse, quoting, safety, spread, transfer
+from orochi.planner import classify, conflict, heaps, parse, quoting, safety, spread, transfer
 from orochi.planner import context as planning
 from orochi.planner import insert as plans
 from orochi.planner import plan as node_plans
@@ -160,6 +160,7 @@ async def _insert_values(
     timezone = _timezone(session)
     shards = await _shard_positions(session, plan, evaluated, timezone)
     known: dict[str, Sequence[object]] = {}
+    raw: list[int] = []
     if table.dimension is not None:
         column = table.column(table.dimension.column)
         assert column is not None
@@ -176,11 +177,17 @@ async def _insert_values(
     for position, shard in enumerate(shards):
         groups.setdefault(shard, []).append(position)
     tail = conflict.fill(plan.tail, literals)
+    direct = not plan.on_conflict and _alone(session) and heaps.are_open(session.snapshot(), table)
     parts: Parts = []
     work: dict[int, list[Callable[[], Awaitable[int]]]] = {}
     for position, members in groups.items():
         shard_of = table.shards[position]
-        sql, bound = _statement(plan, shard_of, members, evaluated, tail)
+        schema = shard_of.schema
+        if direct:
+            schema = heaps.schema_of(
+                shard_of, routing.chunks_at(shard_of, {raw[member] for member in members})
+            )
+        sql, bound = _statement(plan, schema, members, evaluated, tail)
         for at, node_id in enumerate(_placements(table, shard_of)):
             held = writes.HeldRows()
             if at == 0:
@@ -189,7 +196,12 @@ async def _insert_values(
             work.setdefault(node_id, []).append(job)
     if plan.may_update and len(work) > 1:
         await writes.take_turns(session, table)
-    counts = await _run_all(session, table, work, sql, bound, formats, parts)
+    try:
+        counts = await _run_all(session, table, work, sql, bound, formats, parts)
+    except errors.RemoteError as error:
+        if direct and error.sqlstate == "40P01":
+            raise errors.StalePlan("an INSERT that named chunks was chosen to end a deadlock") from error
+        raise
     if plan.may_update:
         await recall.rekeyed(session, table, [table.shards[position] for position in groups])
     return counts, parts
@@ -226,6 +238,12 @@ async def _run(
 ) -> int:
     connection = await session.transaction.node(node_id, write=True)
     return await writes.run(connection, sql, bound, formats, held)
+
+
+def _alone(session: context.Session) -> bool:
+    """Whether the statement is a transaction by itself, and of no other's making."""
+    transaction = session.transaction
+    return not (transaction.in_block or transaction.participants or session.comes_back)
 
 
 def _placements(table: snapshots.Table, shard: snapshots.Shard) -> tuple[int, ...]:
@@ -283,13 +301,13 @@ async def _recall_conflicting(
 
 def _statement(
     plan: plans.Values,
-    shard: snapshots.Shard,
+    schema: str,
     members: Sequence[int],
     evaluated: evaluate.Evaluated,
     tail: str,
 ) -> tuple[str, writes.Bound]:
-    """One shard's INSERT, with only the parameters that its own rows need, numbered anew."""
-    head = plan.head.replace(plans.SHARD, shard.schema)
+    """One shard's INSERT into the relation in `schema`, with only the parameters that its own rows need, numbered anew."""
+    head = plan.head.replace(plans.SHARD, schema)
     parameters = evaluated.parameters
     rows = [evaluated.rows[position] for position in members]
     if len(rows) == len(evaluated.rows) or _PARAMETER.search(tail):

@@ -130,5 +130,5 @@ async def drop_stripes(session: context.Session, table: snapshots.Table) -> None
                 f"DELETE FROM orochi_data.delete_vectors WHERE stripe_id IN ({gone})"
             )
     await shells.run_on_nodes(session, work)
-    await distribute.rename_layout(session, table)
+    await distribute.rename_layout(session, table, retired=False)
     await session.catalog_changed()

@@ -37,7 +37,7 @@ async def to_heap(
     old = dataclasses.replace(
         table, shards=tuple(dataclasses.replace(shard, layout=shard.layout - 1) for shard in fresh)
     )
-    await distribute.rename_layout(session, old)
+    await distribute.rename_layout(session, old, retired=False)
     moved = dataclasses.replace(table, shards=fresh)
     work: dict[int, list[Callable[[], Awaitable[int]]]] = {}
     for shard in fresh:

@@ -20,7 +20,7 @@ from pglast import ast, enums
 
 from orochi import errors, pgtypes
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import cells, conflict, names, parse
+from orochi.planner import cells, conflict, heaps, names, parse
 from orochi.planner import plan as plans
 from orochi.planner import tree as trees
 from orochi.sharding import hashing, values
@@ -90,6 +90,7 @@ class Template:
         key: the distribution column's value; AnyKey for a table of one shard.
         time: the time column's value, for a hypertable.
         sql: names the shard's schema `orochi_shard_0`.
+        direct: the row's chunk may be named in the place of the shard; see `heaps`.
     """
 
     key: plans.Key
@@ -97,6 +98,7 @@ class Template:
     table: int
     sql: str
     returning: bool
+    direct: bool = False
 
 
 class Context(Protocol):
@@ -334,7 +336,8 @@ def template(statement: parse.Statement, type_oids: tuple[int, ...], context: Co
         return None
     values_sql = ", ".join(cell.sql for cell in row)
     sql = f"{plan.head}VALUES ({values_sql}){plan.tail}"
-    return Template(key=key, time=time, table=table.oid, sql=sql, returning=plan.returning)
+    direct = not plan.on_conflict and heaps.are_open(context.snapshot, table)
+    return Template(key=key, time=time, table=table.oid, sql=sql, returning=plan.returning, direct=direct)
 
 
 def _parameter_key(plan: Values, name: str | None, type_oids: tuple[int, ...]) -> plans.ParamKey | None:
@@ -360,8 +363,8 @@ def choose(
     parameters: Sequence[bytes | None],
     formats: Sequence[int],
     settings: Mapping[str, str],
-) -> snapshots.Shard | None:
-    """The shard of a template's row; None if the statement must take the long way.
+) -> tuple[snapshots.Shard, str] | None:
+    """A template's row: its shard, and the schema of the relation to name; None if it must take the long way.
 
     That is when its chunk does not exist yet, holds stripes that a unique key must be checked
     against, or only the server can read a value.
@@ -383,9 +386,11 @@ def choose(
         chunk = chunk_at(shard, raw) if isinstance(raw, int) else None
         if chunk is None or (chunk.stripes and table.unique_keys):
             return None
+        if plan.direct:
+            return shard, heaps.schema_of(shard, (chunk,))
     elif table.unique_keys and shard.has_stripes:
         return None
-    return shard
+    return shard, shard.schema
 
 
 def chunk_at(shard: snapshots.Shard, raw: int) -> snapshots.Chunk | None:

@@ -240,6 +240,7 @@ def put_back(ahead: Ahead, delta: Delta, node: Connection, state: State) -> None
     if delta.came is not None:
         stored = _stored(state)
         names = ", ".join(definitions.quote(column.name) for column in stored)
+        chunkstate.moving(node)
         with (
             node.cursor() as cursor,
             cursor.copy(f"COPY {state.partition} ({names}) FROM STDIN (FORMAT binary)".encode()) as copy,

@@ -308,6 +308,11 @@ def _try(node: Connection, statement: str) -> bool:
     return True
 
 
+def moving(node: Connection) -> None:
+    """For the rest of the transaction rows that come to a chunk are not new: no aggregate's log hears of them."""
+    node.execute("SET LOCAL orochi.moving_rows = on")
+
+
 def rename(node: Connection, states: Sequence[State]) -> None:
     """Give the shard's and the chunks' schemas their next numbers."""
     shard = f"orochi_s{states[0].shard_id}_"

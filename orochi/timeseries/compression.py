@@ -382,6 +382,7 @@ def _decompress(
         return facts
     chunkstate.let_readers(catalog)
     chunkstate.exclude_writers(node, changed, whole_shard=whole_shard)
+    chunkstate.moving(node)
     counts = []
     for state in changed:
         stored = [column for column in state.definition.columns if not column.generated]

@@ -114,9 +114,15 @@ def test_template_routes_by_parameters() -> None:
     template = insert.template(parse.parse_one(sql), oids, Context())
     assert template is not None
     assert template.key == plans.ParamKey(1, pgtypes.TEXT)
-    shard = insert.choose(template, SNAPSHOT, (b"JFK", b"5", None), (0, 0, 0), {})
+    chosen = insert.choose(template, SNAPSHOT, (b"JFK", b"5", None), (0, 0, 0), {})
     expected = TABLE.shard_for_hash(hashing.hash_value(pgtypes.TEXT, "JFK"))
-    assert shard == expected
+    (chunk,) = expected.chunks
+    assert chosen == (expected, chunk.schema)
+    in_block = dataclasses.replace(template, direct=False)
+    assert insert.choose(in_block, SNAPSHOT, (b"JFK", b"5", None), (0, 0, 0), {}) == (
+        expected,
+        expected.schema,
+    )
     assert insert.choose(template, SNAPSHOT, (b"JFK", b"5000", None), (0, 0, 0), {}) is None  # no chunk yet
     assert insert.choose(template, SNAPSHOT, (b"JFK", None, None), (0, 0, 0), {}) is None
 
