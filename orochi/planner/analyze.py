@@ -81,6 +81,10 @@ class Analysis:
         self._filters: dict[int, Terms] = {}
         self.joins: dict[int, Item | None] = {}
         self._where: dict[int, Terms] = {}
+        self._by_id = {id(item): item for item in scopes.references}
+        # a join of many tables asks for the same ones again and again; what has an id here is kept for it
+        self._keys: dict[tuple[int, int], tuple[tree.Node, ColumnKey | None]] = {}
+        self._known: dict[tuple[int, ...], tuple[Terms, Classes]] = {}
         for level in scopes.levels:
             self._level(level)
 
@@ -103,8 +107,13 @@ class Analysis:
 
     def key(self, node: tree.Node, level: names.Level) -> ColumnKey | None:
         """The key of the Orochi column that `node` is, or None."""
-        found = lookup.origin(node, level) if tree.is_column(node) else None
-        return None if found is None else (id(found[0]), found[1])
+        if not tree.is_column(node):
+            return None
+        named = (id(node), id(level))
+        if named not in self._keys:
+            found = lookup.origin(node, level)
+            self._keys[named] = (node, None if found is None else (id(found[0]), found[1]))
+        return self._keys[named][1]
 
     def _level(self, level: names.Level) -> None:
         stmt = level.stmt
@@ -179,7 +188,13 @@ class Analysis:
                     self._descend(side, level, quals + inner, inner)
 
     def classes(self, terms: Terms) -> Classes:
-        """Which columns equal which, and which constants, where all of `terms` hold."""
+        """Which columns equal which, and which constants, where all of `terms` hold: to be read only."""
+        named = tuple(id(part) for term in terms for part in term)
+        if named not in self._known:
+            self._known[named] = (terms, self._classes(terms))
+        return self._known[named][1]
+
+    def _classes(self, terms: Terms) -> Classes:
         found = Classes()
         for term, level in terms:
             if tree.operator(term) != "=":
@@ -201,7 +216,7 @@ class Analysis:
 
     def reference(self, key: ColumnKey) -> names.Reference:
         """The table of a column key."""
-        return next(item for item in self.scopes.references if id(item) == key[0])
+        return self._by_id[key[0]]
 
     def type_of(self, key: ColumnKey) -> int:
         """The base type of a column."""

@@ -20,6 +20,8 @@ _WIDE = 24
 _WIDTHS = {16: 1, 21: 2, 23: 4, 20: 8, 700: 4, 701: 8, 1082: 4, 1114: 8, 1184: 8, 1700: 12, 18: 1}
 #: A relation at most so large is broadcast without looking further: a hash exchange has a start too.
 SMALL_BYTES = 256 << 10
+#: What one more relation costs a fragment that joins it: its node's PostgreSQL plans the join anew.
+_RELATION = 256
 
 
 def rows_of(table: snapshots.Table) -> int:
@@ -72,6 +74,11 @@ def broadcast(size: int, nodes: int) -> int:
 def repartition(size: int) -> int:
     """The cost of dealing a relation out to the shards it meets."""
     return size + SMALL_BYTES
+
+
+def joined(fragments: int, relations: int) -> int:
+    """The cost of a join that so many fragments make, each with so many relations that came to it."""
+    return fragments * relations * _RELATION
 
 
 def result_rows(prepared: prepare.Prepared) -> int:

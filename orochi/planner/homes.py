@@ -82,7 +82,7 @@ class Tables:
 
 def tables(prepared: prepare.Prepared) -> Tables:
     """The statement's mentions of tables, grouped."""
-    used = pull.used_columns(prepared)
+    used, classes = pull.used_columns(prepared), _classes(prepared)
     groups: list[list[Moving]] = []
     replicas = []
     for item in prepared.references:
@@ -91,7 +91,7 @@ def tables(prepared: prepare.Prepared) -> Tables:
         if item.table.kind is snapshots.TableKind.REFERENCE:
             replicas.append(moving)
             continue
-        met = [group for group in groups if any(_meet(item, other.reference, prepared) for other in group)]
+        met = [group for group in groups if any(_meet(item, other.reference, classes) for other in group)]
         groups = [group for group in groups if group not in met]
         groups.append([moving, *(other for group in met for other in group)])
     groups.sort(key=lambda group: -sum(item.size for item in group))
@@ -117,14 +117,14 @@ def key(item: names.Reference) -> analyze.ColumnKey:
     return (id(item), str(item.table.distribution_column))
 
 
-def _meet(a: names.Reference, b: names.Reference, prepared: prepare.Prepared) -> bool:
+def _meet(a: names.Reference, b: names.Reference, classes: analyze.Classes) -> bool:
     """Whether two mentions are co-located and joined on their distribution columns."""
     if not scans.is_distributed(a) or not scans.is_distributed(b):
         single = snapshots.TableKind.SINGLE
         return a.table.kind is b.table.kind is single and scans.colocated([a, b])
     if not scans.colocated([a, b]):
         return False
-    return _classes(prepared).equal(key(a), key(b))
+    return classes.equal(key(a), key(b))
 
 
 def _classes(prepared: prepare.Prepared) -> analyze.Classes:
@@ -239,11 +239,12 @@ def _at_anchor(prepared: prepare.Prepared, found: Tables, anchor: list[Moving]) 
         for item in moving
         if id(item.reference) in dealable and cost.repartition(item.size) < cost.broadcast(item.size, nodes)
     }
+    parts = min((len(prepared.pruned[id(item.reference)].shards) for item in anchor), default=1)
     choices = [{}, dealable, *([cheap] if cheap and cheap != dealable else [])]
     for choice in choices if dealable else choices[:1]:
-        yield _arrangement(home, moving, choice, nodes)
+        yield _arrangement(home, moving, choice, nodes, parts)
         if split:
-            yield _arrangement(home, [*moving, *kept], choice | split, nodes)
+            yield _arrangement(home, [*moving, *kept], choice | split, nodes, parts)
 
 
 def _at_made_up(prepared: prepare.Prepared, found: Tables) -> Iterator[Arrangement]:
@@ -303,10 +304,15 @@ def _columns_of(
 
 
 def _arrangement(
-    home: Home | None, moving: Iterable[Moving], dealt: Mapping[int, str], nodes: int
+    home: Home | None,
+    moving: Iterable[Moving],
+    dealt: Mapping[int, str],
+    nodes: int,
+    parts: int | None = None,
 ) -> Arrangement:
     items = {id(item.reference): item for item in moving}
     broadcast = frozenset(items) - frozenset(dealt)
     total = sum(cost.broadcast(items[number].size, nodes) for number in broadcast)
     total += sum(cost.repartition(items[number].size) for number in dealt)
+    total += cost.joined(_PARTS * nodes if parts is None else parts, len(items))
     return Arrangement(home if dealt else None, dealt, broadcast, total)

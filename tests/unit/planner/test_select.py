@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from orochi import errors
@@ -179,6 +181,23 @@ def test_stages(world: planner_world.World, sql: str, forced: str) -> None:
     expected = world.plain(sql)
     assert (answer.names, answer.types) == (expected.names, expected.types)
     assert answer.sorted_rows() == expected.sorted_rows()
+
+
+def test_small_tables_are_joined_in_few_places(
+    world: planner_world.World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = {
+        oid: dataclasses.replace(
+            table, shards=tuple(dataclasses.replace(shard, row_count=10) for shard in table.shards)
+        )
+        for oid, table in world.tables.items()
+    }
+    monkeypatch.setattr(world, "tables", counted)
+    sql = "select c.v, o.k, b.n from {} where b.id = c.id and o.k = c.v and c.key = 'k3'"
+    for order in ("b, c, o", "o, c, b", "c, b, o"):
+        answer = world.run(sql.format(order))
+        assert answer.sorted_rows() == world.plain(sql.format(order)).sorted_rows()
+        assert [len(item.fragments) for item in answer.plan.intermediates] == [1]
 
 
 def test_only_keys_that_are_asked_for_are_grouped(world: planner_world.World) -> None:
