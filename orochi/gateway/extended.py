@@ -316,22 +316,22 @@ class Unit:
         if self.relay.settings_dirty:
             await self._settings()
         if not limit or held.prepared.fields is None:
-            target = hotpath.target(self.session, held)
+            first = self._executed == 0 and not self._batch and exchange.sync_comes(self.relay.inbox)
+            alone = first and self.session.coordinator.status == "I" and not self._hidden
+            target = hotpath.target(self.session, held, alone=alone)
             if target is not None and not self.relay.settings_dirty:
                 await self._flush_group()
-                await self._hot(held, target)
+                await self._hot(held, target, alone=alone)
                 return
         await self._flush()
         if not self.failed:
             await self._run(held, limit)
 
-    async def _hot(self, held: portal.Portal, target: portal.Target) -> None:
-        alone = self._executed == 0 and not self._batch and exchange.sync_comes(self.relay.inbox)
+    async def _hot(self, held: portal.Portal, target: portal.Target, *, alone: bool) -> None:
         self._executed += 1
         if self._executed_there:
             await self._hide()
-        in_transaction = not alone or self.session.coordinator.status != "I" or self._hidden
-        self._batch.add(held, target, in_transaction=in_transaction)
+        self._batch.add(held, target, in_transaction=not alone or self._hidden)
         if self._batch.full or isinstance(held.prepared.template, portal.ROUTER):
             await self._flush()
 

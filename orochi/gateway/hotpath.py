@@ -30,8 +30,8 @@ _END = messages.EXECUTE_ALL + messages.SYNC
 _DESCRIBED_END = messages.DESCRIBE_PORTAL + _END
 
 
-def target(session: sessions.Session, held: portal.Portal) -> portal.Target | None:
-    """Where this execution goes by the statement's generic plan; None if it must be planned."""
+def target(session: sessions.Session, held: portal.Portal, *, alone: bool = False) -> portal.Target | None:
+    """Where this execution, maybe a transaction by itself (`alone`), goes by the generic plan; None if it must be planned."""
     prepared = held.prepared
     snapshot = session.snapshot()
     if (
@@ -57,7 +57,14 @@ def target(session: sessions.Session, held: portal.Portal) -> portal.Target | No
     if not encodings.readable(parameters, session.coordinator.parameters.get("client_encoding", "")):
         return None  # the long way refuses it
     if isinstance(template, insert.Template):
-        chosen = insert.choose(template, snapshot, parameters.values, parameters.formats, session.zone)
+        chosen = insert.choose(
+            template,
+            snapshot,
+            parameters.values,
+            parameters.formats,
+            session.zone,
+            alone=alone and session.loop is None,
+        )
         if chosen is None:
             return None
         shard, schema = chosen
@@ -149,7 +156,7 @@ def _start(session: sessions.Session, data: bytes, pos: int) -> int:
     except errors.OrochiError:
         return 0  # the long way says what is wrong
     held = portal.Portal(prepared, bind)
-    found = target(session, held)
+    found = target(session, held, alone=True)
     if found is None:
         return 0
     connection = session.runtime.nodes.take(found.node_id, session.signature)
@@ -178,7 +185,7 @@ def _start_query(session: sessions.Session, data: bytes, pos: int) -> int:
     if prepared is None or lifted is None or b"\0" in sql:
         return 0
     held = portal.Portal(prepared, messages.Bind(b"", b"", (), lifted.values, ()))
-    found = target(session, held)
+    found = target(session, held, alone=True)
     if found is None:
         return 0
     connection = session.runtime.nodes.take(found.node_id, session.signature)
@@ -317,7 +324,7 @@ class Call:
             self.connection.abort()  # FATAL: no ReadyForQuery follows
             self._lost()
             return
-        if needs_long_way(error):
+        if needs_long_way(error, alone=True):
             self._release()
             self._long_way()
             return
@@ -362,15 +369,15 @@ class Call:
         self._session.hot_ended()
 
 
-def needs_long_way(error: errors.OrochiError) -> bool:
+def needs_long_way(error: errors.OrochiError, *, alone: bool = False) -> bool:
     """Whether a node refused because the plan's shard layout is gone, or a chunk is not there yet.
 
-    Or because its own prepared statement has other columns since the table was altered, or it was chosen to end a
-    deadlock: an INSERT that names a chunk takes locks in another order than DDL.
+    Or because its own prepared statement has other columns since the table was altered. Or, where it was a transaction
+    by itself (`alone`), it was chosen to end a deadlock: an INSERT that names a chunk takes locks in another order than DDL.
     """
     if error.sqlstate in ("3F000", "42P01", "42704"):
         return _STALE.search(error.message) is not None
-    if error.sqlstate == "40P01":
+    if alone and error.sqlstate == "40P01":
         return True  # nothing of it is left: it may run again
     if error.sqlstate == "0A000":
         return error.message == "cached plan must not change result type"

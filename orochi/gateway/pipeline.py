@@ -153,7 +153,7 @@ class Batch:
                 tag = await _execute(connection, item, on_rows)
             item.answer = b"".join((*pieces, messages.command_complete(tag)))
         except errors.OrochiError as error:
-            if hotpath.needs_long_way(error):
+            if hotpath.needs_long_way(error, alone=True):
                 await self._long_way(item)
             else:
                 item.error = _without_position(error)

@@ -177,7 +177,7 @@ async def _insert_values(
     for position, shard in enumerate(shards):
         groups.setdefault(shard, []).append(position)
     tail = conflict.fill(plan.tail, literals)
-    direct = not plan.on_conflict and _alone(session) and heaps.are_open(session.snapshot(), table)
+    direct = not plan.on_conflict and writes.is_alone(session) and heaps.are_open(session.snapshot(), table)
     parts: Parts = []
     work: dict[int, list[Callable[[], Awaitable[int]]]] = {}
     for position, members in groups.items():
@@ -238,12 +238,6 @@ async def _run(
 ) -> int:
     connection = await session.transaction.node(node_id, write=True)
     return await writes.run(connection, sql, bound, formats, held)
-
-
-def _alone(session: context.Session) -> bool:
-    """Whether the statement is a transaction by itself, and of no other's making."""
-    transaction = session.transaction
-    return not (transaction.in_block or transaction.participants or session.comes_back)
 
 
 def _placements(table: snapshots.Table, shard: snapshots.Shard) -> tuple[int, ...]:

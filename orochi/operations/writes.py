@@ -91,6 +91,12 @@ async def answer(
     await sink.complete(tag)
 
 
+def is_alone(session: context.Session) -> bool:
+    """Whether the statement under way is a transaction by itself, and no other statement's doing."""
+    transaction = session.transaction
+    return not (transaction.in_block or transaction.participants or session.comes_back)
+
+
 async def take_turns(session: context.Session, table: snapshots.Table) -> None:
     """Let statements that lock rows of `table` on several nodes run one after another.
 

@@ -363,8 +363,12 @@ def choose(
     parameters: Sequence[bytes | None],
     formats: Sequence[int],
     settings: Mapping[str, str],
+    *,
+    alone: bool,
 ) -> tuple[snapshots.Shard, str] | None:
     """A template's row: its shard, and the schema of the relation to name; None if it must take the long way.
+
+    `alone`: the statement is a transaction by itself.
 
     That is when its chunk does not exist yet, holds stripes that a unique key must be checked
     against, or only the server can read a value.
@@ -386,7 +390,7 @@ def choose(
         chunk = chunk_at(shard, raw) if isinstance(raw, int) else None
         if chunk is None or (chunk.stripes and table.unique_keys):
             return None
-        if plan.direct:
+        if plan.direct and alone:
             return shard, heaps.schema_of(shard, (chunk,))
     elif table.unique_keys and shard.has_stripes:
         return None

@@ -114,17 +114,16 @@ def test_template_routes_by_parameters() -> None:
     template = insert.template(parse.parse_one(sql), oids, Context())
     assert template is not None
     assert template.key == plans.ParamKey(1, pgtypes.TEXT)
-    chosen = insert.choose(template, SNAPSHOT, (b"JFK", b"5", None), (0, 0, 0), {})
     expected = TABLE.shard_for_hash(hashing.hash_value(pgtypes.TEXT, "JFK"))
     (chunk,) = expected.chunks
-    assert chosen == (expected, chunk.schema)
-    in_block = dataclasses.replace(template, direct=False)
-    assert insert.choose(in_block, SNAPSHOT, (b"JFK", b"5", None), (0, 0, 0), {}) == (
+    values = (b"JFK", b"5", None)
+    assert insert.choose(template, SNAPSHOT, values, (0, 0, 0), {}, alone=True) == (expected, chunk.schema)
+    assert insert.choose(template, SNAPSHOT, values, (0, 0, 0), {}, alone=False) == (
         expected,
         expected.schema,
     )
-    assert insert.choose(template, SNAPSHOT, (b"JFK", b"5000", None), (0, 0, 0), {}) is None  # no chunk yet
-    assert insert.choose(template, SNAPSHOT, (b"JFK", None, None), (0, 0, 0), {}) is None
+    for odd in ((b"JFK", b"5000", None), (b"JFK", None, None)):  # no chunk yet, no time
+        assert insert.choose(template, SNAPSHOT, odd, (0, 0, 0), {}, alone=True) is None
 
 
 @pytest.mark.parametrize(
