@@ -46,6 +46,9 @@ class Attempt:
         ctx = self._made_from
         if ctx is None or ctx.subqueries or not lasting.is_lasting(self._statement, ctx):
             return
+        newest = next(reversed(_kept.values()), None)
+        if newest is not None and newest.made_from.snapshot is not ctx.snapshot:
+            _kept.clear()  # a plan of an older catalog is of no use, and keeps all of it
         _kept[_key(session, self._statement, ctx)] = _Kept(ctx, plan)
         while len(_kept) > process_settings.get().kept_plans:
             _kept.popitem(last=False)

@@ -6,9 +6,10 @@ give the same tree.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
-import functools
+import threading
 
 import pglast
 from pglast import parser
@@ -18,8 +19,9 @@ from orochi.catalog import api
 from orochi.planner import printing, tree
 from orochi.planner.tree import ast
 
-#: Parsed texts kept; a batch longer than this is parsed each time.
-_CACHE_SIZE = 4_000
+#: Characters of parsed texts kept; a tree takes some forty bytes for each.
+_CACHE_LENGTH = 1_000_000
+#: A batch longer than this is parsed each time.
 _CACHE_MAX_LENGTH = 20_000
 
 
@@ -92,7 +94,7 @@ def parse(sql: str) -> tuple[Statement, ...]:
     Raises:
         RemoteError: 42601 with PostgreSQL's message and position.
     """
-    return _parse(sql) if len(sql) > _CACHE_MAX_LENGTH else _parse_cached(sql)
+    return _parse(sql) if len(sql) > _CACHE_MAX_LENGTH else _known.statements(sql)
 
 
 def parse_one(sql: str) -> Statement:
@@ -115,7 +117,31 @@ def _parse(sql: str) -> tuple[Statement, ...]:
     )
 
 
-_parse_cached = functools.lru_cache(maxsize=_CACHE_SIZE)(_parse)
+class _Known:
+    """Parsed texts, the least recently asked for going first; for any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: collections.OrderedDict[str, tuple[Statement, ...]] = collections.OrderedDict()
+        self._length = 0
+
+    def statements(self, sql: str) -> tuple[Statement, ...]:
+        """As `parse`."""
+        with self._lock:
+            if (found := self._kept.get(sql)) is not None:
+                self._kept.move_to_end(sql)
+                return found
+        made = _parse(sql)
+        with self._lock:
+            if sql not in self._kept:
+                self._length += len(sql)
+            self._kept[sql] = made
+            while self._length > _CACHE_LENGTH:
+                self._length -= len(self._kept.popitem(last=False)[0])
+        return made
+
+
+_known = _Known()
 
 
 def syntax_error(error: parser.ParseError, sql: str) -> errors.RemoteError:

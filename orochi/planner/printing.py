@@ -14,14 +14,19 @@ from orochi.planner import tree
 from orochi.planner.tree import ast
 
 _set = object.__setattr__  # the values are right: nothing to validate
+_forget = object.__delattr__
 
 
 class _Printer(stream.RawStream):
     def text(self, node: tree.Node) -> str:
-        statement = (node,)
-        _tell_ancestors(statement)
-        self.print_node(node)
-        return str(self.getvalue())
+        told = _tell_ancestors((node,))
+        try:
+            self.print_node(node)
+            return str(self.getvalue())
+        finally:
+            # a tree that is kept would keep all trees that it was ever a part of
+            for item in told.values():
+                _forget(item, "ancestors")
 
 
 def text(node: tree.Node) -> str:
@@ -29,7 +34,9 @@ def text(node: tree.Node) -> str:
     return _Printer().text(node)
 
 
-def _tell_ancestors(root: tuple[tree.Node, ...]) -> None:
+def _tell_ancestors(root: tuple[tree.Node, ...]) -> dict[int, tree.Node]:
+    """Tell every node of a tree; those told, by id."""
+    told: dict[int, tree.Node] = {}
     ancestor, plain = visitors.Ancestor, (tuple, ast.Node)
     todo = collections.deque([(ancestor(), root)])
     while todo:
@@ -39,6 +46,7 @@ def _tell_ancestors(root: tuple[tree.Node, ...]) -> None:
             own = above if index < 0 else ancestor(above, found, index)
             if isinstance(item, ast.Node):
                 _set(item, "ancestors", own)
+                told[id(item)] = item
                 for member in item:
                     value = getattr(item, member)
                     if isinstance(value, plain):
@@ -47,3 +55,4 @@ def _tell_ancestors(root: tuple[tree.Node, ...]) -> None:
                 for number, value in enumerate(item):
                     if isinstance(value, plain):
                         todo.append((ancestor(own, item, number), value))
+    return told
