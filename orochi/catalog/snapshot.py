@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from orochi import ids
 
@@ -185,6 +185,13 @@ class Table:
     def column(self, name: str) -> Column | None:
         """The column of that name, or None."""
         return next((column for column in self.columns if column.name == name), None)
+
+    def rekeyed_by(self, assigned: Collection[str]) -> bool:
+        """Whether a unique key has a column that gets a value, or is computed from others."""
+        keys = {name for key in self.unique_keys for name in key}
+        return any(
+            column.name in assigned or column.generated for column in self.columns if column.name in keys
+        )
 
     def shard_for_hash(self, value: int) -> Shard:
         """The shard whose range holds the int32 hash `value`."""

@@ -34,6 +34,7 @@ class Participant:
     connection: client.PgConnection
     signature: node_pool.Signature
     wrote: bool = False
+    recalled: bool = False  # it has rows of stripes that nobody else may have yet
 
 
 class TwoPhase:

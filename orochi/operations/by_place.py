@@ -184,6 +184,7 @@ async def _declare(
         plan = await select.with_folding(session, parameters, attempt)
         if locks:
             await _refuse_twice(session, places, session.snapshot().tables[plan.copy.table])
+        await copies.recall_rows(session, [plan.copy])
         copied = await copies.make(session, plan.copy)
         numbers = np.arange(len(copied.shards), dtype=np.int64)
         if not locks or len(await changes.lock(session, copied, numbers, "FOR UPDATE")) == len(numbers):

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 
 import numpy as np
@@ -23,7 +23,7 @@ from orochi import errors, pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.engine import copybinary
 from orochi.executor import context
-from orochi.operations import recall, routing, secured_copies, stage, views_above, writes
+from orochi.operations import claims, recall, routing, secured_copies, stage, views_above, writes
 from orochi.pgwire import client
 from orochi.planner import cells, quoting, rehearsal, through
 from orochi.planner import fragment as fragments
@@ -112,25 +112,43 @@ def output_columns(table: snapshots.Table) -> tuple[fragments.OutputColumn, ...]
 Version = tuple[int, int, str, str]
 
 
-async def make(
-    session: context.Session,
-    plan: rehearsal.Copy,
-    skipped: AbstractSet[Version] = frozenset(),
-    *,
-    waits: bool = True,
-) -> Copied:
-    """Read the rows, recalling those in stripes, and fill a copy with them, but for those to be skipped.
+async def recall_rows(session: context.Session, plans: Sequence[rehearsal.Copy], lock: str = "") -> None:
+    """Bring what the copies are to hold from stripes into the heaps, before anything is read.
+
+    Args:
+        session: the client's session.
+        plans: the copies.
+        lock: the statement's locking clause: it may say not to wait for rows.
 
     Raises:
-        RemoteError: 55P03, another transaction has recalled one, and it is not to be waited for (`waits`).
+        RemoteError: 55P03, another transaction has recalled one, and it says NOWAIT.
+    """
+    work: dict[int, list[Callable[[], Awaitable[int]]]] = {}
+    for plan in plans:
+        table = session.snapshot().tables[plan.table]
+        others = claims.Others.of(lock) if plan.is_locked else claims.Others.AWAIT
+        for shard in (table.shards[index] for index in plan.shard_indexes):
+            if shard.has_stripes:
+                job = functools.partial(
+                    recall.matching, session, table, shard, plan.predicates, others=others, early=True
+                )
+                work.setdefault(shard.node_id, []).append(job)
+    if work:
+        await writes.per_node(work)
+
+
+async def make(
+    session: context.Session, plan: rehearsal.Copy, skipped: AbstractSet[Version] = frozenset()
+) -> Copied:
+    """Read the rows, which `recall_rows` has brought into the heap, and fill a copy with them.
+
+    Those to be skipped are left out.
     """
     table = session.snapshot().tables[plan.table]
     shards = [table.shards[index] for index in plan.shard_indexes]
     work: dict[int, list[Callable[[], Awaitable[tuple[int, pa.RecordBatch]]]]] = {}
     for shard in shards:
-        work.setdefault(shard.node_id, []).append(
-            functools.partial(_read, session, plan, table, shard, waits)
-        )
+        work.setdefault(shard.node_id, []).append(functools.partial(_read, session, plan, table, shard))
     parts = [part for found in (await writes.per_node(work)).values() for part in found] if work else []
     origins = copybinary.schema(_ORIGIN)
     columns = output_columns(table)
@@ -194,11 +212,8 @@ async def _read(
     plan: rehearsal.Copy,
     table: snapshots.Table,
     shard: snapshots.Shard,
-    waits: bool,
 ) -> tuple[int, pa.RecordBatch]:
     """One shard's rows with their origins, read in the session's own transaction there."""
-    if shard.has_stripes:
-        await recall.matching(session, table, shard, plan.predicates, waits=waits)
     connection = await session.transaction.node(shard.node_id, write=False)
     batches = await read_origins(connection, table, shard, output_columns(table), plan.condition)
     return shard.index, batches

@@ -196,13 +196,14 @@ async def _insert_values(
             work.setdefault(node_id, []).append(job)
     if plan.may_update and len(work) > 1:
         await writes.take_turns(session, table)
+    rekeys = plan.rekeys and any(table.shards[position].has_stripes for position in groups)
     try:
-        counts = await _run_all(session, table, work, sql, bound, formats, parts)
+        counts = await _run_all(session, table, work, sql, bound, formats, parts, by_itself=not rekeys)
     except errors.RemoteError as error:
         if direct and error.sqlstate == "40P01":
             raise errors.StalePlan("an INSERT that named chunks was chosen to end a deadlock") from error
         raise
-    if plan.may_update:
+    if rekeys:
         await recall.rekeyed(session, table, [table.shards[position] for position in groups])
     return counts, parts
 
@@ -215,9 +216,11 @@ async def _run_all(
     bound: writes.Bound,
     formats: Sequence[int],
     parts: Parts,
+    *,
+    by_itself: bool,
 ) -> int:
     transaction = session.transaction
-    alone = len(work) == 1 and sum(map(len, work.values())) == 1
+    alone = by_itself and len(work) == 1 and sum(map(len, work.values())) == 1
     if alone and transaction.can_autocommit:
         # the one statement is the whole transaction: no BEGIN, no COMMIT
         async with transaction.autocommit(next(iter(work))) as connection:
@@ -418,7 +421,7 @@ async def _insert_through_nodes(
     if plan.may_update and len(work) > 1:
         await writes.take_turns(session, table)
     counts = await writes.per_node(work)
-    if plan.may_update:
+    if plan.rekeys:
         await recall.rekeyed(session, table, [table.shards[position] for position in done])
     if table.kind is snapshots.TableKind.REFERENCE:
         return sum(next(iter(counts.values()))), parts

@@ -94,9 +94,11 @@ async def run(
     groups = _shard_groups(session, plan, snapshot, parameters)
     replicated = target.kind is snapshots.TableKind.REFERENCE
     nodes = {node_id for group in groups for node_id in _nodes(plan, group, replicated=replicated)}
+    early = session.transaction.isolation == "repeatable read"  # before the block's snapshot is taken
+    recalled = early and await _recall(session, plan, snapshot, groups)
     if len(nodes) > 1:
         await writes.take_turns(session, target)
-    recalled = await _recall(session, plan, snapshot, groups)
+    recalled = recalled or await _recall(session, plan, snapshot, groups)
     work: dict[int, list[Callable[[], Awaitable[int]]]] = {}
     parts: list[writes.HeldRows] = []
     jobs: list[tuple[int, str, writes.HeldRows]] = []
@@ -180,7 +182,7 @@ async def _recall(
     for table, shard in needed:
         # the predicates speak of the target; of other tables every row may be read
         predicates = plan.predicates if table.oid == plan.target else ()
-        job = functools.partial(recall.matching, session, table, shard, predicates)
+        job = functools.partial(recall.matching, session, table, shard, predicates, early=True)
         work.setdefault(shard.node_id, []).append(job)
     if work:
         await writes.per_node(work)

@@ -1,27 +1,23 @@
-"""Recall: stripe rows that a statement may change go back to the heap, in the session's transaction.
+"""Recall: stripe rows that a statement may change go back to the heap before it runs there.
 
 Each recalled row is entered in the node's delete vector and inserted into the shard's heap by one
-local transaction, so every reader sees it once. A row that another transaction has recalled or
-deleted meanwhile is left alone: the delete vector's primary key decides, and makes us wait for an
-open one. Recalling more rows than needed costs time but changes nothing.
+local transaction, so every reader sees it once: one of its own where that can be (see `ahead`), else
+the session's. A row that another transaction has recalled or deleted meanwhile is left alone (see
+`claims`). Recalling more rows than needed costs time but changes nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from orochi import errors, pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.engine import copybinary
 from orochi.executor import context
-from orochi.operations import routing
-from orochi.pgwire import client
+from orochi.operations import ahead, claims, routing
 from orochi.planner import fragment as fragments
 from orochi.planner import quoting
 
@@ -41,8 +37,6 @@ _EXACT = frozenset(
     }
 )
 _BATCH = 50_000
-#: How long PostgreSQL waits for a lock that it is not to wait for; 0 would mean for ever.
-_AT_ONCE_MS = 100
 #: A longer list of values is given to the scan as the range it spans.
 _MAX_LISTED = 200
 
@@ -52,12 +46,6 @@ _NEW = (
     "pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.xid)"
 )
 
-_CLAIM = """
-INSERT INTO orochi_data.delete_vectors (stripe_id, row_number)
-SELECT * FROM unnest($1::pg_catalog.int8[], $2::pg_catalog.int4[])
-ON CONFLICT DO NOTHING RETURNING stripe_id, row_number
-"""
-
 
 async def matching(
     session: context.Session,
@@ -65,18 +53,27 @@ async def matching(
     shard: snapshots.Shard,
     predicates: Sequence[fragments.Predicate],
     *,
-    waits: bool = True,
+    others: claims.Others = claims.Others.AWAIT,
+    early: bool = False,
 ) -> int:
     """Recall the stripe rows of `shard` that may satisfy `predicates`; how many there were.
 
+    Args:
+        session: the client's session.
+        table: the table.
+        shard: one of its shards.
+        predicates: the conditions.
+        others: what to do about rows that another transaction has recalled.
+        early: whether it may be for good, whatever becomes of the statement.
+
     Raises:
-        RemoteError: 55P03, another transaction has recalled one, and it is not to be waited for (`waits`).
+        RemoteError: 55P03, another transaction has recalled one, and `others` says to refuse.
     """
     time_column = table.dimension.column if table.dimension is not None else ""
     chunks = [
         chunk for chunk in shard.chunks if chunk.stripes and routing.may_match(chunk, predicates, time_column)
     ]
-    return await _recall(session, table, shard, chunks, tuple(predicates), None, waits=waits)
+    return await _recall(session, table, shard, chunks, tuple(predicates), None, others=others, early=early)
 
 
 async def whole(
@@ -91,6 +88,8 @@ async def conflicting(
     table: snapshots.Table,
     shard: snapshots.Shard,
     rows: Mapping[str, pa.Array],
+    *,
+    early: bool = True,
 ) -> int:
     """Recall the stripe rows of `shard` that equal a new row in all columns of a unique key.
 
@@ -99,6 +98,7 @@ async def conflicting(
         table: the table that the rows go to.
         shard: the shard that they go to.
         rows: of the new rows, the carrier columns that are known; a time column is among them.
+        early: whether it may be for good: no such new row is in the heap yet.
     """
     chunks = [chunk for chunk in shard.chunks if chunk.stripes]
     if table.dimension is not None:
@@ -113,7 +113,7 @@ async def conflicting(
         }
         predicates = tuple(p for name, values in exact.items() for p in _spanning(name, values))
         keys = pa.table(exact) if exact else None
-        recalled += await _recall(session, table, shard, chunks, predicates, keys)
+        recalled += await _recall(session, table, shard, chunks, predicates, keys, early=early)
     return recalled
 
 
@@ -146,7 +146,7 @@ async def rekeyed(
         if whole.num_rows:
             rows = {column.name: whole.column(at).chunk(0) for at, column in enumerate(columns)}
             try:
-                await conflicting(session, table, shard, rows)
+                await conflicting(session, table, shard, rows, early=False)
             except errors.RemoteError as error:
                 # the COPY that brought the row back is nothing the client knows of
                 kept = {code: text for code, text in error.fields.items() if code != "W"}
@@ -177,7 +177,8 @@ async def _recall(
     predicates: tuple[fragments.Predicate, ...],
     keys: pa.Table | None,
     *,
-    waits: bool = True,
+    others: claims.Others = claims.Others.AWAIT,
+    early: bool = False,
 ) -> int:
     stripes = tuple(
         fragments.StripeRef(stripe.stripe_id, stripe.path, stripe.row_count)
@@ -196,36 +197,38 @@ async def _recall(
         predicates=predicates,
     )
     batches = await session.runtime.transport.run_scan(session.query_id, shard.node_id, scan)
-    connection = await session.transaction.node(shard.node_id, write=True)
     recalled = 0
     for whole in batches:
         for at in range(0, whole.num_rows, _BATCH):
             batch = _only_keys(whole.slice(at, _BATCH), keys)
-            if batch.num_rows:
-                logged = bool(session.snapshot().aggregates_of(table.oid))
-                async with _waiting(connection, table.name, waits=waits):
-                    batch = await _claimed(connection, len(columns), batch)
-                recalled += await _move(connection, scan.relation, columns, batch, logged=logged)
+            if not batch.num_rows:
+                continue
+            moved = None
+            if early and ahead.is_possible(session, shard):
+                moved = await ahead.move(session, table, shard, scan.relation, columns, batch)
+                if moved and session.transaction.isolation != "read committed":
+                    ahead.check_unseen(session)
+            if moved is None:
+                moved = await _in_transaction(session, table, shard, scan.relation, columns, batch, others)
+            recalled += moved
     return recalled
 
 
-@contextlib.asynccontextmanager
-async def _waiting(connection: client.PgConnection, name: str, *, waits: bool) -> AsyncIterator[None]:
-    """Within it nothing is waited for, unless it `waits`: the one who has a row may keep it for long."""
-    if waits:
-        yield
-        return
-    result = await connection.query("SHOW lock_timeout")
-    former = quoting.text((result[-1].rows[0][0] or b"0").decode())
-    await connection.query(f"SET LOCAL lock_timeout = '{_AT_ONCE_MS}ms'")
-    try:
-        yield
-    except errors.RemoteError as error:
-        if error.sqlstate != "55P03":
-            raise
-        message = f'could not obtain lock on row in relation "{name}"'
-        raise errors.RemoteError({"S": "ERROR", "V": "ERROR", "C": "55P03", "M": message}) from error
-    await connection.query(f"SET LOCAL lock_timeout = {former}")
+async def _in_transaction(
+    session: context.Session,
+    table: snapshots.Table,
+    shard: snapshots.Shard,
+    relation: str,
+    columns: tuple[fragments.OutputColumn, ...],
+    batch: pa.RecordBatch,
+    others: claims.Others,
+) -> int:
+    transaction = session.transaction
+    connection = await transaction.node(shard.node_id, write=True)
+    transaction.participants[shard.node_id].recalled = True
+    logged = bool(session.snapshot().aggregates_of(table.oid))
+    found = await claims.claimed(connection, table.name, len(columns), batch, others)
+    return await claims.moved(connection, relation, columns, found, logged=logged)
 
 
 def _outputs(table: snapshots.Table) -> tuple[fragments.OutputColumn, ...]:
@@ -247,47 +250,3 @@ def _only_keys(batch: pa.RecordBatch, keys: pa.Table | None) -> pa.RecordBatch:
     )
     positions = np.sort(found["orochi_at"].to_numpy())
     return batch.take(pa.array(positions))
-
-
-async def _claimed(connection: client.PgConnection, columns: int, batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Enter rows in the delete vector; those that we got: their stripe and number come after `columns`."""
-    stripe_ids = batch.column(columns).to_numpy(zero_copy_only=False).astype(np.int64)
-    numbers = batch.column(columns + 1).to_numpy(zero_copy_only=False).astype(np.int64)
-    claimed = await connection.fetch(_CLAIM, (_array(stripe_ids), _array(numbers)), (0, 0), (0, 0), (1, 1))
-    got = np.array([_position(row) for row in claimed.rows], np.int64)
-    return batch.filter(pa.array(np.isin((stripe_ids << 32) | numbers, got)))
-
-
-async def _move(
-    connection: client.PgConnection,
-    relation: str,
-    columns: tuple[fragments.OutputColumn, ...],
-    batch: pa.RecordBatch,
-    *,
-    logged: bool,
-) -> int:
-    """Insert claimed rows into the heap; how many there were.
-
-    Where triggers log what writes change (`logged`), they are told that rows only move.
-    """
-    if not batch.num_rows:
-        return 0
-    kept = batch.select(list(range(len(columns))))
-    names = ", ".join(quoting.identifier(column.name) for column in columns)
-    if logged:
-        await connection.query("SET LOCAL orochi.moving_rows = on")
-    await connection.copy_in(
-        f"COPY {relation} ({names}) FROM STDIN (FORMAT binary)", [copybinary.encode(kept, columns)]
-    )
-    if logged:
-        await connection.query("SET LOCAL orochi.moving_rows = off")
-    return int(batch.num_rows)
-
-
-def _position(row: tuple[bytes | None, ...]) -> int:
-    stripe, number = row
-    return (int.from_bytes(stripe or b"", "big") << 32) | int.from_bytes(number or b"", "big")
-
-
-def _array(values: npt.NDArray[Any]) -> bytes:
-    return ("{" + ",".join(map(str, values.tolist())) + "}").encode()

@@ -139,12 +139,10 @@ async def _rehearse(
     cursor: str | None,
 ) -> _Round:
     coordinator = session.coordinator
+    await copies.recall_rows(session, plan.copies, plan.lock)
     reads = await describe.intermediates(session, plan.reads)
     loaded = await select.gather(session, reads)
-    waits = not plan.lock.endswith("NOWAIT")
-    copied = [
-        await copies.make(session, item, skipped, waits=waits or not item.is_locked) for item in plan.copies
-    ]
+    copied = [await copies.make(session, item, skipped) for item in plan.copies]
     names = await reduce.load_temp(coordinator, loaded, keys=select.keys_of(reads), on_commit_drop=True)
     assert reads.final_sql is not None
     known = {f"pg_temp.{item.plan.name}": f"pg_temp.{(item.view, *item.above)[-1]}" for item in copied}

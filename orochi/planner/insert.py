@@ -43,6 +43,7 @@ class Values:
         head, tail: the statement before and after `VALUES (...)`; the head names the shard's
             schema `orochi_shard_0`.
         folded: expressions of the tail to evaluate once; see `conflict`.
+        rekeys: it may give an old row another unique key, which rows in stripes may have.
     """
 
     table: snapshots.Table
@@ -54,6 +55,7 @@ class Values:
     returning: bool
     on_conflict: bool
     may_update: bool
+    rekeys: bool
 
     def column_index(self, name: str | None) -> int | None:
         """Where in a row the column's cell is; None if the column gets no value."""
@@ -69,6 +71,7 @@ class Staged:
         overridden: identity columns whose given values OVERRIDING USER VALUE discards.
         head, tail: of the INSERT into a shard, around its `SELECT`.
         folded: expressions of the tail to evaluate once; see `conflict`.
+        rekeys: it may give an old row another unique key, which rows in stripes may have.
     """
 
     table: snapshots.Table
@@ -80,6 +83,7 @@ class Staged:
     returning: bool
     on_conflict: bool
     may_update: bool
+    rekeys: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -170,8 +174,15 @@ def analyze(
         folded=tail.folded,
         returning=tree.returningClause is not None,
         on_conflict=tree.onConflictClause is not None,
-        may_update=bool(tree.onConflictClause is not None and tree.onConflictClause.targetList),
+        may_update=bool(_assigned(tree)),
+        rekeys=bool(_assigned(tree)) and table.rekeyed_by(_assigned(tree)),
     )
+
+
+def _assigned(tree: trees.Node) -> frozenset[str]:
+    """The columns of an old row that ON CONFLICT DO UPDATE sets."""
+    clause = tree.onConflictClause
+    return frozenset(item.name for item in (clause.targetList or ())) if clause is not None else frozenset()
 
 
 def staged(
@@ -308,7 +319,8 @@ def _staged(tree: trees.Node, table: snapshots.Table, tail: conflict.Tail) -> St
         folded=tail.folded,
         returning=tree.returningClause is not None,
         on_conflict=tree.onConflictClause is not None,
-        may_update=bool(tree.onConflictClause is not None and tree.onConflictClause.targetList),
+        may_update=bool(_assigned(tree)),
+        rekeys=bool(_assigned(tree)) and table.rekeyed_by(_assigned(tree)),
     )
 
 

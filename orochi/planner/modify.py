@@ -126,9 +126,7 @@ def _rekeys(node: tree.Node, table: snapshots.Table) -> bool:
     """Whether a column of a unique key is assigned to, or computed from others."""
     if not isinstance(node, ast.UpdateStmt):
         return False
-    assigned = {item.name for item in node.targetList}
-    keys = {name for key in table.unique_keys for name in key}
-    return any(column.name in assigned or column.generated for column in table.columns if column.name in keys)
+    return table.rekeyed_by({item.name for item in node.targetList})
 
 
 def _returning(node: tree.Node) -> tree.Node:
