@@ -144,6 +144,8 @@ async def execute(
 
 def _may_move(session: context.Session, statement: parse.Statement) -> bool:
     """Whether shards that the statement uses may get another layout meanwhile: rows become stripes, or are moved."""
+    if type_ddl.adds_value(statement):
+        return False
     if statement.kind in _RESTARTED:
         return True
     snapshot = session.snapshot()
@@ -160,7 +162,8 @@ async def _restart_point(session: context.Session, statement: parse.Statement) -
     """In a client's block, mark where a statement that changes the coordinator too may be begun again."""
     if statement.kind not in _RESTARTED or not session.transaction.in_block:
         return False
-    if session.coordinator.status != "T":
+    # a label that a savepoint's subtransaction adds could not be used before the block ends
+    if session.coordinator.status != "T" or type_ddl.adds_value(statement):
         return False
     await session.coordinator.query(f"SAVEPOINT {_RESTART}")
     return True

@@ -48,6 +48,12 @@ def concerns(session: context.Session, statement: parse.Statement) -> bool:
     )
 
 
+def adds_value(statement: parse.Statement) -> bool:
+    """Whether the statement adds a label to an enum: no shard is looked at."""
+    change = type_ddl.read(statement.tree) if statement.kind is parse.Kind.DDL else None
+    return change is not None and change.adds_value
+
+
 async def execute(session: context.Session, statement: parse.Statement, sink: context.Sink) -> None:
     """Run such a statement to its command tag."""
     change = type_ddl.read(statement.tree)

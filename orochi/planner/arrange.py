@@ -14,6 +14,7 @@ from orochi import pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.planner import (
     ctes,
+    group_keys,
     homes,
     lookup,
     names,
@@ -85,7 +86,7 @@ def _arranged(
     for item in moved:
         reference = item.reference
         name = chosen.dealt.get(id(reference))
-        if pull.primary_key(reference, item.columns, prepared):
+        if group_keys.primary_key(reference, item.columns, prepared):
             raise spread.Unfit("GROUP BY relies on the primary key of a table that is moved")
         made = _moved(reference, used[id(reference)], prepared, builder, name)
         if name is not None:

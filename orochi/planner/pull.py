@@ -7,7 +7,7 @@ of query; other strategies are there because this one moves the most rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 from orochi import errors
 from orochi.catalog import snapshot as snapshots
@@ -15,6 +15,7 @@ from orochi.planner import (
     builtins,
     context,
     edit,
+    group_keys,
     labels,
     literals,
     lookup,
@@ -75,14 +76,25 @@ def plan(
     used = used_columns(prepared)
     editor = edit.Editor(prepared.statement)
     intermediates = []
+    made: dict[Hashable, str] = {}
+    shared = 0
     for index, reference in enumerate(prepared.references):
         if copies and id(reference.node) in copies:
             continue
         stage = reference.table.name if staged.is_stage(reference.table) else None
         columns = used[id(reference)] if stage is None else reference.table.columns
-        name = f"orochi_i{index}"
-        key = primary_key(reference, columns, prepared)
-        groupable = all(is_groupable(column) for column in columns)
+        key = group_keys.primary_key(reference, columns, prepared)
+        groupable = all(group_keys.is_groupable(column) for column in columns)
+        name = f"orochi_i{index - shared}"
+        # of the same rows there is one: sub-SELECTs that are alike stay alike, as GROUP BY may need them to be
+        like = (_rows_key(reference, columns, prepared), key if not groupable else ())
+        known = made.setdefault(like, name)
+        editor.relation(reference.node, _relation_sql(known, reference, columns))
+        if key and groupable:
+            _spell_groups_out(editor, reference, key, columns)
+        if known != name:
+            shared += 1
+            continue
         intermediates.append(
             plans.Intermediate(
                 name=name,
@@ -95,9 +107,6 @@ def plan(
                 needs_table=reference.sampled or (bool(key) and not groupable),
             )
         )
-        editor.relation(reference.node, _relation_sql(name, reference, columns))
-        if key and groupable:
-            _spell_groups_out(editor, reference, key, columns)
     _edit_columns(editor, prepared)
     _edit_folded(editor, prepared)
     if target is not None:
@@ -107,15 +116,16 @@ def plan(
     return plans.Distributed("pull", tuple(intermediates), editor.result(), reason=reason)
 
 
-#: Types that GROUP BY does not take: they have no equality of the kind it needs.
-_NOT_GROUPABLE = frozenset(
-    {114, 142, 600, 601, 602, 603, 604, 628, 718, 199, 143, 1017, 1018, 1019, 1020, 1027}
-)
-
-
-def is_groupable(column: snapshots.Column) -> bool:
-    """Whether GROUP BY takes a column of this type."""
-    return column.base_oid not in _NOT_GROUPABLE
+def _rows_key(
+    reference: names.Reference, columns: tuple[snapshots.Column, ...], prepared: prepare.Prepared
+) -> Hashable:
+    """What decides which rows a mention of a table is given."""
+    table, pruned = reference.table, prepared.pruned[id(reference)]
+    if staged.is_stage(table):
+        return table.name
+    shards = tuple(shard.index for shard in pruned.shards)
+    terms = tuple(own_terms(reference, prepared))
+    return table.oid, columns, reference.sampled, shards, pruned.ranges, pruned.predicates, terms
 
 
 def _spell_groups_out(
@@ -394,52 +404,3 @@ def _edit_folded(editor: edit.Editor, prepared: prepare.Prepared) -> None:
             editor.call(call, value.sql + label)
         except parse.CannotDeparse:
             continue
-
-
-def primary_key(
-    reference: names.Reference, columns: tuple[snapshots.Column, ...], prepared: prepare.Prepared
-) -> tuple[str, ...]:
-    """The key by which GROUP BY may leave other columns of the table out, if the statement does that."""
-    grouped = _grouped_columns(reference, prepared)
-    for unique in reference.table.unique_keys:
-        wanted = [reference.table.column(name) for name in unique]
-        if set(unique) <= set(grouped) and all(column is not None and column.not_null for column in wanted):
-            relies = len(columns) > len(grouped) and _names_ungrouped(reference, grouped, prepared)
-            return unique if relies else ()
-    return ()
-
-
-def _names_ungrouped(
-    reference: names.Reference, grouped: Mapping[str, tree.Node], prepared: prepare.Prepared
-) -> bool:
-    """Whether what is evaluated for each group may name a column of the table that GROUP BY does not."""
-    stmt = reference.level.stmt
-    parts = (stmt.targetList, stmt.havingClause, stmt.sortClause, stmt.windowClause, stmt.distinctClause)
-    levels = {id(node): level for node, level in prepared.scopes.columns}
-    for part in parts:
-        listed = part if isinstance(part, tuple) else (part,)
-        for node in tree.walk(tuple(item for item in listed if item is not None)):
-            if not isinstance(node, ast.ColumnRef):
-                continue
-            level = levels.get(id(node))
-            if level is None or not tree.is_column(node) or lookup.is_whole_row(node, level) is not None:
-                return True
-            key = prepared.analysis.key(node, level)
-            if key is None and tree.strings(node.fields)[-1] in reference.visible:
-                return True
-            if key is not None and key[0] == id(reference) and key[1] not in grouped:
-                return True
-    return False
-
-
-def _grouped_columns(reference: names.Reference, prepared: prepare.Prepared) -> dict[str, tree.Node]:
-    """The columns of a table that its query level groups by, with the items of GROUP BY that say so."""
-    found = {}
-    for item in getattr(reference.level.stmt, "groupClause", None) or ():
-        if isinstance(item, ast.GroupingSet):
-            return {}
-        node = spread.group_expression(item, reference.level)
-        key = prepared.analysis.key(node, reference.level) if tree.is_column(node) else None
-        if key is not None and key[0] == id(reference):
-            found[key[1]] = item
-    return found

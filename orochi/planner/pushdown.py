@@ -11,6 +11,7 @@ from orochi.engine import shapes
 from orochi.planner import (
     analyze,
     fused,
+    group_keys,
     names,
     parse,
     pieces,
@@ -296,7 +297,7 @@ def refuse_keyless_groups(prepared: prepare.Prepared, units: list[scans.Unit]) -
     """Raise Unfit where GROUP BY relies on a primary key that a scan of stripes does not have."""
     used = pull.used_columns(prepared)
     for position, reference in enumerate(prepared.references):
-        if pull.primary_key(reference, used[id(reference)], prepared) and any(
+        if group_keys.primary_key(reference, used[id(reference)], prepared) and any(
             prepared.pruned[id(reference)].stripes(unit.shards[position]) for unit in units
         ):
             raise spread.Unfit("GROUP BY relies on a primary key that compressed rows do not have")

@@ -53,6 +53,8 @@ def plan(statement: parse.Statement, ctx: context.PlanContext) -> plans.SelectPl
     if forced in ("", "auto", "router", *_EXCHANGES):
         try:
             found = router.plan(prepared)
+            if not isinstance(found, plans.Router) and _groups_by_select(prepared):
+                raise spread.Unfit("GROUP BY a sub-SELECT")
             return (
                 found
                 if isinstance(found, plans.Router) or forced == "router"
@@ -98,8 +100,16 @@ def _branch(prepared: prepare.Prepared, constants: bool) -> plans.Distributed:
         return pull.plan(prepared, "its SQL cannot be composed anew")
 
 
+def _groups_by_select(prepared: prepare.Prepared) -> bool:
+    """Whether GROUP BY has a sub-SELECT: among the outputs it is the same one, and must stay so."""
+    grouped = tuple(getattr(level.stmt, "groupClause", None) or () for level in prepared.scopes.levels)
+    return any(isinstance(node, ast.SubLink) for node in tree.walk(grouped))
+
+
 def _exchanged(prepared: prepare.Prepared) -> plans.SelectPlan | None:
     """A plan of several stages; None if there is none, or it would pull everything all the same."""
+    if _groups_by_select(prepared):
+        return None
     try:
         found = exchange.plan(prepared, plan, _by_shards)
     except (spread.Unfit, parse.CannotDeparse):

@@ -19,6 +19,7 @@ class Change:
         names: each type as the statement names it, schema first if it says one.
         drops: they go; else there is one, and it changes.
         sees_rows: rows are checked, or their stored form changes.
+        adds_value: an enum gets one more label.
         new_schema: where it moves.
         schemas: all types in these go.
     """
@@ -26,6 +27,7 @@ class Change:
     names: tuple[tuple[str, ...], ...]
     drops: bool = False
     sees_rows: bool = False
+    adds_value: bool = False
     new_schema: str | None = None
     schemas: tuple[str, ...] = ()
 
@@ -34,7 +36,8 @@ def read(node: tree.Node) -> Change | None:
     """The change that a statement makes to types; None if it makes none that nodes must follow."""
     match type(node).__name__:
         case "AlterEnumStmt":
-            return Change((tree.strings(node.typeName),), sees_rows=node.oldVal is not None)
+            renames = node.oldVal is not None
+            return Change((tree.strings(node.typeName),), sees_rows=renames, adds_value=not renames)
         case "AlterDomainStmt":
             return Change((tree.strings(node.typeName),), sees_rows=node.subtype in _CHECKING)
         case "RenameStmt" if node.renameType.name in _KINDS:

@@ -69,6 +69,22 @@ def test_types(pair: oracle.Pair) -> None:
     pair.check_tables("felt")
 
 
+def test_labels_of_a_type_that_the_block_made_may_be_used_in_it(pair: oracle.Pair) -> None:
+    pair.both("CREATE TYPE old AS ENUM ('a')", "BEGIN", "CREATE TYPE new AS ENUM ('x')")
+    pair.both("CREATE TABLE uses (k int, n new, o old)")
+    layouts.place(pair, "uses", "distributed", key="k", time="")
+    for sql in (
+        "ALTER TYPE new ADD VALUE 'y'",
+        "INSERT INTO uses VALUES (1, 'y', 'a'), (2, 'x', 'a') RETURNING *",
+        "ALTER TYPE old ADD VALUE 'b'",
+        "SELECT * FROM uses WHERE n = 'y'",
+        "INSERT INTO uses VALUES (3, 'y', 'b')",
+        "ROLLBACK",
+    ):
+        pair.same(sql)
+    pair.both("DROP TYPE old")
+
+
 def test_types_go_with_their_schema(pair: oracle.Pair) -> None:
     pair.both(
         "CREATE TABLE stays (k int, v int)",
