@@ -31,6 +31,9 @@ _RECOVER_AGAIN_SECONDS = 0.5
 #: Pause before the catalog is read again where another session's lock kept a new text from being printed.
 _HELD_SECONDS = 0.1
 
+#: NotificationResponse, and how one ends that tells of a change of layouts alone (`orochi._bump_layout`).
+_NOTIFICATION, _LAYOUT = 0x41, b"\0layout\0"
+
 PlanKey: TypeAlias = tuple[str, tuple[int, ...], tuple[str, ...], int, frozenset[str]]
 CachedPlan: TypeAlias = "templates.Template | None"
 
@@ -95,7 +98,7 @@ class Runtime:
                 found = await store.load_unheld(connection)
                 if found is not None:
                     self._install(found)
-                    return found
+                    return self._snapshot
             await asyncio.sleep(_HELD_SECONDS)
 
     def service(self) -> node_pool.Lease:
@@ -139,6 +142,7 @@ class Runtime:
 
     def _install(self, snapshot: snapshots.Snapshot) -> None:
         metrics.CATALOG_LOADS.inc()
+        snapshot = snapshot.following(self._snapshot)
         self._snapshot = snapshot
         self._classifier = classify.Classifier(snapshot, api.NAMES)
         self._plans.clear()
@@ -148,12 +152,12 @@ class Runtime:
         while True:
             try:
                 async with self.service() as connection:
+                    connection.on_async = _heard
                     await connection.query("LISTEN orochi_catalog")
                     privileges.forget()
                     await self.refresh()
                     while not connection.closed:
                         if await connection.wait_notification(timeout=5.0):
-                            privileges.forget()  # roles may have lost some
                             await self.refresh()
             except (errors.OrochiError, OSError) as error:
                 log.warning("catalog.listen_failed", error=str(error))
@@ -174,6 +178,12 @@ class Runtime:
             except Exception as error:  # the coordinator is down
                 log.debug("recovery.postponed", error=type(error).__name__)
             await asyncio.sleep(pause)
+
+
+def _heard(kind: int, payload: bytes) -> None:
+    """A message of the connection that listens: unless only layouts changed, roles may have lost rights."""
+    if kind == _NOTIFICATION and not payload.endswith(_LAYOUT):
+        privileges.forget()
 
 
 async def _load_builtins(connection: client.PgConnection) -> builtins.Builtins:

@@ -415,13 +415,15 @@ class Cleanup(Base):
 class CatalogChange(Base):
     """The catalog's version is the sum of `weight`: every change adds a row, maintenance folds them.
 
-    Rows instead of one counter, so that concurrent catalog changes do not wait for each other.
+    Rows instead of one counter, so that concurrent catalog changes do not wait for each other. Those that are
+    `is_layout` concern nothing but where rows are: chunks, stripes, layouts.
     """
 
     __tablename__ = "orochi_catalog_changes"
 
     change_id: orm.Mapped[int] = _identity()
     weight: orm.Mapped[int] = orm.mapped_column(server_default=sa.text("1"))
+    is_layout: orm.Mapped[bool] = orm.mapped_column(server_default=sa.false())
 
 
 class Secret(Base):

@@ -271,6 +271,8 @@ class Snapshot:
     Attributes:
         shadows: (schema, name) of relations that are not Orochi's but share the bare name of an
             Orochi table or of one of `views`: they may come first on a search_path.
+        definitions: its version but for changes that only concern where rows are.
+        shape: the same thing as long as nothing else changes: names, columns, rights and placements are as they were.
     """
 
     version: int
@@ -280,6 +282,14 @@ class Snapshot:
     views: Mapping[tuple[str, str], View]
     shadows: frozenset[tuple[str, str]] = frozenset()
     aggregates: tuple[Aggregate, ...] = ()
+    definitions: int = 0
+    shape: object = dataclasses.field(default_factory=object, compare=False)
+
+    def following(self, former: Snapshot) -> Snapshot:
+        """The same, committed after `former`, with its shape if only layouts have changed since."""
+        return (
+            dataclasses.replace(self, shape=former.shape) if self.definitions == former.definitions else self
+        )
 
     def aggregates_of(self, oid: int) -> tuple[Aggregate, ...]:
         """The continuous aggregates whose query reads the Orochi table of that OID."""

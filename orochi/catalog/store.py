@@ -102,6 +102,7 @@ def _from_parts(parts: dict[str, Any]) -> snapshots.Snapshot:
         tables[table.oid] = table
     return snapshots.Snapshot(
         version=int(parts["version"] or 0),
+        definitions=int(parts.get("definitions") or 0),
         tables=tables,
         names={(table.schema, table.name): oid for oid, table in tables.items()},
         nodes={ids.NodeId(item[0]): snapshots.Node(*item) for item in parts["nodes"]},

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _length_at = codec.length_at
 _STALE = re.compile(r"\borochi_[sc]\d")
+_MOST_TARGETS = 4096
 _END = messages.EXECUTE_ALL + messages.SYNC
 _DESCRIBED_END = messages.DESCRIBE_PORTAL + _END
 
@@ -34,6 +35,8 @@ def target(session: sessions.Session, held: portal.Portal, *, alone: bool = Fals
     """Where this execution, maybe a transaction by itself (`alone`), goes by the generic plan; None if it must be planned."""
     prepared = held.prepared
     snapshot = session.snapshot()
+    if _is_of(prepared, snapshot):
+        prepared.snapshot = snapshot
     if (
         prepared.snapshot is not snapshot
         or prepared.search_path != session.search_path
@@ -76,6 +79,16 @@ def target(session: sessions.Session, held: portal.Portal, *, alone: bool = Fals
     return _known(prepared, shards[0].shard_id, shards, template.sql)
 
 
+def _is_of(prepared: portal.Prepared, snapshot: snapshots.Snapshot) -> bool:
+    """Whether the template of an INSERT holds in the snapshot too: where its row goes is looked up each time."""
+    former = prepared.snapshot
+    return (
+        former is not None
+        and former.shape is snapshot.shape
+        and isinstance(prepared.template, insert.Template)
+    )
+
+
 def _known(
     prepared: portal.Prepared, key: object, shards: tuple[snapshots.Shard, ...], sql: str, schema: str = ""
 ) -> portal.Target | None:
@@ -92,8 +105,9 @@ def _known(
         oids = tuple(oid if oid < pgtypes.FIRST_NORMAL_OID else 0 for oid in prepared.type_oids)
         home = min(shards, key=lambda shard: len(shard.node_ids))
         found = portal.Target(home.node_id, filled, (filled, oids))
-    if len(targets) < 4096:
-        targets[key] = found
+    if len(targets) >= _MOST_TARGETS:
+        targets.clear()
+    targets[key] = found
     return found
 
 

@@ -127,7 +127,7 @@ class Session:
 
     def meaning(self) -> tuple[object, ...]:
         """What names in a statement are looked up by; while it is the same, they mean the same."""
-        return self.snapshot(), self.search_path, self.temp_tables
+        return self.snapshot().shape, self.search_path, self.temp_tables
 
     async def catalog_changed(self) -> None:
         """Reload the catalog as this session's transaction sees it, until its end."""

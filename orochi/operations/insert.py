@@ -9,6 +9,7 @@ COPY, or, where ON CONFLICT or RETURNING is wanted, through a table on each shar
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import re
 import secrets
@@ -130,9 +131,9 @@ def _analyze(session: context.Session, statement: parse.Statement) -> plans.Valu
     snapshot = session.snapshot()
     key = (statement.sql, session.search_path, session.temp_tables)
     found = _analyzed.get(key)
-    if found is not None and found[0] is snapshot:
+    if found is not None and found[0].shape is snapshot.shape:
         _analyzed.move_to_end(key)
-        return found[1]
+        return dataclasses.replace(found[1], table=snapshot.tables[found[1].table.oid])
     plan = plans.analyze(statement, snapshot, session.search_path, session.temp_tables)
     if isinstance(plan, plans.Values) and len(plan.rows) == 1 and statement.tree.selectStmt is not None:
         (row,) = statement.tree.selectStmt.valuesLists

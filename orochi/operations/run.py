@@ -69,7 +69,7 @@ _RESTARTED = frozenset({parse.Kind.CALL, parse.Kind.DDL, parse.Kind.TRUNCATE})
 _RESTART_NAME = "orochi: start of the statement"
 _RESTART = f'"{_RESTART_NAME}"'
 _NEEDS_KEPT = 5_000
-_needs: dict[tuple[bytes, tuple[str, ...], frozenset[str], int], frozenset[privileges.Need]] = {}
+_needs: dict[tuple[bytes, tuple[str, ...], frozenset[str], object], frozenset[privileges.Need]] = {}
 
 
 async def execute(
@@ -239,7 +239,7 @@ def allowed(session: context.Session, prepared: Prepared, formats: Sequence[int]
     if not own_types.surely_plain(prepared.fields, formats):
         return False
     snapshot = session.snapshot()
-    key = (prepared.sql, session.search_path, session.temp_tables, snapshot.version)
+    key = (prepared.sql, session.search_path, session.temp_tables, snapshot.shape)
     wanted = _needs.get(key)
     if wanted is None:
         (statement,) = parse.parse(prepared.sql.decode())

@@ -106,12 +106,12 @@ def _sweep_orphans_between_loads(
 
 
 def _fold_versions(catalog: Connection) -> None:
-    """Replace the rows whose sum is the catalog's version by one of the same sum."""
+    """Replace the rows whose sum is the catalog's version by one of each kind and the same sum."""
     catalog.execute(
         "WITH gone AS (DELETE FROM orochi.orochi_catalog_changes"
-        " WHERE (SELECT count(*) FROM orochi.orochi_catalog_changes) > 100 RETURNING weight)"
-        " INSERT INTO orochi.orochi_catalog_changes (weight)"
-        " SELECT sum(weight) FROM gone HAVING count(*) > 0"
+        " WHERE (SELECT count(*) FROM orochi.orochi_catalog_changes) > 100 RETURNING weight, is_layout)"
+        " INSERT INTO orochi.orochi_catalog_changes (weight, is_layout)"
+        " SELECT sum(weight), is_layout FROM gone GROUP BY is_layout"
     )
 
 

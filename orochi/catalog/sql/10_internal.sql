@@ -1,12 +1,21 @@
 -- Helpers that the other files use. Everything here runs on the coordinator only.
 
 CREATE OR REPLACE VIEW orochi.orochi_catalog_version AS
-    SELECT coalesce(sum(weight), 0)::bigint AS version FROM orochi.orochi_catalog_changes;
+    SELECT coalesce(sum(weight), 0)::bigint AS version,
+        coalesce(sum(weight) FILTER (WHERE NOT is_layout), 0)::bigint AS definitions
+    FROM orochi.orochi_catalog_changes;
 
 CREATE OR REPLACE FUNCTION orochi._bump() RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $$
     INSERT INTO orochi.orochi_catalog_changes DEFAULT VALUES;
     SELECT pg_catalog.pg_notify('orochi_catalog', '');
+$$;
+
+-- The same after a change that only concerns where rows are: no name, type, column or right.
+CREATE OR REPLACE FUNCTION orochi._bump_layout() RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $$
+    INSERT INTO orochi.orochi_catalog_changes (is_layout) VALUES (true);
+    SELECT pg_catalog.pg_notify('orochi_catalog', 'layout');
 $$;
 
 CREATE OR REPLACE FUNCTION orochi._base_type(type_oid oid) RETURNS oid
@@ -140,4 +149,4 @@ LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $$
         WHERE g.colocation_id = free.colocation_id AND NOT EXISTS (
             SELECT FROM orochi.orochi_tables t WHERE t.colocation_id = g.colocation_id AND t.table_oid <> relation);
 $$;
-REVOKE EXECUTE ON FUNCTION orochi._forget_table(oid), orochi._bump(), orochi._set_access_method(oid, name) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION orochi._forget_table(oid), orochi._bump(), orochi._bump_layout(), orochi._set_access_method(oid, name) FROM PUBLIC;

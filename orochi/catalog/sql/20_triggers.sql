@@ -1,10 +1,14 @@
 -- The catalog's version moves with every change that a plan can depend on, and with no other:
--- row counts, sizes and heartbeats are not among them.
+-- row counts, sizes and heartbeats are not among them. Triggers with an argument tell of changes of layouts.
 
 CREATE OR REPLACE FUNCTION orochi._catalog_changed() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
 BEGIN
-    PERFORM orochi._bump();
+    IF TG_NARGS > 0 THEN
+        PERFORM orochi._bump_layout();
+    ELSE
+        PERFORM orochi._bump();
+    END IF;
     RETURN NULL;
 END $$;
 
@@ -13,23 +17,25 @@ DECLARE
     item record;
 BEGIN
     FOR item IN SELECT * FROM (VALUES
-        ('orochi_tables', NULL),
-        ('orochi_dimensions', NULL),
-        ('orochi_shards', 'table_oid, shard_index, hash_min, hash_max, layout'),
-        ('orochi_shard_placements', NULL),
-        ('orochi_chunks', 'shard_id, range_start, range_end, generation, tier'),
-        ('orochi_nodes', 'hostname, port, dbname, role, state, holds_shards'),
-        ('orochi_stripes', NULL),
-        ('orochi_continuous_aggregates', NULL)) AS watched(name, columns)
+        ('orochi_tables', NULL, ''),
+        ('orochi_dimensions', NULL, ''),
+        ('orochi_shards', 'table_oid, shard_index, hash_min, hash_max', ''),
+        ('orochi_shard_placements', NULL, ''),
+        ('orochi_chunks', 'shard_id, range_start, range_end, generation, tier', 'layout'),
+        ('orochi_nodes', 'hostname, port, dbname, role, state, holds_shards', ''),
+        ('orochi_stripes', NULL, 'layout'),
+        ('orochi_continuous_aggregates', NULL, '')) AS watched(name, columns, argument)
     LOOP
         EXECUTE format('DROP TRIGGER IF EXISTS orochi_catalog_changed ON orochi.%I', item.name);
         EXECUTE format('DROP TRIGGER IF EXISTS orochi_catalog_updated ON orochi.%I', item.name);
         EXECUTE format('CREATE TRIGGER orochi_catalog_changed AFTER INSERT OR DELETE OR TRUNCATE ON orochi.%I
-            FOR EACH STATEMENT EXECUTE FUNCTION orochi._catalog_changed()', item.name);
+            FOR EACH STATEMENT EXECUTE FUNCTION orochi._catalog_changed(%s)', item.name, item.argument);
         EXECUTE format('CREATE TRIGGER orochi_catalog_updated AFTER UPDATE %s ON orochi.%I
-            FOR EACH STATEMENT EXECUTE FUNCTION orochi._catalog_changed()',
-            'OF ' || item.columns, item.name);
+            FOR EACH STATEMENT EXECUTE FUNCTION orochi._catalog_changed(%s)',
+            'OF ' || item.columns, item.name, item.argument);
     END LOOP;
+    CREATE OR REPLACE TRIGGER orochi_layout_updated AFTER UPDATE OF layout ON orochi.orochi_shards
+        FOR EACH STATEMENT EXECUTE FUNCTION orochi._catalog_changed(layout);
 END $$;
 
 -- A chunk whose last stripe goes has its rows in the heap: it is hot, however that came.

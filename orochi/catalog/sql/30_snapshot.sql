@@ -55,6 +55,8 @@ BEGIN
     RETURN QUERY
     SELECT 'version', to_json(version) FROM orochi.orochi_catalog_version
     UNION ALL
+    SELECT 'definitions', to_json(definitions) FROM orochi.orochi_catalog_version
+    UNION ALL
     SELECT 'nodes', json_agg(json_build_array(node_id, hostname, port, dbname, role, state, holds_shards))
         FROM orochi.orochi_nodes
     UNION ALL
