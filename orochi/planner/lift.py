@@ -1,7 +1,7 @@
 """Literals of a simple statement as parameters, where that cannot change what it means.
 
 Clients of the simple protocol write values into the text, so each text is new. `split` takes the
-integers and plain strings out of a text in microseconds, by a pattern; `template` decides, once for
+numbers and plain strings out of a text in microseconds, by a pattern; `template` decides, once for
 all texts that differ in nothing else, whether the pattern saw what PostgreSQL's own scanner sees,
 and whether a parameter of the literal's type in each place means the same as the literal. What is
 left between literals decides how the scanner reads them, so that holds for all of them.
@@ -19,7 +19,7 @@ from orochi import errors, pgtypes
 from orochi.planner import parse, tree
 from orochi.planner.tree import ast
 
-_LITERAL = re.compile(rb"[0-9]+|'[^'\\]*'")
+_LITERAL = re.compile(rb"[0-9]+(?:\.[0-9]+)?|'[^'\\]*'")
 #: Beside a digit these make it part of something else, before a quote an odd string of it.
 _JOINED = frozenset(
     b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_$.&'\"" + bytes(range(128, 256))
@@ -31,6 +31,7 @@ _MOST = 64
 _INT4, _INT8_EDGE = 2_147_483_647, 2_147_483_648
 _CONSTANTS = frozenset({"ICONST", "SCONST", "FCONST", "BCONST", "XCONST", "USCONST", "PARAM"})
 _KINDS = frozenset({parse.Kind.SELECT, parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE})
+_INTEGERS, _STRINGS, _DECIMALS = {pgtypes.INT4, pgtypes.INT8}, {0}, {pgtypes.NUMERIC}
 _COMPARISONS = frozenset({"=", "<>", "!=", "<", ">", "<=", ">="})
 _OPERATORS = _COMPARISONS | {"+", "-", "*"}
 #: What compares whole expressions, which two parameters of one value are not: the same.
@@ -80,8 +81,11 @@ def split(sql: bytes) -> Lifted | None:
             oids.append(0)
             values.append(sql[start + 1 : end - 1])
             continue
-        oids.append(pgtypes.INT4)
         values.append(sql[start:end])
+        if b"." in values[-1]:
+            oids.append(pgtypes.NUMERIC)
+            continue
+        oids.append(pgtypes.INT4)
         if end - start > _SURE_DIGITS:
             number = int(values[-1])
             if end - start > _DIGITS or number == _INT8_EDGE:
@@ -128,9 +132,10 @@ def _as_scanned(text: str) -> list[str]:
 def _safe(root: tree.Node, type_oids: tuple[int, ...]) -> Iterator[tree.Node]:
     """Parameters whose type comes out as the literal's does, and that no one looks at when planning."""
 
-    def parameters(nodes: tree.Node, *, strings: bool) -> Iterator[tree.Node]:
+    def parameters(nodes: tree.Node, *, strings: bool, decimals: bool = False) -> Iterator[tree.Node]:
+        wanted = _INTEGERS | (_STRINGS if strings else set()) | (_DECIMALS if decimals else set())
         for node in nodes:
-            if isinstance(node, ast.ParamRef) and (strings or type_oids[node.number - 1]):
+            if isinstance(node, ast.ParamRef) and type_oids[node.number - 1] in wanted:
                 yield node
 
     for node in tree.walk(root):
@@ -147,6 +152,6 @@ def _safe(root: tree.Node, type_oids: tuple[int, ...]) -> Iterator[tree.Node]:
             case "InsertStmt" if node.selectStmt is not None:
                 rows: tuple[tree.Node, ...] = node.selectStmt.valuesLists or ()
                 if len(rows) == 1:
-                    yield from parameters(rows[0], strings=True)
+                    yield from parameters(rows[0], strings=True, decimals=True)
             case "InferClause" if node.whereClause is not None:
                 return  # has to be proved from an index's own condition

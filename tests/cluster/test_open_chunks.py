@@ -83,6 +83,32 @@ def test_shards_are_not_waited_for(pair: oracle.Pair, cluster: clusters.Cluster)
     pair.same("SELECT * FROM events")
 
 
+def test_layouts_are_no_definitions(pair: oracle.Pair, cluster: clusters.Cluster) -> None:
+    """Compression moves the catalog's version, DDL what rights and descriptions are remembered by, too."""
+
+    def versions() -> tuple[int, int]:
+        with cluster.connect_coordinator() as catalog:
+            ((version, definitions),) = catalog.execute(
+                "SELECT version, definitions FROM orochi.orochi_catalog_version"
+            ).fetchall()
+            return int(version), int(definitions)
+
+    (chunk,) = pair.orochi("SELECT show_chunks('events')")[0]
+    first = versions()
+    pair.orochi("SELECT compress_chunk(%s)", (chunk,))
+    second = versions()
+    assert second[0] > first[0]
+    assert second[1] == first[1]
+    insert = "INSERT INTO events VALUES ('2024-01-05 08:00+00', 3, 1.5)"
+    for sql in (insert, insert, insert):
+        pair.same(sql)
+    pair.both("ALTER TABLE events ADD COLUMN w float8, ALTER COLUMN v TYPE numeric")
+    assert versions()[1] > second[1]
+    for value in ("1.5", "2.50", "-3.5"):
+        pair.same(f"INSERT INTO events VALUES ('2024-01-05 08:00+00', 3, {value}, {value}) RETURNING v, w")
+    pair.same("SELECT * FROM events")
+
+
 def test_aggregates_hear_of_them(pair: oracle.Pair) -> None:
     """Chunks that were there, that came after the aggregate, and that were compressed and brought back."""
     query = "SELECT {} AS day, count(*), sum(v) AS total FROM events GROUP BY 1"

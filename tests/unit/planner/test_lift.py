@@ -13,6 +13,7 @@ LIFTED = [
     ("SELECT * FROM t WHERE id = 99999999999 LIMIT 3", None, (20, 23), None),
     ("SELECT * FROM t WHERE id = 2147483649", None, (20,), None),
     ("SELECT * FROM t WHERE a IN (1, 2) AND b BETWEEN 3 AND 4", None, (23,) * 4, None),
+    ("INSERT INTO t VALUES (1.50, 2)", "INSERT INTO t VALUES ($1, $2)", (1700, 23), ["1.50", "2"]),
     ("DELETE FROM t WHERE name = '' RETURNING *", None, (0,), [""]),
 ]
 KEPT = [
@@ -26,6 +27,14 @@ KEPT = [
     "SELECT * FROM t WHERE a = date '2020-01-01'",
     "SELECT * FROM t WHERE a = $$x$$ AND b = 1",
     "SELECT * FROM t WHERE a = 1.5 AND b = 1",
+    "SELECT * FROM t WHERE a = 1 LIMIT 1.5",
+    "UPDATE t SET a = 1.5 WHERE b = 1",
+    "INSERT INTO t VALUES (1.5e3, 1)",
+    "INSERT INTO t VALUES (.5, 1)",
+    "INSERT INTO t VALUES (-1.5, 1)",
+    "INSERT INTO t VALUES (5., 1)",
+    "INSERT INTO t VALUES (1.5 + 1)",
+    "INSERT INTO t VALUES (1.5::float8)",
     "SELECT * FROM t WHERE a = 1_000 AND b = 1",
     "SELECT * FROM t WHERE a = 0x1f AND b = 1",
     "SELECT * FROM t WHERE a = $1 AND b = 1",

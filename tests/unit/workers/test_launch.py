@@ -1,0 +1,28 @@
+"""Maintenance yields processors as a process, and as a session where Linux shares them among sessions."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import pytest
+
+from orochi import settings as process_settings
+from workers import launch
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_maintenance_yields(leads: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    group, steps = tmp_path / "autogroup", list[int]()
+
+    def nice(step: int) -> int:
+        steps.append(step)
+        return 2
+
+    monkeypatch.setattr(os, "nice", nice)
+    monkeypatch.setattr(os, "getsid", lambda _: os.getpid() if leads else 1)
+    monkeypatch.setattr(launch, "_AUTOGROUP", group)
+    monkeypatch.setattr(launch, "_run", lambda *_: None)
+    launch.maintenance(1, process_settings.Settings(maintenance_nice=7))
+    assert steps[-1] == 5
+    assert (group.read_text() if group.exists() else None) == ("7" if leads else None)
