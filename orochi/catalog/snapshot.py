@@ -286,10 +286,23 @@ class Snapshot:
     shape: object = dataclasses.field(default_factory=object, compare=False)
 
     def following(self, former: Snapshot) -> Snapshot:
-        """The same, committed after `former`, with its shape if only layouts have changed since."""
-        return (
-            dataclasses.replace(self, shape=former.shape) if self.definitions == former.definitions else self
-        )
+        """The same, committed after `former`, with its shape if only layouts have changed since.
+
+        Both are asked, the version and the content: where no event triggers are, DDL moves no version.
+        """
+        if self.definitions != former.definitions or self._outline() != former._outline():
+            return self
+        return dataclasses.replace(self, shape=former.shape)
+
+    def _outline(self) -> tuple[object, ...]:
+        tables = {
+            oid: (
+                dataclasses.replace(table, shards=()),
+                [(shard.shard_id, shard.hash_min, shard.node_ids) for shard in table.shards],
+            )
+            for oid, table in self.tables.items()
+        }
+        return tables, self.names, self.nodes, self.views, self.shadows, self.aggregates
 
     def aggregates_of(self, oid: int) -> tuple[Aggregate, ...]:
         """The continuous aggregates whose query reads the Orochi table of that OID."""
