@@ -42,6 +42,7 @@ class Transaction:
         held: a statement is under way that ends with the session's own commit, whatever commits meanwhile.
         ending: its commit is under way.
         changing: tables that the statement under way has changed, maybe, where no node knows yet.
+        emptied: tables that the open block has truncated.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Transaction:
         self.after_commit: list[Callable[[], Awaitable[None]]] = []
         self.held = self.ending = False
         self.changing: frozenset[ids.TableId] = frozenset()
+        self.emptied: set[ids.TableId] = set()
 
     @property
     def in_block(self) -> bool:
@@ -79,6 +81,7 @@ class Transaction:
             self._whole = self._apart = False
             self._savepoints.clear()
             self._constraints.clear()
+            self.emptied.clear()
             self.isolation = "read committed"
 
     @property

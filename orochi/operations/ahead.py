@@ -36,6 +36,8 @@ _SHARD_MS = 3_000
 _TURN_MS = 10_000
 #: Less than PostgreSQL's deadlock_timeout, so that no client's transaction is ended for a move's sake.
 _LOCK_MS = 500
+#: The same for a statement that is not to wait for rows.
+_SHORT_LOCK_MS = 100
 
 
 def is_possible(session: context.Session, shard: snapshots.Shard) -> bool:
@@ -56,13 +58,17 @@ async def move(
     relation: str,
     columns: tuple[fragments.OutputColumn, ...],
     batch: pa.RecordBatch,
+    others: claims.Others,
 ) -> int | None:
     """Move stripe rows (their stripe and number come after `columns`); how many there were, None if it cannot be.
+
+    Rows that another transaction has are not waited for, whatever the statement would do about them (`others`).
 
     Raises:
         RemoteError: 57014, the statement was cancelled, or the layout is not what it was.
     """
     logged = bool(session.snapshot().aggregates_of(table.oid))
+    patience = _LOCK_MS if others is claims.Others.AWAIT else _SHORT_LOCK_MS
     try:
         async with _transaction(session, shard) as connection:
             await connection.query(
@@ -70,7 +76,7 @@ async def move(
                 f" LOCK TABLE ONLY {relation} IN ROW EXCLUSIVE MODE;"
                 f" SET LOCAL lock_timeout = '{_TURN_MS}ms';"
                 f" SELECT pg_catalog.pg_advisory_xact_lock({_TURNS}, {int(shard.shard_id) & 0x7FFFFFFF});"
-                f" SET LOCAL lock_timeout = '{_LOCK_MS}ms'"
+                f" SET LOCAL lock_timeout = '{patience}ms'"
             )
             found = await claims.claimed(connection, table.name, len(columns), batch, claims.Others.AWAIT)
             return await claims.moved(connection, relation, columns, found, logged=logged)

@@ -64,6 +64,8 @@ async def ensure(
         try:
             await _make_apart(session, table, values)
             await session.runtime.refresh()
+            if session.snapshot() is not session.runtime.snapshot() and not session.catalog_is_own:
+                session.plan_anew()
             if session.snapshot() is not session.runtime.snapshot():
                 await session.catalog_changed()
             return
@@ -104,11 +106,9 @@ def _is_shared(session: context.Session, table: snapshots.Table) -> bool:
     committed = session.runtime.snapshot().tables.get(table.oid)
     if committed is None:
         return False
-    if (
-        session.snapshot() is not session.runtime.snapshot()
-        and session.transaction.isolation != "read committed"
-    ):
-        return False
+    old = session.catalog_is_own or bool(session.transaction.participants)
+    if old and session.transaction.isolation != "read committed":
+        return False  # what is committed now, it would not see
     return [(s.shard_id, s.layout) for s in committed.shards] == [
         (s.shard_id, s.layout) for s in table.shards
     ]
@@ -197,7 +197,14 @@ async def _make_inside(session: context.Session, table: snapshots.Table, values:
     missing = missing_ranges(dimension, _existing(table), values)
     targets = [_Target(shard.shard_id, shard.layout, shard.node_ids) for shard in table.shards]
     shell = await shells.definition(session, table.oid)
-    inserted = await session.catalog_execute(_insert_sql(targets, missing))
+    try:
+        inserted = await session.catalog_execute(_insert_sql(targets, missing))
+    except errors.RemoteError as error:
+        if error.sqlstate != "23505" or session.transaction.isolation == "read committed":
+            raise
+        raise errors.SerializationFailure(
+            f'chunks of "{table.name}" were made during the transaction', hint="Run the transaction again."
+        ) from error
     rows = [tuple(int(str(value)) for value in row) for row in inserted]
     await shells.run_on_nodes(session, _ddl(shell, dimension, targets, rows))
     if session.transaction.isolation != "read committed":

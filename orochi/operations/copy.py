@@ -21,6 +21,15 @@ from orochi.planner import copy as plans
 _ATTEMPTS = 40
 #: In a block that wrote before, where what a failed attempt wrote is undone to.
 _START = "orochi: start of the rows"
+#: Whether the running transaction has made a table's entry.
+_IS_NEW = """
+SELECT CASE WHEN c.entered < s.next THEN pg_catalog.pg_xact_status(
+        c.entered::pg_catalog.text::pg_catalog.xid8) = 'in progress'
+    ELSE c.entered - s.next < 2147483648 END  -- newer than all that have ended, or of a former epoch
+FROM (SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text::pg_catalog.int8) AS s(next)
+CROSS JOIN LATERAL (SELECT ((s.next >> 32) << 32) | r.xmin::pg_catalog.text::pg_catalog.int8
+    FROM pg_catalog.pg_class r WHERE r.oid = $1::pg_catalog.oid) AS c(entered)
+"""
 _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.02, 0.5
 
 
@@ -48,6 +57,8 @@ async def copy_in(session: context.Session, plan: plans.CopyFrom, sink: context.
         raise errors.FeatureNotSupported(
             "COPY FROM not supported with row-level security", hint="Use INSERT statements instead."
         )
+    if plan.freeze:
+        await _check_new(session, plan)
     target = await load_target.find(session, plan.table)
     if target is not None:
         rows = await copy_direct.load(session, plan, target, sink)
@@ -56,6 +67,25 @@ async def copy_in(session: context.Session, plan: plans.CopyFrom, sink: context.
         await copy_direct.stage_all(session, plan, sink)
         rows = await _distribute(session, plan)
     return await writes.answer(session, sink, f"COPY {rows}")
+
+
+async def _check_new(session: context.Session, plan: plans.CopyFrom) -> None:
+    """FREEZE is for a table that nobody else can have seen filled.
+
+    Raises:
+        OrochiError: 55000, it was not made or emptied in this transaction.
+    """
+    if session.coordinator.status == "T":
+        if plan.table.oid in session.transaction.emptied:
+            return
+        found = await session.coordinator.fetch(_IS_NEW, (str(plan.table.oid).encode(),), (0,))
+        if found.rows and found.rows[0][0] == b"t":
+            return
+    raise errors.OrochiError(
+        "cannot perform COPY FREEZE because the table was not created or truncated in the current"
+        " subtransaction",
+        sqlstate="55000",
+    )
 
 
 async def _distribute(session: context.Session, plan: plans.CopyFrom) -> int:

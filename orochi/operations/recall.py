@@ -205,7 +205,7 @@ async def _recall(
                 continue
             moved = None
             if early and ahead.is_possible(session, shard):
-                moved = await ahead.move(session, table, shard, scan.relation, columns, batch)
+                moved = await ahead.move(session, table, shard, scan.relation, columns, batch, others)
                 if moved and session.transaction.isolation != "read committed":
                     ahead.check_unseen(session)
             if moved is None:

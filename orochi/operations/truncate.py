@@ -68,6 +68,7 @@ async def execute(
         if tree.restart_seqs:
             for sequence in await _column(session, _SEQUENCES, everything):
                 await session.coordinator.fetch(f"ALTER SEQUENCE {sequence} RESTART")
+    session.transaction.emptied.update(table.oid for table in tables if session.transaction.in_block)
     await writes.answer(session, sink, "TRUNCATE TABLE")
 
 

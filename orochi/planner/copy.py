@@ -42,6 +42,7 @@ class CopyFrom:
         from_client: it reads the client's CopyData.
         columns: the columns that the data has; binary: whether its format is binary.
         plain: None if only PostgreSQL is to read it.
+        freeze: it says FREEZE, which PostgreSQL takes only in the transaction that made or emptied the table.
     """
 
     table: snapshots.Table
@@ -50,6 +51,7 @@ class CopyFrom:
     columns: tuple[str, ...]
     binary: bool
     plain: Plain | None = None
+    freeze: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,7 +105,8 @@ def analyze(
     plain = None
     if tree.filename is None and tree.whereClause is None and len(set(columns)) == len(columns):
         plain = _plain(tree.options or (), f"COPY pg_temp.{insert.STAGING} ({names}) FROM STDIN")
-    return CopyFrom(table, sql, tree.filename is None, tuple(columns), binary, plain)
+    freeze = any(option.defname == "freeze" and _simple(option.arg) in _TRUE for option in tree.options or ())
+    return CopyFrom(table, sql, tree.filename is None, tuple(columns), binary, plain, freeze)
 
 
 #: What PostgreSQL's text form does not allow as a delimiter.
@@ -145,6 +148,7 @@ def _plain(options: Sequence[trees.Node], head: str) -> Plain | None:
 
 _SIMPLE = frozenset({"delimiter", "null", "header", "quote", "escape", "encoding"})
 _UTF8 = frozenset({"utf8", "utf-8"})
+_TRUE = frozenset({"true", "on", "1"})
 
 
 def _simple(argument: trees.Node | None) -> str | None:

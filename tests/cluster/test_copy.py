@@ -89,6 +89,33 @@ def test_errors_change_nothing(filled: oracle.Pair, sql: str, data: bytes) -> No
     filled.check_tables("events")
 
 
+def test_freeze(filled: oracle.Pair) -> None:
+    """Only where the same transaction has made or emptied the table."""
+    row = b"1\t2024-03-10\t40001\n"
+
+    def put(connection: psycopg.Connection[object]) -> str | None:
+        try:
+            with connection.cursor() as cursor, cursor.copy(sql) as copy:
+                copy.write(row)
+        except psycopg.Error as error:
+            return f"{error.sqlstate} {error.diag.message_primary}"
+        return None
+
+    sql = "COPY events (tenant, at, id) FROM STDIN (FREEZE)"
+    for before in ((), ("BEGIN",), ("BEGIN", "TRUNCATE events")):
+        filled.both(*before)
+        assert put(filled.gateway) == put(filled.plain), before
+        if before:
+            filled.both("ROLLBACK")
+    sql = "COPY fresh FROM STDIN (FREEZE)"
+    filled.both("BEGIN", "CREATE TABLE fresh (a int, at date, id int)")
+    filled.orochi("SELECT create_distributed_table('fresh', 'a', 2)")
+    assert put(filled.gateway) == put(filled.plain)
+    filled.check_tables("fresh")
+    filled.both("ROLLBACK")
+    filled.check_tables("events")
+
+
 def test_client_gives_up(filled: oracle.Pair) -> None:
     def start_and_fail(connection: psycopg.Connection[object]) -> None:
         with connection.cursor() as cursor, cursor.copy("COPY events (tenant, at, id) FROM STDIN") as copy:

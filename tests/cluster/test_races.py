@@ -131,3 +131,14 @@ def test_repeatable_read(cluster: clusters.Cluster, filled: oracle.Pair) -> None
     filled.same("UPDATE events SET tenant = 60 WHERE id = 10")
     filled.both("ROLLBACK")
     filled.check_tables("events")
+
+
+@pytest.mark.parametrize("before", ["SHOW timezone", "SELECT count(*) FROM events"])
+def test_new_chunks_in_repeatable_read(filled: oracle.Pair, before: str) -> None:
+    """Chunks that a block of one snapshot needs, before it has used a node and after."""
+    filled.both("BEGIN ISOLATION LEVEL REPEATABLE READ", before)
+    for year in (2031, 2032):
+        filled.same(f"INSERT INTO events (tenant, at, id) VALUES (1, '{year}-05-05', 1) RETURNING tenant, id")
+        filled.same("SELECT id, count(*) FROM events WHERE at > '2030-01-01' GROUP BY id")
+    filled.both("ROLLBACK")
+    filled.check_tables("events")
