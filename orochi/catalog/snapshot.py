@@ -162,6 +162,22 @@ class TimeDimension:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Referencing:
+    """A foreign key that points at a table.
+
+    Attributes:
+        table_oid: whose it is; an Orochi table, maybe the same one.
+        columns: its columns; `referenced` are those they must be found in, in this order.
+        acts: a change there changes rows here, instead of being refused.
+    """
+
+    table_oid: ids.TableId
+    columns: tuple[str, ...]
+    referenced: tuple[str, ...]
+    acts: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Table:
     """An Orochi table: its shell's shape and its shards (sorted by index)."""
 
@@ -181,6 +197,7 @@ class Table:
     segmentby: tuple[str, ...] = ()
     orderby: tuple[str, ...] = ()
     indexes: tuple[str, ...] = ()  # names of the shell's indexes, in the table's schema
+    referenced_by: tuple[Referencing, ...] = ()
 
     def column(self, name: str) -> Column | None:
         """The column of that name, or None."""

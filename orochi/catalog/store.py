@@ -177,6 +177,10 @@ def _table(item: dict[str, Any], shards: tuple[snapshots.Shard, ...]) -> snapsho
         segmentby=tuple(item["segmentby"]),
         orderby=tuple(item["orderby"]),
         indexes=tuple(item["indexes"] or ()),
+        referenced_by=tuple(
+            snapshots.Referencing(ids.TableId(oid), tuple(columns), tuple(referenced), acts)
+            for oid, columns, referenced, acts in item.get("referenced_by") or ()
+        ),
     )
 
 

@@ -20,7 +20,7 @@ from orochi import errors
 from orochi.catalog import snapshot as snapshots
 from orochi.engine import copybinary
 from orochi.executor import context
-from orochi.operations import copies, recall, redistribute, routing, writes
+from orochi.operations import copies, recall, redistribute, referencing, routing, writes
 from orochi.planner import fragment as fragments
 from orochi.planner import quoting
 
@@ -76,6 +76,8 @@ async def apply(session: context.Session, changes: copies.Changes) -> None:
     if changes.moved.size:
         await _refuse_actions(session, copied.table)
     gone = np.concatenate([changes.deleted, changes.moved])
+    if gone.size or (copied.plan.keyed and changes.updated.num_rows):
+        await referencing.recalled(session, copied.table, copied.plan.predicates)
     if copied.table.kind is snapshots.TableKind.REFERENCE:
         await _apply_everywhere(session, changes, gone)
     else:

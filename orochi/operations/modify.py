@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from orochi import errors, ids
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import recall, rehearse, select, subselect, writes
+from orochi.operations import recall, referencing, rehearse, select, shells, subselect, writes
 from orochi.pgwire import messages
 from orochi.planner import context as planning
 from orochi.planner import modify, parse, spread, transfer
@@ -89,6 +89,21 @@ async def run(
     formats: Sequence[int],
 ) -> tuple[int, list[writes.HeldRows]]:
     """Run a plan on its shards: how many rows it affected, and what they returned, shard by shard."""
+    target = session.snapshot().tables[plan.target]
+    frees_keys = plan.rekeys or not plan.sql.lstrip().upper().startswith("UPDATE")
+    if not frees_keys or not referencing.concerns(session, target):
+        return await _run(session, plan, parameters, formats)
+    async with shells.transactional(session):
+        await referencing.recalled(session, target, plan.predicates)
+        return await _run(session, plan, parameters, formats)
+
+
+async def _run(
+    session: context.Session,
+    plan: plans.Modify,
+    parameters: context.Parameters | None,
+    formats: Sequence[int],
+) -> tuple[int, list[writes.HeldRows]]:
     snapshot = session.snapshot()
     target = snapshot.tables[plan.target]
     groups = _shard_groups(session, plan, snapshot, parameters)

@@ -79,6 +79,8 @@ def template(
         table = target(statement, ctx)
         if table is None or table.kind is snapshots.TableKind.REFERENCE:
             return None
+        if table.referenced_by and (_rekeys(statement.tree, table) or statement.kind is parse.Kind.DELETE):
+            return None  # rows that refer to these may have to be looked at, too
         _check_assignments(statement.tree, table)
         prepared = prepare.prepare(statement, ctx, template=True)
         if any(safety.folded_calls(prepared.statement.tree, ctx)) or _outside(prepared, table):

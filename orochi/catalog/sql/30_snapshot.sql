@@ -90,6 +90,14 @@ BEGIN
                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
             'indexes', (SELECT json_agg(x.relname ORDER BY x.relname)
                 FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid),
+            'referenced_by', (SELECT json_agg(json_build_array(k.conrelid::bigint,
+                    (SELECT json_agg(a.attname ORDER BY n.ordinality) FROM unnest(k.conkey) WITH ORDINALITY n
+                     JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = n.n),
+                    (SELECT json_agg(a.attname ORDER BY n.ordinality) FROM unnest(k.confkey) WITH ORDINALITY n
+                     JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = n.n),
+                    k.confdeltype NOT IN ('a', 'r') OR k.confupdtype NOT IN ('a', 'r')) ORDER BY k.oid)
+                FROM pg_constraint k JOIN orochi.orochi_tables o ON o.table_oid = k.conrelid
+                WHERE k.confrelid = c.oid AND k.contype = 'f'),
             'unique', (SELECT json_agg((SELECT json_agg(a.attname ORDER BY k.ordinality)
                     FROM unnest(i.indkey::smallint[]) WITH ORDINALITY k
                     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.k
