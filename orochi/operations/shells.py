@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 from orochi import errors, ids
@@ -20,6 +21,10 @@ from orochi.sharding import colocation
 #: Statements sent to a node in one message; bounds the message, not the transaction.
 _BATCH = 400
 _KINDS = {"v": "view", "m": "materialized view", "f": "foreign table", "i": "index", "S": "sequence"}
+
+
+#: What a node says of a function, or of its schema, that only the coordinator has.
+_OWN_FUNCTION = re.compile(r'^(?:42883 function .* does not exist|3F000 schema "(?!orochi_[sc]\d))')
 
 
 @contextlib.asynccontextmanager
@@ -165,7 +170,11 @@ async def remove_guard(session: context.Session, shell: definitions.Definition) 
 
 
 async def run_on_nodes(session: context.Session, work: Mapping[int, Sequence[str]]) -> None:
-    """Run each node's statements in order, inside the transaction, all nodes at once."""
+    """Run each node's statements in order, inside the transaction, all nodes at once.
+
+    Raises:
+        FeatureNotSupported: an index, a constraint or a generated column calls a function of the user's own.
+    """
 
     async def one(node_id: int, statements: Sequence[str]) -> None:
         connection = await session.transaction.node(node_id, write=True)
@@ -174,6 +183,14 @@ async def run_on_nodes(session: context.Session, work: Mapping[int, Sequence[str
 
     tasks = (one(node_id, statements) for node_id, statements in work.items() if statements)
     for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, errors.RemoteError) and _OWN_FUNCTION.search(
+            f"{result.sqlstate} {result.message}"
+        ):
+            raise errors.FeatureNotSupported(
+                "indexes, constraints and generated columns of Orochi tables cannot call functions of your own",
+                detail=f"A node says: {result.message}",
+                hint="Nodes have PostgreSQL's functions and those of extensions only.",
+            ) from result
         if isinstance(result, BaseException):
             raise result
 

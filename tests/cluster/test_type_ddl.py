@@ -114,3 +114,18 @@ def test_types_go_with_their_schema(pair: oracle.Pair) -> None:
         pair.same("SELECT kept()")
     pair.same("DROP SCHEMA IF EXISTS with_types, nothing_there CASCADE")
     pair.same("DROP SCHEMA with_types CASCADE")
+
+
+def test_own_functions_in_indexes_are_refused(pair: oracle.Pair) -> None:
+    pair.both("CREATE TABLE own (k int, v int)")
+    layouts.place(pair, "own", "distributed", key="k", time="")
+    pair.orochi("CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 * 2'")
+    for sql in (
+        "CREATE INDEX ON own (twice(v))",
+        "CREATE INDEX CONCURRENTLY ON own (twice(v))",
+        "ALTER TABLE own ADD CHECK (twice(v) > 0)",
+        "ALTER TABLE own ADD COLUMN g int GENERATED ALWAYS AS (twice(v)) STORED",
+    ):
+        assert oracle.ask(pair.gateway, sql).sqlstate == "0A000", sql
+    pair.same("INSERT INTO own VALUES (1, 1)")
+    pair.check_tables("own")
