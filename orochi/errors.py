@@ -12,6 +12,8 @@ class OrochiError(Exception):
 
     sqlstate = "XX000"
     retryable = False
+    #: The function of PostgreSQL's source that drivers know the error by.
+    routine: str | None = None
 
     def __init__(
         self,
@@ -33,6 +35,12 @@ class FeatureNotSupported(OrochiError):
     """The statement is valid SQL that Orochi does not run."""
 
     sqlstate = "0A000"
+
+
+class ResultChanged(FeatureNotSupported):
+    """A prepared statement has other columns than the client was told; drivers prepare it anew."""
+
+    routine = "RevalidateCachedQuery"
 
 
 class InvalidParameter(OrochiError):

@@ -113,7 +113,7 @@ class Prepared:
             OrochiError: in PostgreSQL's words: the result has other columns now.
         """
         if self.described and self.server_sql is self.sql and _shape(fields) != _shape(self.fields):
-            raise errors.FeatureNotSupported("cached plan must not change result type")
+            raise errors.ResultChanged("cached plan must not change result type")
         self.describe(type_oids, fields, meaning)
 
     def description(self, formats: tuple[int, ...]) -> bytes:

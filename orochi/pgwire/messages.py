@@ -347,6 +347,8 @@ def error_response(error: errors.OrochiError, severity: str = "ERROR") -> bytes:
         fields["D"] = error.detail
     if error.hint is not None:
         fields["H"] = error.hint
+    if error.routine is not None:
+        fields["R"] = error.routine
     return _report(b"E", fields)
 
 

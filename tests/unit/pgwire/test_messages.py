@@ -67,6 +67,8 @@ def test_error_carries_every_field() -> None:
     )
     assert (own.sqlstate, own.message, own.hint, own.detail) == ("22023", "m", "h", "d")
     assert own.fields["S"] == "ERROR"
+    changed = messages.parse_error(payload(messages.error_response(errors.ResultChanged("m"))))
+    assert (changed.sqlstate, changed.fields["R"]) == ("0A000", "RevalidateCachedQuery")
 
 
 @pytest.mark.parametrize("body", [b"", b"user", b"user\0x", b"user\0x\0y\0", b"\0\0\0"])
