@@ -69,6 +69,29 @@ async def no_local_references(session: context.Session, oids: Collection[int]) -
         )
 
 
+async def no_rows_refer(session: context.Session, oid: int, name: str) -> None:
+    """No local table has rows whose foreign key is to a table that is about to have its rows elsewhere.
+
+    An empty one may be on its way to become an Orochi table too; as long as it is none, nothing can be inserted.
+
+    Raises:
+        FeatureNotSupported: one has.
+    """
+    result = await session.coordinator.query(
+        "SELECT DISTINCT k.conrelid::pg_catalog.regclass FROM pg_catalog.pg_constraint k"
+        f" WHERE k.contype = 'f' AND k.confrelid = {oid} AND k.conrelid <> {oid}"
+        " AND NOT EXISTS (SELECT FROM orochi.orochi_tables t WHERE t.table_oid = k.conrelid)"
+    )
+    for (local,) in result[-1].rows:
+        text = (local or b"").decode()
+        found = await session.coordinator.query(f"SELECT FROM {text} LIMIT 1")
+        if found[-1].rows:
+            raise errors.FeatureNotSupported(
+                f'rows of local table {text} have a foreign key to table "{name}"',
+                hint="Drop the foreign key, distribute both tables, and add it again.",
+            )
+
+
 def _key_columns(table: snapshots.Table) -> Iterator[tuple[str, str]]:
     if table.distribution_column is not None:
         yield table.distribution_column, "distribution column"

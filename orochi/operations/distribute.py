@@ -9,7 +9,7 @@ from orochi import settings as process_settings
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import chunks, progress, redistribute, shells, storage_options
+from orochi.operations import chunks, ddl_checks, progress, redistribute, shells, storage_options
 from orochi.sharding import colocation, placement
 from orochi.timeseries import ranges
 
@@ -34,6 +34,7 @@ async def create_distributed_table(
     if shell.catalog_kind not in (None, snapshots.TableKind.SINGLE):
         raise _already(shell)
     shells.check_keys(shell, column, "distribution column")
+    await ddl_checks.no_rows_refer(session, oid, shell.name)
     if shard_count is not None:
         placement.check_shard_count(shard_count)
     colocation_id, new_shards = await _group(session, shell, column, shard_count, colocate_with)
@@ -64,6 +65,7 @@ async def create_reference_table(session: context.Session, oid: int) -> None:
     shell = await shells.lock(session, shell)
     if shell.is_hypertable or shell.catalog_kind not in (None, snapshots.TableKind.SINGLE):
         raise _already(shell)
+    await ddl_checks.no_rows_refer(session, oid, shell.name)
     snapshot = session.snapshot()
     colocation.check_foreign_keys(shell, snapshot, distribution_column=None, colocation_id=None)
     nodes = tuple(node.node_id for node in placement.data_nodes(snapshot))

@@ -63,3 +63,27 @@ def test_a_distributed_table_referred_to(pair: oracle.Pair) -> None:
         pair.same("UPDATE site SET name = 'm' WHERE id = %s RETURNING *", (key,), prepare=True)
         pair.same("DELETE FROM site WHERE id = %s", (key,), prepare=True)
     pair.check_tables("site", "seen")
+
+
+def test_local_rows_that_refer_keep_a_table_local(pair: oracle.Pair) -> None:
+    """Its rows would go where PostgreSQL does not look for them; an empty table may follow."""
+    pair.both(
+        "CREATE TABLE owner (id int PRIMARY KEY)",
+        "INSERT INTO owner VALUES (1), (2)",
+        "CREATE TABLE thing (id int REFERENCES owner, n int)",
+        "INSERT INTO thing VALUES (1, 1)",
+    )
+    for call in ("create_distributed_table('owner', 'id')", "create_reference_table('owner')"):
+        refused = oracle.ask(pair.gateway, f"SELECT {call}")
+        assert refused.sqlstate == "0A000"
+        assert "local table thing" in (refused.message or "")
+    pair.both("DELETE FROM thing")
+    pair.orochi("SELECT create_distributed_table('owner', 'id')")
+    pair.orochi("SELECT create_distributed_table('thing', 'id')")
+    pair.both("INSERT INTO thing VALUES (2, 1)")
+    for sql in (
+        "DELETE FROM owner WHERE id = 2",
+        "INSERT INTO thing VALUES (7, 1)",
+        "DELETE FROM owner WHERE id = 1",
+    ):
+        pair.same(sql)
