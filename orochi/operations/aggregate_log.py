@@ -13,7 +13,7 @@ from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
 from orochi.operations import shells
 from orochi.planner import continuous, quoting
-from orochi.timeseries import buckets, ranges
+from orochi.timeseries import buckets, invalidation, ranges
 
 #: While it is on in a node's session, rows move and none changes.
 MOVING = "orochi.moving_rows"
@@ -24,14 +24,6 @@ _EVENTS = {
     "truncate": "",
 }
 _SETS = {"insert": ("added",), "update": ("removed", "added"), "delete": ("removed",)}
-
-
-def threshold(aggregate_id: int) -> str:
-    """The sequence of a node whose value is the first bucket that writes need not enter.
-
-    A sequence, because its value is the same for every snapshot.
-    """
-    return f"orochi_data.aggregate_{aggregate_id}"
 
 
 def nodes_of(snapshot: snapshots.Snapshot, aggregate: snapshots.Aggregate) -> frozenset[int]:
@@ -78,15 +70,7 @@ async def forget_gone(session: context.Session, before: snapshots.Snapshot) -> N
 
 async def remove(session: context.Session, aggregate_ids: list[int]) -> None:
     """Remove the triggers and entries of aggregates that are gone, from all nodes."""
-    statements = []
-    for aggregate_id in aggregate_ids:
-        name = threshold(aggregate_id)
-        for event in _EVENTS:
-            statements += [
-                f"DROP FUNCTION IF EXISTS {name}_{which}{event}() CASCADE" for which in ("", "all_")
-            ]
-        statements.append(f"DROP SEQUENCE IF EXISTS {name}")
-        statements.append(f"DELETE FROM orochi_data.aggregate_log WHERE aggregate_id = {aggregate_id}")
+    statements = [sql for aggregate_id in aggregate_ids for sql in invalidation.removal(aggregate_id)]
     nodes = [node.node_id for node in session.snapshot().data_nodes]
     await shells.run_on_nodes(session, dict.fromkeys(nodes, statements))
 
@@ -106,7 +90,7 @@ async def dropped(session: context.Session, oid: int, spans: Sequence[buckets.Ra
 
 
 def _functions(aggregate_id: int, bucket: snapshots.Bucket) -> Iterator[str]:
-    name = threshold(aggregate_id)
+    name = invalidation.threshold(aggregate_id)
     yield f"CREATE SEQUENCE {name} MINVALUE {-(2**63)} START {-(2**63)}"
     time = quoting.identifier(bucket.time)
     moving = f"pg_catalog.current_setting('{MOVING}', true) = 'on'"
@@ -143,5 +127,5 @@ def _triggers(aggregate_id: int, relation: str, which: str) -> Iterator[str]:
     for event, transition in _EVENTS.items():
         yield (
             f"CREATE TRIGGER orochi_aggregate_{aggregate_id}_{event} AFTER {event.upper()} ON {relation}"
-            f" {transition} FOR EACH STATEMENT EXECUTE FUNCTION {threshold(aggregate_id)}_{which}{event}()"
+            f" {transition} FOR EACH STATEMENT EXECUTE FUNCTION {invalidation.threshold(aggregate_id)}_{which}{event}()"
         )

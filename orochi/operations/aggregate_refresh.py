@@ -25,7 +25,7 @@ from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
 from orochi.operations import aggregate_log, aggregate_rows, aggregate_state, shells, sinks, subselect, writes
 from orochi.planner import continuous, parse, quoting
-from orochi.timeseries import buckets, ranges
+from orochi.timeseries import buckets, invalidation, ranges
 
 #: Buckets of one transaction.
 BATCH = 500
@@ -223,7 +223,7 @@ class _Refresh:
 
     async def _settled(self, end: int) -> bool:
         """Have writes below `end` entered from now on; whether the writers of before are over."""
-        name = aggregate_log.threshold(self._aggregate.aggregate_id)
+        name = invalidation.threshold(self._aggregate.aggregate_id)
         source = self._session.snapshot().tables[self._aggregate.table_oid]
         nodes = {node_id for shard in source.shards for node_id in shard.node_ids}
         done = await asyncio.gather(*(self._settled_on(node_id, name, end) for node_id in sorted(nodes)))

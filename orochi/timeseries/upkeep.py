@@ -15,7 +15,7 @@ import structlog
 
 from orochi import settings as process_settings
 from orochi.catalog import nodes
-from orochi.timeseries import access, orphans
+from orochi.timeseries import access, invalidation, orphans
 
 log = structlog.get_logger()
 
@@ -29,16 +29,17 @@ _LOCK_TIMEOUT = "2s"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Swept:
-    """How many things went: node schemas, stripes, and files and objects that no catalog row named."""
+    """How many things went: node schemas, aggregates' triggers, stripes, and files and objects that no catalog row named."""
 
     schemas: int = 0
+    aggregates: int = 0
     stripes: int = 0
     orphans: int = 0
     objects: int = 0
 
 
 def sweep(coordinator: str, node_id: int, settings: process_settings.Settings) -> Swept:
-    """Remove what the cleanup queue lists for a node, and old files that the catalog does not know."""
+    """Remove what the cleanup queue lists for a node, and what it has that the catalog does not know."""
     with psycopg.connect(coordinator, autocommit=True) as catalog:
         node_dsn = nodes.all_dsns(catalog, settings).get(node_id)
         if node_dsn is None:
@@ -46,10 +47,11 @@ def sweep(coordinator: str, node_id: int, settings: process_settings.Settings) -
         with psycopg.connect(node_dsn, autocommit=True) as node:
             node.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT}'".encode())
             schemas = _sweep_schemas(catalog, node, node_id)
+            aggregates = invalidation.sweep(catalog, node)
             stripes = _sweep_stripes(catalog, node, node_id, settings.stripe_dir)
         files, objects = _sweep_orphans_between_loads(catalog, node_id, settings)
         _fold_versions(catalog)
-    return Swept(schemas, stripes, files, objects)
+    return Swept(schemas, aggregates, stripes, files, objects)
 
 
 def _sweep_schemas(catalog: Connection, node: Connection, node_id: int) -> int:

@@ -224,12 +224,46 @@ def history(pair: oracle.Pair, name: str) -> list[int]:
 
 
 def entries(cluster: clusters.Cluster) -> list[tuple[int, int]]:
-    """What stands in the logs of all nodes."""
+    """What stands in the logs of all nodes; of aggregates that are gone a sweep takes it away."""
+    with cluster.connect_coordinator() as catalog:
+        known = [
+            row[0] for row in catalog.execute("SELECT aggregate_id FROM orochi.orochi_continuous_aggregates")
+        ]
     found: set[tuple[int, int]] = set()
     for dsn in cluster.node_dsns:
         with psycopg.connect(dsn) as node:
-            found |= set(node.execute("SELECT lowest, greatest FROM orochi_data.aggregate_log").fetchall())
+            sql = "SELECT lowest, greatest FROM orochi_data.aggregate_log WHERE aggregate_id = ANY(%s)"
+            found |= set(node.execute(sql, (known,)).fetchall())
     return sorted(found)
+
+
+def test_what_a_dropped_schema_leaves_is_swept(pair: oracle.Pair, cluster: clusters.Cluster) -> None:
+    """Triggers, functions and entries of an aggregate that went with its schema."""
+    pair.orochi("CREATE SCHEMA doomed")
+    pair.orochi("CREATE TABLE doomed.points (at timestamptz NOT NULL, device int)")
+    pair.orochi("SELECT create_hypertable('doomed.points', 'at')")
+    pair.orochi("INSERT INTO doomed.points VALUES ('2024-01-01', 1)")
+    pair.orochi(
+        "CREATE MATERIALIZED VIEW doomed.days WITH (orochi.continuous) AS"
+        " SELECT time_bucket('1 day', at) AS day, count(*) FROM doomed.points GROUP BY 1"
+    )
+    (number,) = pair.orochi("SELECT max(aggregate_id) FROM orochi.orochi_continuous_aggregates")[0]
+    pair.orochi("UPDATE doomed.points SET device = 2")
+    pair.orochi("DROP SCHEMA doomed CASCADE")
+
+    def left() -> int:
+        found = 0
+        for dsn in cluster.node_dsns:
+            with psycopg.connect(dsn) as node:
+                sql = (
+                    "SELECT (SELECT count(*) FROM pg_proc WHERE proname ~ %s) + (SELECT count(*)"
+                    " FROM orochi_data.aggregate_log WHERE aggregate_id = %s)"
+                )
+                (count,) = node.execute(sql, (f"^aggregate_{number}_", number)).fetchone() or (0,)
+                found += count
+        return found
+
+    clusters.eventually(lambda: left() == 0, pause=1.0)
 
 
 def test_exactly_what_was_touched(pair: oracle.Pair, cluster: clusters.Cluster) -> None:

@@ -124,6 +124,16 @@ class Session:
         self._own: snapshots.Snapshot | None = None
         self._secret = secret
 
+    @property
+    def comes_back(self) -> bool:
+        return False
+
+    @property
+    def catalog_is_own(self) -> bool:
+        return self._own is not None
+
+    def plan_anew(self) -> None: ...
+
     def snapshot(self) -> snapshots.Snapshot:
         return self._own or self.runtime.snapshot()
 

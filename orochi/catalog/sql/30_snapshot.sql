@@ -90,14 +90,7 @@ BEGIN
                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
             'indexes', (SELECT json_agg(x.relname ORDER BY x.relname)
                 FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid),
-            'referenced_by', (SELECT json_agg(json_build_array(k.conrelid::bigint,
-                    (SELECT json_agg(a.attname ORDER BY n.ordinality) FROM unnest(k.conkey) WITH ORDINALITY n
-                     JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = n.n),
-                    (SELECT json_agg(a.attname ORDER BY n.ordinality) FROM unnest(k.confkey) WITH ORDINALITY n
-                     JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = n.n),
-                    k.confdeltype NOT IN ('a', 'r') OR k.confupdtype NOT IN ('a', 'r')) ORDER BY k.oid)
-                FROM pg_constraint k JOIN orochi.orochi_tables o ON o.table_oid = k.conrelid
-                WHERE k.confrelid = c.oid AND k.contype = 'f'),
+            'referenced_by', f.keys,
             'unique', (SELECT json_agg((SELECT json_agg(a.attname ORDER BY k.ordinality)
                     FROM unnest(i.indkey::smallint[]) WITH ORDINALITY k
                     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.k
@@ -106,6 +99,15 @@ BEGIN
                 WHERE i.indrelid = c.oid AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL)))
         FROM orochi.orochi_tables t JOIN pg_class c ON c.oid = t.table_oid
         JOIN pg_namespace n ON n.oid = c.relnamespace
+        -- by the tables that have the keys: pg_constraint has no index by those they refer to
+        LEFT JOIN (SELECT k.confrelid, json_agg(json_build_array(k.conrelid::bigint,
+                (SELECT json_agg(a.attname ORDER BY n.ordinality) FROM unnest(k.conkey) WITH ORDINALITY n
+                 JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = n.n),
+                (SELECT json_agg(a.attname ORDER BY n.ordinality) FROM unnest(k.confkey) WITH ORDINALITY n
+                 JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = n.n),
+                k.confdeltype NOT IN ('a', 'r') OR k.confupdtype NOT IN ('a', 'r')) ORDER BY k.oid) AS keys
+            FROM orochi.orochi_tables o JOIN pg_constraint k ON k.conrelid = o.table_oid AND k.contype = 'f'
+            GROUP BY k.confrelid) f ON f.confrelid = c.oid
     UNION ALL
     SELECT 'shards', json_agg(json_build_array(s.shard_id, s.table_oid::bigint, s.shard_index, s.hash_min,
             s.hash_max, s.layout, p.node_ids, s.row_count, s.size_bytes) ORDER BY s.table_oid, s.shard_index)
