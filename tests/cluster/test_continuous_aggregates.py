@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from orochi.timeseries import invalidation
 from tests.support import cluster as clusters
 from tests.support import layouts, oracle, pairs
 
@@ -251,19 +252,14 @@ def test_what_a_dropped_schema_leaves_is_swept(pair: oracle.Pair, cluster: clust
     pair.orochi("UPDATE doomed.points SET device = 2")
     pair.orochi("DROP SCHEMA doomed CASCADE")
 
-    def left() -> int:
-        found = 0
-        for dsn in cluster.node_dsns:
-            with psycopg.connect(dsn) as node:
-                sql = (
-                    "SELECT (SELECT count(*) FROM pg_proc WHERE proname ~ %s) + (SELECT count(*)"
-                    " FROM orochi_data.aggregate_log WHERE aggregate_id = %s)"
-                )
-                (count,) = node.execute(sql, (f"^aggregate_{number}_", number)).fetchone() or (0,)
-                found += count
-        return found
-
-    clusters.eventually(lambda: left() == 0, pause=1.0)
+    for dsn in cluster.node_dsns:
+        with cluster.connect_coordinator() as catalog, psycopg.connect(dsn, autocommit=True) as node:
+            invalidation.sweep(catalog, node)  # or maintenance has been here
+            sql = (
+                "SELECT (SELECT count(*) FROM pg_proc WHERE proname ~ %s) + (SELECT count(*)"
+                " FROM orochi_data.aggregate_log WHERE aggregate_id = %s)"
+            )
+            assert node.execute(sql, (f"^aggregate_{number}_", number)).fetchone() == (0,)
 
 
 def test_exactly_what_was_touched(pair: oracle.Pair, cluster: clusters.Cluster) -> None:
