@@ -1,7 +1,7 @@
 """Housekeeping of a node by its maintenance worker: what nobody needs is removed, sizes are counted.
 
 Everything here may run twice, and at the same time as anything else: removal goes by names that are
-never used again, and counting only writes numbers that no plan depends on.
+never used again, and counting only writes numbers, by which plans are chosen and nothing is answered.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ Connection = psycopg.Connection[Any]
 LOADING_LOCK = 0x6F726F63_68690020
 _BATCH = 200
 _LOCK_TIMEOUT = "2s"
+#: A shard with as many rows that has twice or half of what it had makes gateways read the catalog again.
+_PLANNED_ROWS = 1_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -214,7 +216,8 @@ def _store(
             (shards,),
         )
         cursor.execute(
-            "UPDATE orochi.orochi_shards s SET row_count = n.rows, size_bytes = n.size FROM ("
+            "WITH changed AS (UPDATE orochi.orochi_shards s SET row_count = n.rows, size_bytes = n.size"
+            " FROM orochi.orochi_shards o, ("
             "  SELECT p.shard_id, coalesce(h.rows, 0) + coalesce(c.rows, 0) AS rows,"
             "    coalesce(h.size, 0) + coalesce(c.size, 0) AS size"
             "  FROM orochi.orochi_shard_placements p"
@@ -222,7 +225,13 @@ def _store(
             "  LEFT JOIN (SELECT shard_id, sum(row_count) AS rows, sum(size_bytes) AS size"
             "             FROM orochi.orochi_chunks GROUP BY shard_id) c ON c.shard_id = p.shard_id"
             "  WHERE p.node_id = %s AND p.ordinal = 0) n"
-            " WHERE s.shard_id = n.shard_id AND (s.row_count, s.size_bytes) IS DISTINCT FROM (n.rows, n.size)"
-            " AND s.shard_id = ANY(%s)",
-            (node_id, shards),
+            " WHERE s.shard_id = n.shard_id AND o.shard_id = s.shard_id"
+            " AND (s.row_count, s.size_bytes) IS DISTINCT FROM (n.rows, n.size) AND s.shard_id = ANY(%s)"
+            " RETURNING o.row_count AS before, s.row_count AS after)"
+            " SELECT count(*) FROM changed WHERE greatest(before, after) >= %s"
+            " AND greatest(before, after) >= 2 * least(before, after)",
+            (node_id, shards, _PLANNED_ROWS),
         )
+        (others,) = cursor.fetchone() or (0,)
+        if others:  # what was planned with the former numbers would be planned otherwise now
+            cursor.execute("SELECT orochi._bump_layout()")

@@ -472,6 +472,16 @@ def test_statistics(world: World) -> None:
     assert world.sql(
         "SELECT sum(row_count), sum(row_count) FILTER (WHERE is_compressed) > 0 FROM orochi.chunks WHERE hypertable = 'st'"
     ) == [("500", "t")]
+    world.sql("CREATE TABLE many (id int)")
+    world.sql("INSERT INTO many SELECT generate_series(1, 6000)")
+    world.sql("SELECT create_distributed_table('many', 'id', 2)")
+    for moves in (True, False):  # many more rows are told to gateways, once
+        before = world.sql("SELECT version FROM orochi.orochi_catalog_version")
+        for node_id in (1, 2):
+            upkeep.collect_stats(world.settings.coordinator_dsn, node_id, world.settings)
+        assert (world.sql("SELECT version FROM orochi.orochi_catalog_version") != before) == moves
+    world.run(world.session.runtime.refresh())
+    assert sum(shard.row_count for shard in world.table("many").shards) == 6000
 
 
 def test_an_orphan_partition_is_replaced(world: World) -> None:
