@@ -37,12 +37,12 @@ class Transaction:
         beside: connections outside the transaction that a statement reads on.
         owner: the process of the client's session on the coordinator.
         deadlock: why it was cancelled, if that was to end a deadlock between nodes.
-        after_commit: to be awaited once the transaction is committed; must not raise. Gone with a rollback,
-            though not with one to a savepoint.
+        after_commit: to be awaited once all is committed; must not raise. Gone with a rollback, not one to a savepoint.
         held: a statement is under way that ends with the session's own commit, whatever commits meanwhile.
         ending: its commit is under way.
         changing: tables that the statement under way has changed, maybe, where no node knows yet.
         emptied: tables that the open block has truncated.
+        chunks_made: by id, inside the open transaction.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Transaction:
         self.held = self.ending = False
         self.changing: frozenset[ids.TableId] = frozenset()
         self.emptied: set[ids.TableId] = set()
+        self.chunks_made: list[int] = []
 
     @property
     def in_block(self) -> bool:
@@ -82,6 +83,7 @@ class Transaction:
             self._savepoints.clear()
             self._constraints.clear()
             self.emptied.clear()
+            self.chunks_made.clear()
             self.isolation = "read committed"
 
     @property

@@ -27,7 +27,7 @@ from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.engine import coded, copybinary
 from orochi.executor import context, names
-from orochi.operations import load_target, redistribute, routing, shells, writes
+from orochi.operations import again, load_target, redistribute, routing, shells, writes
 from orochi.timeseries import direct, stripes
 
 log = structlog.get_logger()
@@ -308,29 +308,21 @@ class Load:
 
     async def _write_heaps_again(self) -> None:
         """The same where nothing else was written, so that a layout changed meanwhile may be met anew."""
-        transaction = self._session.transaction
-        wrote_before = transaction.wrote
-        marked = wrote_before and not transaction.steady
-        if marked:
-            await transaction.savepoint(_START)
+        start = await again.Start.here(self._session, _START)
         for attempt in range(_ATTEMPTS):
             try:
                 await self._write_heaps()
-                if marked:
-                    await transaction.release(_START)
+                await start.done()
                 return
             except errors.OrochiError as error:
                 if not writes.is_stale(error):
                     raise
-                if (wrote_before and not marked) or attempt == _ATTEMPTS - 1:
+                if not start.can_go_back or attempt == _ATTEMPTS - 1:
                     raise errors.SerializationFailure(
                         "the layout of a shard changed while rows were loaded",
                         hint="Run the transaction again.",
                     ) from error
-            if marked:
-                await transaction.rollback_to(_START)
-            else:
-                await transaction.rollback()
+            await start.back()
             await asyncio.sleep(min(_PAUSE_SECONDS * 2**attempt, _LONGEST_PAUSE_SECONDS))
             await self._session.runtime.refresh()
             if self._session.catalog_is_own:

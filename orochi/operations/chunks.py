@@ -60,7 +60,7 @@ async def ensure(
     missing = missing_ranges(dimension, _existing(table), values)
     if not missing:
         return
-    if _is_shared(session, table):
+    if _is_shared(session, table) and not await _holds_lock(session, table):
         try:
             await _make_apart(session, table, values)
             await session.runtime.refresh()
@@ -70,7 +70,7 @@ async def ensure(
                 await session.catalog_changed()
             return
         except errors.RemoteError as error:
-            # Most likely this transaction itself holds the lock: then it makes them itself.
+            # Who has made some in a transaction of theirs may wait for this one: then this makes them itself.
             if error.sqlstate != _LOCK_NOT_AVAILABLE or not session.transaction.in_block:
                 raise
     await _make_inside(session, table, values)
@@ -114,6 +114,17 @@ def _is_shared(session: context.Session, table: snapshots.Table) -> bool:
     ]
 
 
+async def _holds_lock(session: context.Session, table: snapshots.Table) -> bool:
+    """Whether this transaction has made chunks of the table inside itself: apart from it would wait for it."""
+    if not session.catalog_is_own:
+        return False
+    found = await session.coordinator.query(
+        "SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()"
+        f" AND granted AND classid = {_LOCK} AND objid = {table.oid} AND objsubid = 1"
+    )
+    return bool(found[-1].rows)
+
+
 async def _make_apart(session: context.Session, table: snapshots.Table, values: Sequence[int]) -> None:
     for attempt in range(_ATTEMPTS):
         async with session.runtime.service() as catalog:
@@ -140,6 +151,8 @@ async def _make_batch(
     dimension = table.dimension
     assert dimension is not None
     await catalog.query("BEGIN")
+    if session.transaction.in_block:  # what it has locked itself, the lock's holder may come to wait for
+        await catalog.query(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
     await catalog.query(f"SELECT pg_advisory_xact_lock({_LOCK << 32 | table.oid})")
     targets, existing, shell = await _fresh(catalog, table.oid)
     missing = missing_ranges(dimension, existing, values)
@@ -206,6 +219,7 @@ async def _make_inside(session: context.Session, table: snapshots.Table, values:
             f'chunks of "{table.name}" were made during the transaction', hint="Run the transaction again."
         ) from error
     rows = [tuple(int(str(value)) for value in row) for row in inserted]
+    session.transaction.chunks_made += [chunk_id for chunk_id, *_ in rows]
     await shells.run_on_nodes(session, _ddl(shell, dimension, targets, rows))
     if session.transaction.isolation != "read committed":
         await _check_followed(session, table)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from orochi import errors
 from orochi.executor import context, reduce
-from orochi.operations import copy_direct, load_target, privileges, redistribute, select, stage, writes
+from orochi.operations import again, copy_direct, load_target, privileges, redistribute, select, stage, writes
 from orochi.operations import secured as secured_reads
 from orochi.pgwire import client, messages
 from orochi.planner import classify, parse
@@ -90,31 +90,24 @@ async def _check_new(session: context.Session, plan: plans.CopyFrom) -> None:
 
 async def _distribute(session: context.Session, plan: plans.CopyFrom) -> int:
     """Staged rows to shards; again if a shard's layout changed meanwhile, for the client cannot resend."""
-    wrote_before = session.transaction.wrote
-    marked = wrote_before and not session.transaction.steady
-    if marked:
-        await session.transaction.savepoint(_START)
+    start = await again.Start.here(session, _START)
     for attempt in range(_ATTEMPTS):
         table = session.snapshot().tables.get(plan.table.oid)
         if table is None:
             raise errors.StalePlan(f'table "{plan.table.name}" is no longer an Orochi table')
         try:
             rows = (await redistribute.load_relation(session, table, stage.RELATION)).rows
-            if marked:
-                await session.transaction.release(_START)
+            await start.done()
             return rows
         except errors.OrochiError as error:
             if not writes.is_stale(error) or attempt == _ATTEMPTS - 1:
                 raise
-            if wrote_before and not marked:
+            if not start.can_go_back:
                 raise errors.SerializationFailure(
                     "the layout of a shard changed while this transaction was open",
                     hint="Run the transaction again.",
                 ) from error
-        if marked:
-            await session.transaction.rollback_to(_START)
-        else:
-            await session.transaction.rollback()
+        await start.back()
         await asyncio.sleep(min(_PAUSE_SECONDS * 2**attempt, _LONGEST_PAUSE_SECONDS))
         await session.runtime.refresh()
         if session.catalog_is_own:

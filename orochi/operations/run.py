@@ -14,6 +14,7 @@ from typing import Protocol
 from orochi import errors, metrics
 from orochi.executor import context
 from orochi.operations import (
+    again,
     aggregate_rewrite,
     aggregate_state,
     aggregates,
@@ -39,6 +40,7 @@ from orochi.operations import (
     truncate,
     turns,
     type_ddl,
+    vacuum,
     writes,
 )
 from orochi.pgwire import messages
@@ -97,12 +99,11 @@ async def execute(
     deadline = time.monotonic() + STALE_SECONDS
     pause, tries = 0.0, 0
     # what the failing attempt itself wrote can be undone; what came before it in the block stays
-    wrote_before = session.transaction.in_block and session.transaction.wrote
     kept = session.transaction.steady and bool(session.transaction.participants)
-    marked = wrote_before and not kept and _may_move(session, statement)
-    restart = (marked or not wrote_before) and await _restart_point(session, statement)
-    if marked:
-        await session.transaction.savepoint(_RESTART_NAME)
+    start = await again.Start.here(
+        session, _RESTART_NAME, may_move=not kept and _may_move(session, statement)
+    )
+    restart = start.can_go_back and await _restart_point(session, statement)
     while True:
         try:
             async with (
@@ -111,27 +112,23 @@ async def execute(
                 aggregate_state.looked_up(session, statement.tree),
             ):
                 await _dispatch(session, statement, parameters, fields, guard)
-                if marked:
-                    await session.transaction.release(_RESTART_NAME)
+                await start.done()
                 if restart and session.coordinator.status == "T":
                     await session.coordinator.query(f"RELEASE SAVEPOINT {_RESTART}")
                 return
         except errors.OrochiError as error:
             if not writes.is_stale(error):
                 raise
-            if guard.sent or (wrote_before and not marked) or kept or time.monotonic() > deadline:
+            if guard.sent or not start.can_go_back or kept or time.monotonic() > deadline:
                 raise errors.SerializationFailure(
                     "the layout of a shard changed while the statement ran",
                     hint="Run the transaction again.",
                 ) from error
         finally:
             await session.transaction.end_statement()
-        if marked:
-            await session.transaction.rollback_to(_RESTART_NAME)
-        else:
-            await session.transaction.rollback()
         if restart:
             await session.coordinator.query(f"ROLLBACK TO SAVEPOINT {_RESTART}")
+        await start.back()
         metrics.REPLANS.inc()
         await asyncio.sleep(pause)
         pause = min(max(2 * pause, STALE_FIRST_PAUSE_SECONDS), STALE_LONGEST_PAUSE_SECONDS)
@@ -186,6 +183,7 @@ def concerns(session: context.Session, statement: parse.Statement, *, ever: bool
         gapfill.concerns(statement)
         or columnar.concerns(session, statement)
         or type_ddl.concerns(session, statement)
+        or vacuum.concerns(statement, snapshot)
     ):
         return True
     if bodies.reads_past_children(statement, snapshot) is not None:
@@ -280,6 +278,8 @@ async def _dispatch(
     tables = classify.tables_in(statement.tree, session.snapshot(), session.search_path, session.temp_tables)
     if kind in _CHECKED and await secured.applies(session, statement, tables):
         return await secured.execute(session, statement, parameters, fields, sink, tables)
+    if vacuum.is_vacuum(statement):
+        return await vacuum.execute(session, statement, sink)
     if columnar.concerns(session, statement) and not (tables and columnar.is_alter(statement)):
         return await columnar.execute(session, statement, parameters, fields, sink)
     if kind in _WRITING and through_shells.writes_view(session, statement):

@@ -26,7 +26,7 @@ LOADING_LOCK = 0x6F726F63_68690020
 _BATCH = 200
 _LOCK_TIMEOUT = "2s"
 #: A shard with as many rows that has twice or half of what it had makes gateways read the catalog again.
-_PLANNED_ROWS = 1_000
+PLANNED_ROWS = 1_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -230,7 +230,7 @@ def _store(
             " RETURNING o.row_count AS before, s.row_count AS after)"
             " SELECT count(*) FROM changed WHERE greatest(before, after) >= %s"
             " AND greatest(before, after) >= 2 * least(before, after)",
-            (node_id, shards, _PLANNED_ROWS),
+            (node_id, shards, PLANNED_ROWS),
         )
         (others,) = cursor.fetchone() or (0,)
         if others:  # what was planned with the former numbers would be planned otherwise now

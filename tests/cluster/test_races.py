@@ -142,3 +142,19 @@ def test_new_chunks_in_repeatable_read(filled: oracle.Pair, before: str) -> None
         filled.same("SELECT id, count(*) FROM events WHERE at > '2030-01-01' GROUP BY id")
     filled.both("ROLLBACK")
     filled.check_tables("events")
+
+
+def test_new_chunks_of_a_table_that_has_changed(cluster: clusters.Cluster, filled: oracle.Pair) -> None:
+    """A block that knows an older layout makes its chunks itself, and does not wait for itself at the next ones."""
+    ((schema,),) = filled.orochi("SELECT current_schema()")
+    filled.orochi("SET statement_timeout TO '60s'")
+    filled.both("BEGIN", "CREATE TABLE own (id int)")
+    filled.orochi("SELECT create_distributed_table('own', 'id')")
+    with cluster.connect() as other:
+        other.execute(f"SELECT compress_chunk(c, true) FROM show_chunks('{schema}.events') c".encode())
+    for year in (2033, 2034, 2035):
+        filled.same(f"INSERT INTO events (tenant, at, id) VALUES (1, '{year}-05-05', 1) RETURNING tenant, id")
+        filled.same("SELECT id, count(*) FROM events WHERE at > '2030-01-01' GROUP BY id")
+    filled.both("ROLLBACK")
+    filled.orochi("RESET statement_timeout")
+    filled.check_tables("events")
