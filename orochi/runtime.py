@@ -1,8 +1,8 @@
 """The composition root: the only place that picks implementations.
 
 One `Runtime` serves a gateway process. It keeps the newest committed catalog snapshot, kept fresh
-by `NOTIFY orochi_catalog` and by `refresh()`, which compares the version row; a snapshot is
-replaced whole, never changed.
+by `NOTIFY orochi_catalog` and by `refresh()`, which compares the version row; a snapshot is never
+changed, but replaced by one that shares with it what is as it was.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _HELD_SECONDS = 0.1
 #: NotificationResponse, and how one ends that tells of a change of layouts alone (`orochi._bump_layout`).
 _NOTIFICATION, _LAYOUT = 0x41, b"\0layout\0"
 
-PlanKey: TypeAlias = tuple[str, tuple[int, ...], tuple[str, ...], int, frozenset[str]]
+PlanKey: TypeAlias = tuple[str, tuple[int, ...], tuple[str, ...], frozenset[str]]
 CachedPlan: TypeAlias = "templates.Template | None"
 
 
@@ -95,7 +95,10 @@ class Runtime:
                 version = int((result.rows[0][0] or b"0").decode())
                 if version == self._snapshot.version:
                     return self._snapshot
-                found = await store.load_unheld(connection)
+                found = await store.load_after(connection, self._snapshot)
+                if found is None:
+                    whole = await store.load_unheld(connection)
+                    found = whole and whole.following(self._snapshot)
                 if found is not None:
                     self._install(found)
                     return self._snapshot
@@ -122,8 +125,9 @@ class Runtime:
             snapshot: what the plan must be valid for.
             temp_tables: names of the session's temporary relations.
         """
-        key = (sql, type_oids, search_path, snapshot.version, temp_tables)
-        if key in self._plans:
+        key = (sql, type_oids, search_path, temp_tables)
+        newest = snapshot is self._snapshot  # another may be of a transaction that is rolled back
+        if newest and key in self._plans:
             self._plans.move_to_end(key)
             return self._plans[key]
         plan = templates.template(
@@ -135,16 +139,17 @@ class Runtime:
             collation=self.collation,
             temp_tables=temp_tables,
         )
-        self._plans[key] = plan
+        if newest:
+            self._plans[key] = plan
         if len(self._plans) > PLAN_CACHE_SIZE:
             self._plans.popitem(last=False)
         return plan
 
     def _install(self, snapshot: snapshots.Snapshot) -> None:
         metrics.CATALOG_LOADS.inc()
-        snapshot = snapshot.following(self._snapshot)
+        if snapshot.shape is not self._snapshot.shape:
+            self._classifier = classify.Classifier(snapshot, api.NAMES)
         self._snapshot = snapshot
-        self._classifier = classify.Classifier(snapshot, api.NAMES)
         self._plans.clear()
 
     async def _listen(self) -> None:

@@ -416,7 +416,8 @@ class CatalogChange(Base):
     """The catalog's version is the sum of `weight`: every change adds a row, maintenance folds them.
 
     Rows instead of one counter, so that concurrent catalog changes do not wait for each other. Those that are
-    `is_layout` concern nothing but where rows are: chunks, stripes, layouts.
+    `is_layout` concern nothing but where rows are: chunks, stripes, layouts; `shards` are all whose rows they
+    are about, NULL where that is not known.
     """
 
     __tablename__ = "orochi_catalog_changes"
@@ -424,6 +425,7 @@ class CatalogChange(Base):
     change_id: orm.Mapped[int] = _identity()
     weight: orm.Mapped[int] = orm.mapped_column(server_default=sa.text("1"))
     is_layout: orm.Mapped[bool] = orm.mapped_column(server_default=sa.false())
+    shards: orm.Mapped[list[int] | None] = orm.mapped_column(pg.ARRAY(sa.BigInteger))
 
 
 class Secret(Base):

@@ -290,6 +290,7 @@ class Snapshot:
             Orochi table or of one of `views`: they may come first on a search_path.
         definitions: its version but for changes that only concern where rows are.
         shape: the same thing as long as nothing else changes: names, columns, rights and placements are as they were.
+        changes: ids of the changes that made it; None if what came after it cannot be told from them.
     """
 
     version: int
@@ -301,6 +302,7 @@ class Snapshot:
     aggregates: tuple[Aggregate, ...] = ()
     definitions: int = 0
     shape: object = dataclasses.field(default_factory=object, compare=False)
+    changes: frozenset[int] | None = dataclasses.field(default=None, compare=False)
 
     def following(self, former: Snapshot) -> Snapshot:
         """The same, committed after `former`, with its shape if only layouts have changed since.
@@ -310,6 +312,23 @@ class Snapshot:
         if self.definitions != former.definitions or self._outline() != former._outline():
             return self
         return dataclasses.replace(self, shape=former.shape)
+
+    def with_shards(
+        self, version: int, changes: frozenset[int], shards: Mapping[ids.TableId, Collection[Shard]]
+    ) -> Snapshot | None:
+        """The same with these shards, by table, in place of those of their ids; of the same shape.
+
+        Tables of which no shard is given are the same objects. None if a shard is not one of a table here.
+        """
+        tables = dict(self.tables)
+        for oid, changed in shards.items():
+            fresh = {shard.shard_id: shard for shard in changed}
+            table = tables.get(oid)
+            if table is None or not fresh.keys() <= {shard.shard_id for shard in table.shards}:
+                return None
+            listed = tuple(fresh.get(shard.shard_id, shard) for shard in table.shards)
+            tables[oid] = dataclasses.replace(table, shards=listed)
+        return dataclasses.replace(self, version=version, changes=changes, tables=tables)
 
     def _outline(self) -> tuple[object, ...]:
         tables = {

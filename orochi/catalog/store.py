@@ -3,6 +3,10 @@
 It takes a single statement, so what it sees is of one moment, and a snapshot never mixes two
 versions. Inside a transaction it sees that transaction's own uncommitted changes.
 
+Where only the places of rows have changed since another snapshot, those of the shards concerned are read
+(`load_after`). Every change is a row of `orochi_catalog_changes`: as long as all that made the former one
+are still seen and all others name their shards, nothing else can differ.
+
 No load waits for another transaction's lock of a table: what PostgreSQL prints only under a lock comes
 from `texts` then, which knows what it printed before.
 """
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from orochi.pgwire import client
 
 _LOAD_SQL = "SELECT kind, data::text FROM orochi._snapshot()"
+_SINCE_SQL = "SELECT kind, data::text FROM orochi._snapshot_since($1)"
 _UNLOCKED_SQL = "SELECT kind, data::text FROM orochi._snapshot(patient => false)"
 #: A lock that came between the look at the locks and the printing is not waited for either.
 _BRIEF_SQL = f"SET LOCAL lock_timeout TO '1s'; {_UNLOCKED_SQL}"
@@ -36,17 +41,41 @@ VERSION_SQL = "SELECT version::text FROM orochi.orochi_catalog_version"
 GATEWAY_EXECUTE_SQL = "SELECT row::text FROM orochi._gateway_execute($1, $2) AS row"
 
 
-async def load(connection: client.PgConnection) -> snapshots.Snapshot:
+async def load(
+    connection: client.PgConnection, *, after: snapshots.Snapshot = snapshots.EMPTY
+) -> snapshots.Snapshot:
     """The catalog as `connection` sees it now; waits for locks only for texts never printed before.
+
+    What is as it was in `after`, any other snapshot, is not read if that can be told.
 
     Raises:
         RemoteError: the catalog is not installed (3F000, 42883): run `orochi migrate`.
     """
+    if (found := await load_after(connection, after)) is not None:
+        return found
     parts = await _parts_of(connection, _UNLOCKED_SQL)
     if not texts.PRINTED.complete(parts):
         parts = await _parts_of(connection, _LOAD_SQL)
         texts.PRINTED.complete(parts)
     return _from_parts(parts)
+
+
+async def load_after(
+    connection: client.PgConnection, former: snapshots.Snapshot
+) -> snapshots.Snapshot | None:
+    """What has become of `former`, as `connection` sees it: of its shape, and read only where it has changed.
+
+    None if the catalog must be read whole: more has changed than where rows are, or it is not known where.
+    """
+    if former.changes is None:
+        return None
+    known = "{" + ",".join(map(str, former.changes)) + "}"
+    result = await connection.fetch(_SINCE_SQL, [known.encode()])
+    if not result.rows:
+        return None
+    parts = _parts((_text(row[0]), _text(row[1])) for row in result.rows)
+    shards = {ids.TableId(oid): found for oid, found in _shards(parts).items()}
+    return former.with_shards(int(parts["version"] or 0), frozenset(parts["changes"]), shards)
 
 
 async def load_unheld(connection: client.PgConnection) -> snapshots.Snapshot | None:
@@ -113,6 +142,7 @@ def _from_parts(parts: dict[str, Any]) -> snapshots.Snapshot:
         },
         shadows=frozenset((schema, name) for schema, name in parts.get("shadows", ())),
         aggregates=tuple(_aggregate(item) for item in parts.get("aggregates", ())),
+        changes=frozenset(parts["changes"]) if "changes" in parts else None,
     )
 
 

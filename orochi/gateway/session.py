@@ -131,7 +131,7 @@ class Session:
 
     async def catalog_changed(self) -> None:
         """Reload the catalog as this session's transaction sees it, until its end."""
-        self._own_snapshot = await store.load(self.coordinator)
+        self._own_snapshot = await store.load(self.coordinator, after=self.snapshot())
         self._find_temp_tables()
 
     async def catalog_execute(self, sql: str) -> list[tuple[str | None, ...]]:

@@ -227,11 +227,11 @@ def _store(
             "  WHERE p.node_id = %s AND p.ordinal = 0) n"
             " WHERE s.shard_id = n.shard_id AND o.shard_id = s.shard_id"
             " AND (s.row_count, s.size_bytes) IS DISTINCT FROM (n.rows, n.size) AND s.shard_id = ANY(%s)"
-            " RETURNING o.row_count AS before, s.row_count AS after)"
-            " SELECT count(*) FROM changed WHERE greatest(before, after) >= %s"
+            " RETURNING s.shard_id, o.row_count AS before, s.row_count AS after)"
+            " SELECT array_agg(shard_id) FROM changed WHERE greatest(before, after) >= %s"
             " AND greatest(before, after) >= 2 * least(before, after)",
             (node_id, shards, PLANNED_ROWS),
         )
-        (others,) = cursor.fetchone() or (0,)
+        (others,) = cursor.fetchone() or (None,)
         if others:  # what was planned with the former numbers would be planned otherwise now
-            cursor.execute("SELECT orochi._bump_layout()")
+            cursor.execute("SELECT orochi._bump_layout(%s)", (others,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from alembic import autogenerate, migration
 
 from orochi.catalog import api, bootstrap, models, store
+from orochi.pgwire import client
 from orochi.sharding import hashing
 from tests.services import harness
 
@@ -283,3 +285,96 @@ def test_the_gateways_rights_need_its_token(catalog: psycopg.Connection[Any]) ->
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             catalog.execute(f"SELECT * FROM orochi.{hidden}".encode())
     catalog.execute("SELECT * FROM orochi.tables, orochi.chunks, timescaledb_information.hypertables")
+
+
+#: What changes only where rows of `parts` are; all else there is stays the same object.
+PLACES = [
+    "INSERT INTO orochi.orochi_chunks (chunk_id, shard_id, range_start, range_end) SELECT 901, {first}, 0, 10",
+    (
+        "INSERT INTO orochi.orochi_stripes (stripe_id, chunk_id, node_id, path, row_count, size_bytes)"
+        " VALUES (801, 901, 1, 'a', 3, 9), (802, 901, 1, 'b', 4, 9)"
+    ),
+    "UPDATE orochi.orochi_stripes SET path = 'c' WHERE stripe_id = 802",
+    "UPDATE orochi.orochi_chunks SET tier = 'warm' WHERE chunk_id = 901",
+    "UPDATE orochi.orochi_chunks SET generation = 2 WHERE chunk_id = 901",
+    "UPDATE orochi.orochi_shards SET layout = layout + 1 WHERE shard_id = {first}",
+    (
+        "WITH moved AS (UPDATE orochi.orochi_chunks SET generation = 3 WHERE chunk_id = 901 RETURNING chunk_id)"
+        " DELETE FROM orochi.orochi_stripes s USING moved m WHERE s.chunk_id = m.chunk_id AND s.stripe_id = 801"
+    ),
+    "DELETE FROM orochi.orochi_stripes WHERE chunk_id = 901",
+    "DELETE FROM orochi.orochi_chunks WHERE chunk_id = 901",
+    "UPDATE orochi.orochi_shards SET row_count = 4711 WHERE shard_id = {first}; SELECT orochi._bump_layout('{{{first}}}')",
+]
+
+
+def test_what_came_after_a_snapshot(databases: harness.Databases, catalog: psycopg.Connection[Any]) -> None:
+    asyncio.run(_what_came_after_a_snapshot(databases, catalog))
+
+
+async def _what_came_after_a_snapshot(databases: harness.Databases, catalog: psycopg.Connection[Any]) -> None:
+    for name in ("parts", "others"):
+        catalog.execute(f"CREATE TABLE {name}(id int)".encode())
+        register(catalog, name)
+    first = one(catalog, "SELECT min(shard_id) FROM orochi.orochi_shards WHERE table_oid = 'parts'::regclass")
+    reader = await client.PgConnection.connect("127.0.0.1", databases.port, "orochi", None, "co")
+    try:
+        before = await store.load(reader)
+        for statement in PLACES:
+            catalog.execute(statement.format(first=first).encode())
+            after = await store.load_after(reader, before)
+            assert after is not None, statement
+            assert after == await store.load(reader), statement
+            assert after != before, statement
+            assert after.shape is before.shape
+            assert after.table("public", "others") is before.table("public", "others")
+            before = after
+        for statement in (
+            "ALTER TABLE others ADD COLUMN y int",
+            "SELECT orochi._bump_layout()",
+            "TRUNCATE orochi.orochi_stripes CASCADE",
+        ):
+            catalog.execute(statement.encode())
+            assert await store.load_after(reader, before) is None, statement
+            before = await store.load(reader, after=before)
+        catalog.execute(f"UPDATE orochi.orochi_shards SET layout = 7 WHERE shard_id = {first}".encode())
+        catalog.execute(
+            "WITH gone AS (DELETE FROM orochi.orochi_catalog_changes RETURNING weight)"
+            " INSERT INTO orochi.orochi_catalog_changes (weight, is_layout) SELECT sum(weight), true FROM gone"
+        )
+        assert await store.load_after(reader, before) is None, "changes that were folded"
+    finally:
+        reader.close()
+
+
+def test_what_a_transaction_sees_after_a_snapshot(
+    databases: harness.Databases, catalog: psycopg.Connection[Any]
+) -> None:
+    asyncio.run(_what_a_transaction_sees_after_a_snapshot(databases, catalog))
+
+
+async def _what_a_transaction_sees_after_a_snapshot(
+    databases: harness.Databases, catalog: psycopg.Connection[Any]
+) -> None:
+    catalog.execute("CREATE TABLE undone(id int)")
+    register(catalog, "undone")
+    update = "UPDATE orochi.orochi_shards SET layout = layout + 1 WHERE table_oid = 'undone'::regclass"
+    reader = await client.PgConnection.connect("127.0.0.1", databases.port, "orochi", None, "co")
+    try:
+        committed = await store.load(reader)
+        await reader.query(f"BEGIN; SAVEPOINT a; {update}")
+        own = await store.load_after(reader, committed)
+        assert own is not None
+        assert {
+            shard.layout for shard in own.tables[one(catalog, "SELECT 'undone'::regclass::oid")].shards
+        } == {2}
+        await reader.query("ROLLBACK TO a")
+        assert await store.load_after(reader, own) is None, "what made it was rolled back"
+        assert await store.load(reader, after=own) == committed
+        await reader.query("COMMIT; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+        catalog.execute(update.encode())
+        newer = store.load_sync(catalog)
+        assert await store.load_after(reader, newer) is None, "the transaction's moment is an older one"
+        assert await store.load(reader, after=newer) == committed
+    finally:
+        reader.close()

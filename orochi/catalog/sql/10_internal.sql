@@ -11,10 +11,12 @@ LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $$
     SELECT pg_catalog.pg_notify('orochi_catalog', '');
 $$;
 
--- The same after a change that only concerns where rows are: no name, type, column or right.
-CREATE OR REPLACE FUNCTION orochi._bump_layout() RETURNS void
+-- The same after a change that only concerns where rows of these shards are: no name, type, column or right.
+-- NULL stands for any shards.
+DROP FUNCTION IF EXISTS orochi._bump_layout();
+CREATE OR REPLACE FUNCTION orochi._bump_layout(shards bigint[] DEFAULT NULL) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $$
-    INSERT INTO orochi.orochi_catalog_changes (is_layout) VALUES (true);
+    INSERT INTO orochi.orochi_catalog_changes (is_layout, shards) VALUES (true, _bump_layout.shards);
     SELECT pg_catalog.pg_notify('orochi_catalog', 'layout');
 $$;
 
@@ -149,4 +151,4 @@ LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $$
         WHERE g.colocation_id = free.colocation_id AND NOT EXISTS (
             SELECT FROM orochi.orochi_tables t WHERE t.colocation_id = g.colocation_id AND t.table_oid <> relation);
 $$;
-REVOKE EXECUTE ON FUNCTION orochi._forget_table(oid), orochi._bump(), orochi._bump_layout(), orochi._set_access_method(oid, name) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION orochi._forget_table(oid), orochi._bump(), orochi._bump_layout(bigint[]), orochi._set_access_method(oid, name) FROM PUBLIC;

@@ -1,13 +1,72 @@
 -- The catalog's version moves with every change that a plan can depend on, and with no other:
--- row counts, sizes and heartbeats are not among them. Triggers with an argument tell of changes of layouts.
+-- row counts, sizes and heartbeats are not among them.
 
 CREATE OR REPLACE FUNCTION orochi._catalog_changed() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
 BEGIN
-    IF TG_NARGS > 0 THEN
-        PERFORM orochi._bump_layout();
-    ELSE
-        PERFORM orochi._bump();
+    PERFORM orochi._bump();
+    RETURN NULL;
+END $$;
+
+-- Changes of layouts tell which shards they are about (see `_snapshot_since`): gateways read no others again.
+CREATE OR REPLACE FUNCTION orochi._layouts_emptied() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+BEGIN
+    PERFORM orochi._bump_layout();
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION orochi._chunks_changed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    found bigint[];
+BEGIN
+    CASE TG_OP
+        WHEN 'INSERT' THEN SELECT array_agg(DISTINCT m.shard_id) INTO found FROM made m;
+        WHEN 'DELETE' THEN SELECT array_agg(DISTINCT g.shard_id) INTO found FROM gone g;
+        ELSE SELECT array_agg(DISTINCT v.shard_id) INTO found
+            FROM (SELECT chunk_id, shard_id, range_start, range_end, generation, tier FROM gone) g
+            FULL JOIN (SELECT chunk_id, shard_id, range_start, range_end, generation, tier FROM made) m USING (chunk_id)
+            CROSS JOIN LATERAL (VALUES (g.shard_id), (m.shard_id)) AS v(shard_id)
+            WHERE v.shard_id IS NOT NULL
+                AND (g.shard_id, g.range_start, g.range_end, g.generation, g.tier)
+                    IS DISTINCT FROM (m.shard_id, m.range_start, m.range_end, m.generation, m.tier);
+    END CASE;
+    IF found IS NOT NULL THEN
+        PERFORM orochi._bump_layout(found);
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION orochi._shards_changed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    found bigint[];
+BEGIN
+    SELECT array_agg(m.shard_id) INTO found FROM gone g JOIN made m USING (shard_id) WHERE g.layout <> m.layout;
+    IF found IS NOT NULL THEN
+        PERFORM orochi._bump_layout(found);
+    END IF;
+    RETURN NULL;
+END $$;
+
+-- A stripe goes with its chunk or alone. Where its chunk is not seen (it has gone, which tells of the shard itself, or
+-- is newer than the transaction's snapshot), any shard may be meant.
+CREATE OR REPLACE FUNCTION orochi._stripes_changed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    touched bigint[];
+    found bigint[];
+BEGIN
+    CASE TG_OP
+        WHEN 'INSERT' THEN touched := ARRAY(SELECT DISTINCT m.chunk_id FROM made m);
+        WHEN 'DELETE' THEN touched := ARRAY(SELECT DISTINCT g.chunk_id FROM gone g);
+        ELSE touched := ARRAY(SELECT g.chunk_id FROM gone g UNION SELECT m.chunk_id FROM made m);
+    END CASE;
+    IF touched <> '{}' THEN
+        SELECT CASE WHEN count(c.chunk_id) = cardinality(touched) THEN array_agg(DISTINCT c.shard_id) END INTO found
+            FROM orochi.orochi_chunks c WHERE c.chunk_id = ANY (touched);
+        PERFORM orochi._bump_layout(found);
     END IF;
     RETURN NULL;
 END $$;
@@ -17,25 +76,36 @@ DECLARE
     item record;
 BEGIN
     FOR item IN SELECT * FROM (VALUES
-        ('orochi_tables', NULL, ''),
-        ('orochi_dimensions', NULL, ''),
-        ('orochi_shards', 'table_oid, shard_index, hash_min, hash_max', ''),
-        ('orochi_shard_placements', NULL, ''),
-        ('orochi_chunks', 'shard_id, range_start, range_end, generation, tier', 'layout'),
-        ('orochi_nodes', 'hostname, port, dbname, role, state, holds_shards', ''),
-        ('orochi_stripes', NULL, 'layout'),
-        ('orochi_continuous_aggregates', NULL, '')) AS watched(name, columns, argument)
+        ('orochi_tables', NULL),
+        ('orochi_dimensions', NULL),
+        ('orochi_shards', 'table_oid, shard_index, hash_min, hash_max'),
+        ('orochi_shard_placements', NULL),
+        ('orochi_nodes', 'hostname, port, dbname, role, state, holds_shards'),
+        ('orochi_continuous_aggregates', NULL)) AS watched(name, columns)
+    LOOP
+        EXECUTE format('CREATE OR REPLACE TRIGGER orochi_catalog_changed AFTER INSERT OR DELETE OR TRUNCATE ON orochi.%I
+            FOR EACH STATEMENT EXECUTE FUNCTION orochi._catalog_changed()', item.name);
+        EXECUTE format('CREATE OR REPLACE TRIGGER orochi_catalog_updated AFTER UPDATE %s ON orochi.%I
+            FOR EACH STATEMENT EXECUTE FUNCTION orochi._catalog_changed()', 'OF ' || item.columns, item.name);
+    END LOOP;
+    FOR item IN SELECT * FROM (VALUES
+        ('orochi_chunks', '_chunks_changed'), ('orochi_stripes', '_stripes_changed')) AS watched(name, function)
     LOOP
         EXECUTE format('DROP TRIGGER IF EXISTS orochi_catalog_changed ON orochi.%I', item.name);
         EXECUTE format('DROP TRIGGER IF EXISTS orochi_catalog_updated ON orochi.%I', item.name);
-        EXECUTE format('CREATE TRIGGER orochi_catalog_changed AFTER INSERT OR DELETE OR TRUNCATE ON orochi.%I
-            FOR EACH STATEMENT EXECUTE FUNCTION orochi._catalog_changed(%s)', item.name, item.argument);
-        EXECUTE format('CREATE TRIGGER orochi_catalog_updated AFTER UPDATE %s ON orochi.%I
-            FOR EACH STATEMENT EXECUTE FUNCTION orochi._catalog_changed(%s)',
-            'OF ' || item.columns, item.name, item.argument);
+        EXECUTE format('CREATE OR REPLACE TRIGGER orochi_layout_made AFTER INSERT ON orochi.%I
+            REFERENCING NEW TABLE AS made FOR EACH STATEMENT EXECUTE FUNCTION orochi.%I()', item.name, item.function);
+        EXECUTE format('CREATE OR REPLACE TRIGGER orochi_layout_gone AFTER DELETE ON orochi.%I
+            REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION orochi.%I()', item.name, item.function);
+        EXECUTE format('CREATE OR REPLACE TRIGGER orochi_layout_updated AFTER UPDATE ON orochi.%I
+            REFERENCING OLD TABLE AS gone NEW TABLE AS made
+            FOR EACH STATEMENT EXECUTE FUNCTION orochi.%I()', item.name, item.function);
+        EXECUTE format('CREATE OR REPLACE TRIGGER orochi_layout_emptied AFTER TRUNCATE ON orochi.%I
+            FOR EACH STATEMENT EXECUTE FUNCTION orochi._layouts_emptied()', item.name);
     END LOOP;
-    CREATE OR REPLACE TRIGGER orochi_layout_updated AFTER UPDATE OF layout ON orochi.orochi_shards
-        FOR EACH STATEMENT EXECUTE FUNCTION orochi._catalog_changed(layout);
+    CREATE OR REPLACE TRIGGER orochi_layout_updated AFTER UPDATE ON orochi.orochi_shards
+        REFERENCING OLD TABLE AS gone NEW TABLE AS made
+        FOR EACH STATEMENT EXECUTE FUNCTION orochi._shards_changed();
 END $$;
 
 -- A chunk whose last stripe goes has its rows in the heap: it is hot, however that came.

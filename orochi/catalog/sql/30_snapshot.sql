@@ -57,6 +57,8 @@ BEGIN
     UNION ALL
     SELECT 'definitions', to_json(definitions) FROM orochi.orochi_catalog_version
     UNION ALL
+    SELECT 'changes', json_agg(change_id) FROM orochi.orochi_catalog_changes
+    UNION ALL
     SELECT 'nodes', json_agg(json_build_array(node_id, hostname, port, dbname, role, state, holds_shards))
         FROM orochi.orochi_nodes
     UNION ALL
@@ -149,5 +151,48 @@ BEGIN
         WHERE c.relpersistence <> 't' AND NOT orochi._is_internal_schema(n.nspname)
             AND NOT EXISTS (SELECT FROM orochi.orochi_tables t WHERE t.table_oid = c.oid)
             AND NOT EXISTS (SELECT FROM orochi._dependent_views() v WHERE v.view_oid = c.oid);
+END
+$$;
+
+-- What is not as it was in a snapshot for which the changes `known` had been made: no row if a whole one is needed, else
+-- versions, changes, and of the shards that the other changes are about all that `_snapshot` has of shards.
+-- A change that is gone was folded, or was the reader's own and is rolled back. Where DDL moves no version
+-- (without event triggers), only a whole snapshot finds it.
+CREATE OR REPLACE FUNCTION orochi._snapshot_since(known bigint[]) RETURNS TABLE (kind text, data json)
+LANGUAGE plpgsql STABLE SET search_path = '' AS $$
+#variable_conflict use_column
+DECLARE
+    changed record;
+    touched bigint[];
+BEGIN
+    SELECT count(*) FILTER (WHERE change_id = ANY (known)) AS known,
+        coalesce(bool_and(is_layout AND shards IS NOT NULL) FILTER (WHERE NOT change_id = ANY (known)), true) AS told
+        INTO changed FROM orochi.orochi_catalog_changes;
+    IF changed.known < cardinality(known) OR NOT changed.told OR (SELECT count(*) < 2 FROM pg_event_trigger
+            WHERE evtname IN ('orochi_on_ddl', 'orochi_on_drop') AND evtenabled IN ('O', 'A'))
+    THEN
+        RETURN;
+    END IF;
+    touched := ARRAY(SELECT DISTINCT unnest(shards) FROM orochi.orochi_catalog_changes WHERE NOT change_id = ANY (known));
+    RETURN QUERY
+    SELECT 'version', to_json(version) FROM orochi.orochi_catalog_version
+    UNION ALL
+    SELECT 'changes', json_agg(change_id) FROM orochi.orochi_catalog_changes
+    UNION ALL
+    SELECT 'shards', json_agg(json_build_array(s.shard_id, s.table_oid::bigint, s.shard_index, s.hash_min,
+            s.hash_max, s.layout, p.node_ids, s.row_count, s.size_bytes) ORDER BY s.table_oid, s.shard_index)
+        FROM orochi.orochi_shards s
+        JOIN LATERAL (SELECT json_agg(node_id ORDER BY ordinal, node_id) AS node_ids
+              FROM orochi.orochi_shard_placements o WHERE o.state = 'active' AND o.shard_id = s.shard_id) p
+            ON p.node_ids IS NOT NULL
+        WHERE s.shard_id = ANY (touched)
+    UNION ALL
+    SELECT 'chunks', json_agg(json_build_array(chunk_id, shard_id, range_start, range_end, generation, tier)
+            ORDER BY shard_id, range_start)
+        FROM orochi.orochi_chunks WHERE shard_id = ANY (touched)
+    UNION ALL
+    SELECT 'stripes', json_agg(json_build_array(f.stripe_id, f.chunk_id, f.path, f.row_count, f.size_bytes)
+            ORDER BY f.chunk_id, f.stripe_id)
+        FROM orochi.orochi_stripes f JOIN orochi.orochi_chunks c USING (chunk_id) WHERE c.shard_id = ANY (touched);
 END
 $$;
