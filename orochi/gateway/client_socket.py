@@ -29,6 +29,7 @@ class ClientSocket(asyncio.Protocol):
         on_writable: told False when the client does not take what is written, and True when it does.
         writable: the last of these.
         closed: the connection is gone.
+        peer: the client's address and port; None if it has none.
     """
 
     def __init__(self, accepted: Callable[[ClientSocket], None]) -> None:
@@ -41,6 +42,7 @@ class ClientSocket(asyncio.Protocol):
         self.on_writable: Callable[[bool], None] = _ignore_flag
         self.writable = True
         self.closed = False
+        self.peer: tuple[str | None, int | None] = (None, None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop, again when TLS starts."""
@@ -51,6 +53,7 @@ class ClientSocket(asyncio.Protocol):
             sock = transport.get_extra_info("socket")
             if sock is not None:
                 connection.keep_alive(sock)
+                self.peer = _peer(transport.get_extra_info("peername"))
             self._accepted(self)
 
     def data_received(self, data: bytes) -> None:
@@ -134,3 +137,11 @@ def _ignore_flag(_flag: bool) -> None:
 
 def _ignore() -> None:
     return
+
+
+def _peer(name: object) -> tuple[str | None, int | None]:
+    match name:
+        case (str(host), int(port), *_):
+            return host.partition("%")[0], port
+        case _:
+            return None, None

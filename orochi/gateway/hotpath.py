@@ -232,6 +232,7 @@ class Call:
         "_session",
         "_skip",
         "_started",
+        "_tag",
         "_target",
         "connection",
     )
@@ -255,11 +256,12 @@ class Call:
         self._held = b""
         self._started = False
         self._skip = 0
-        self._fragment = b""
+        self._fragment = self._tag = b""
 
     def send(self) -> None:
         """Send the node its part."""
         connection, found, bind = self.connection, self._target, self._portal.bind
+        self._session.doing.begin(self._portal.prepared.sql, "", self._strategy)
         name, before = connection.prepare(found.key, found.sql, found.key[1])
         connection.tap = self._from_node
         connection.write(
@@ -314,10 +316,15 @@ class Call:
         pos, size = self._skip, len(data)
         while size - pos >= 5:
             end = pos + 1 + _length_at(data, pos + 1)[0]
-            if data[pos] == 0x5A:  # Z: ReadyForQuery
+            if data[pos] == 0x43:  # C: CommandComplete
+                if end > size:
+                    break
+                self._tag = data[pos + 5 : end - 1]
+            elif data[pos] == 0x5A:  # Z: ReadyForQuery
                 if end > size:
                     break
                 self.connection.status = chr(data[pos + 5])
+                self._count()
                 self._finish()
                 return
             pos = end
@@ -374,7 +381,20 @@ class Call:
         relay.inbox.feed(self._batch + waiting)
         session.start_unit(refresh=True)
 
+    @property
+    def _strategy(self) -> str:
+        prepared = self._portal.prepared
+        return "router" if isinstance(prepared.template, plans.Router) else prepared.statement.kind.value
+
+    def _count(self) -> None:
+        session, tag = self._session, self._tag
+        if tag:  # else it ended with an error
+            session.gateway.statistics.count(
+                session, self._portal.prepared.sql, self._strategy, tag.decode("ascii", "replace")
+            )
+
     def _release(self) -> None:
+        self._session.doing.end()
         self.connection.tap = None
         self._session.runtime.nodes.release(self.connection)
 

@@ -13,7 +13,7 @@ import structlog
 from orochi import errors, metrics
 from orochi import settings as process_settings
 from orochi.executor import node_pool
-from orochi.gateway import client_socket, handover, loopback, relay, startup, texts
+from orochi.gateway import activity, client_socket, handover, loopback, relay, startup, texts
 from orochi.gateway import engine as engines
 from orochi.gateway import session as sessions
 from orochi.pgwire import client as pg_client
@@ -36,6 +36,7 @@ class Gateway:
         coordinator: where client sessions are relayed to.
         tls: encrypts clients that ask, if a certificate is configured.
         presence: tells the other gateways of this one.
+        statistics: of sessions and statements.
     """
 
     def __init__(self, runtime: Any, settings: process_settings.Settings, engine: engines.Engine) -> None:
@@ -54,7 +55,8 @@ class Gateway:
         self._secret: str | None = None
         self._stopping = False
         self.presence = handover.Presence()
-        self._announcing: asyncio.Task[None] | None = None
+        self.statistics = activity.Statistics(self)
+        self._tending: tuple[asyncio.Task[None], ...] = ()
 
     async def start(self, *, reuse_port: bool = False) -> int:
         """Listen; the port."""
@@ -68,7 +70,7 @@ class Gateway:
         )
         port: int = self._server.sockets[0].getsockname()[1]
         await self._announce(port)
-        self._announcing = loop.create_task(self._keep_announced(port))
+        self._tending = loop.create_task(self._keep_announced(port)), loop.create_task(self.statistics.run())
         return port
 
     async def _keep_announced(self, port: int) -> None:
@@ -111,8 +113,8 @@ class Gateway:
     async def stop(self) -> None:
         """Stop listening, let running statements end for a while, and close every session."""
         self._stopping = True
-        if self._announcing is not None:
-            self._announcing.cancel()
+        for task in self._tending:
+            task.cancel()
         self.presence.close()
         if self._server is not None:
             self._server.close()
@@ -174,6 +176,10 @@ class Gateway:
             session.loop = loopback.Link(self, loopback_from, session.transaction)
             stream.exclusive = True
         self._sessions[server.pid, server.secret] = session
+
+    def open_sessions(self) -> tuple[sessions.Session, ...]:
+        """All that are open."""
+        return tuple(self._sessions.values())
 
     def serving(self, pid: int) -> sessions.Session | None:
         """The session whose coordinator connection is the backend `pid`."""

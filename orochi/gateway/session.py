@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from orochi import errors, ids, metrics
+from orochi import errors, ids
 from orochi.catalog import snapshot as snapshots
 from orochi.catalog import store
 from orochi.executor import context, node_errors, transaction
 from orochi.gateway import (
+    activity,
     client_socket,
     control,
     encodings,
@@ -52,6 +53,7 @@ class Session:
 
     Attributes:
         settings_revert: settings changed inside the open block, so its end may change them back.
+        doing: the last statement that was not the coordinator's alone.
         zone: the only setting that reading a distribution or time value depends on.
         savepoints: the open block has savepoints.
         recent: unnamed statements whose Parse need not be asked of the coordinator again.
@@ -76,7 +78,7 @@ class Session:
         self.coordinator = server
         self.relay = relay
         relay.rights.forget = self.engine.forget_rights
-        self.user = user
+        self.user, self.doing = user, activity.Doing()
         self.query_id = ids.new_query_id()
         self.settings: Mapping[str, str] = {}
         self.signature: tuple[tuple[str, str], ...] = ()
@@ -92,12 +94,11 @@ class Session:
         self.reading: pg_client.PgConnection | None = None
         self._temp_relations: Mapping[str, str] = {}
         self._full_path: tuple[str, ...] = ()
-        self.read_only = False
+        self.read_only = self._timed_out = self._cleaned = False
         self.isolation = self._default_isolation = "read committed"
         self._own_snapshot: snapshots.Snapshot | None = None
         self._pinned: snapshots.Snapshot | None = None
         self._task: asyncio.Task[None] | None = None
-        self._timed_out = self._cleaned = False
         relay.session = self
         client.on_lost = self._client_lost
         server.scratch = b"orochi_scratch"
@@ -285,8 +286,7 @@ class Session:
         self.query_id = ids.new_query_id()
         self._timed_out = False
         self._pin()
-        measured = metrics.measured(statement.kind.value, self.query_id)
-        with measured, loopback.running(self, statement), self._deadline():
+        with activity.measured(self, statement, sink), loopback.running(self, statement), self._deadline():
             try:
                 if self.loop is not None:
                     await loopback.check(self, statement)

@@ -1,4 +1,5 @@
 SELECT orochi._publish();
+REVOKE EXECUTE ON FUNCTION orochi.stat_statements_reset(), orochi_api.stat_statements_reset() FROM PUBLIC;
 GRANT USAGE ON SCHEMA orochi, timescaledb_information TO PUBLIC;
 GRANT SELECT ON ALL TABLES IN SCHEMA orochi TO PUBLIC;
 GRANT SELECT ON ALL TABLES IN SCHEMA timescaledb_information TO PUBLIC;
