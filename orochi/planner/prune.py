@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from orochi import pgtypes
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import analyze, literals, names, tree
+from orochi.planner import analyze, literals, names, nulls, tree
 from orochi.planner import fragment as fragments
 from orochi.planner.tree import ast
 from orochi.sharding import hashing
@@ -54,7 +54,7 @@ def prune(reference: names.Reference, analysis: analyze.Analysis) -> Pruned:
     """What can matter of one mention of a table."""
     table, terms = reference.table, analysis.quals(reference)
     # only its own level's: a sub-SELECT is evaluated for the one row of an aggregate over nothing, too
-    if any(_is_false(term, level, analysis) for term, level in terms if level is reference.level):
+    if any(nulls.never(term) for term, level in terms if level is reference.level):
         return Pruned((), (), ())
     classes = analysis.classes(terms)
     shards = table.shards
@@ -183,17 +183,6 @@ def _node(value: literals.Constant) -> tree.Node:
 def _is_null(node: tree.Node, analysis: analyze.Analysis) -> bool:
     value = literals.constant(node)
     return value is not None and value.text is None
-
-
-def _is_false(term: tree.Node, level: names.Level, analysis: analyze.Analysis) -> bool:
-    """Whether a condition can never hold: `false`, NULL, or a comparison with NULL."""
-    value = literals.constant(term)
-    if value is not None:
-        return value.text is None or (value.oid == pgtypes.BOOL and value.text.lower() in ("f", "false"))
-    name = tree.operator(term)
-    if name in literals.COMPARISONS:
-        return any(_is_null(side, analysis) for side in (term.lexpr, term.rexpr))
-    return False
 
 
 def _time_ranges(
