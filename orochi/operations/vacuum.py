@@ -43,11 +43,11 @@ WITH free AS (
     FOR NO KEY UPDATE OF s SKIP LOCKED
 ), changed AS (
     UPDATE orochi.orochi_shards s SET row_count = f.after FROM free f
-    WHERE s.shard_id = f.shard_id AND f.before <> f.after RETURNING f.before, f.after
+    WHERE s.shard_id = f.shard_id AND f.before <> f.after RETURNING s.shard_id, f.before, f.after
 )
-SELECT orochi._bump_layout() FROM (SELECT count(*) AS others FROM changed
+SELECT orochi._bump_layout(o.shards) FROM (SELECT array_agg(shard_id) AS shards FROM changed
     WHERE greatest(before, after) >= {upkeep.PLANNED_ROWS} AND greatest(before, after) >= 2 * least(before, after)) o
-WHERE o.others > 0
+WHERE o.shards IS NOT NULL
 """
 #: The version of PostgreSQL that can be told ONLY.
 _ONLY_SINCE = 180000
