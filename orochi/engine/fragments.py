@@ -27,6 +27,7 @@ from orochi.engine import (
     fused,
     heapfilter,
     kept,
+    lasting,
     native,
     newest,
     placeholders,
@@ -128,7 +129,6 @@ class _Run:
         self.is_vectorised = self.has_stripes and fragment.vector_sql is not None
         self._staged_inputs = staged
         self._inputs: dict[str, str] = {}
-        self._lasting: list[str] = []  # scans whose rows are kept
 
     def stage(self) -> None:
         """Have the rows of earlier stages on the node."""
@@ -292,14 +292,14 @@ class _Run:
         view = kept.View(self._connection, [scan for parts in self._parts for scan in parts], deleted)
         try:
             given = {parts[0].name: self._native_table(parts, view) for parts in self._parts}
-            return native.from_native(duck.query(sql, given, self._lasting), self._fragment.columns)
+            return native.from_native(duck.query(sql, given), self._fragment.columns)
         except (duck.Error, native.Unsupported) as error:
             if self._cancelled():
                 raise errors.QueryCanceled("canceling statement due to user request") from error
             log.info("fragment.not_vectorised", fragment=self._fragment.number, error=str(error)[:300])
             return None
 
-    def _native_table(self, parts: Sequence[contract.Scan], view: kept.View) -> pa.Table:
+    def _native_table(self, parts: Sequence[contract.Scan], view: kept.View) -> pa.Table | lasting.Rows:
         if parts[0].input is not None:
             return self._staged_inputs.native(parts)
         different = list({(part.relation, part.stripes): part for part in parts}.values())
@@ -328,8 +328,6 @@ class _Run:
         found = kept.shared().rows(different, view, self._stripe_dir, load)
         self._counters.total += found.groups
         self._counters.skipped += found.skipped
-        if found.is_kept:
-            self._lasting.append(parts[0].name)
         return found.rows
 
 

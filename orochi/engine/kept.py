@@ -21,7 +21,7 @@ import pyarrow as pa
 from psycopg import sql as pgsql
 
 from orochi import settings
-from orochi.engine import contract, stripes
+from orochi.engine import contract, lasting, stripes
 from orochi.storage.columnar import cache
 
 #: What keeping rows costs beside them.
@@ -78,17 +78,15 @@ class Loaded:
     """A scan's rows, and what reading them was.
 
     Attributes:
-        rows: of native types.
+        rows: of native types; such as last if they are kept.
         heap_rows: how many came from heaps.
         groups, skipped: chunk groups that were considered, and ruled out.
-        is_kept: the next statement is likely to be given the same table.
     """
 
-    rows: pa.Table
+    rows: pa.Table | lasting.Rows
     heap_rows: int
     groups: int
     skipped: int
-    is_kept: bool = False
 
 
 @dataclasses.dataclass(slots=True)
@@ -132,9 +130,10 @@ class Keeper:
             return kept.loaded
         loaded = load()
         gone = _of(parts, view.deleted())
-        size = loaded.rows.nbytes + _OVERHEAD
-        loaded.is_kept = self._cache.put(key, _Kept(loaded, view.snapshot(), gone), size)
-        return loaded
+        assert isinstance(loaded.rows, pa.Table)
+        rows = lasting.Rows(loaded.rows)
+        keeping = _Kept(dataclasses.replace(loaded, rows=rows), view.snapshot(), gone)
+        return keeping.loaded if self._cache.put(key, keeping, rows.size_bytes + _OVERHEAD) else loaded
 
     def _holds(self, kept: _Kept, parts: Sequence[contract.Scan], view: View) -> bool:
         if kept.snapshot == view.snapshot():
