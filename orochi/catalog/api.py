@@ -9,9 +9,10 @@ session, where PostgreSQL resolves names, defaults and casts, and executes the c
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from orochi.catalog import api_aggregates
+from orochi import errors
+from orochi.catalog import api_aggregates, definition
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -326,7 +327,67 @@ def install_sql() -> str:
     return "\n".join(_render(function) for function in FUNCTIONS)
 
 
+#: What a body of a function, procedure or DO block may call: it is done in a transaction of its own.
+IN_BODIES = frozenset(
+    {
+        "compress_chunk",
+        "decompress_chunk",
+        "drop_chunks",
+        "move_chunk_to_tier",
+        "recompress_chunk",
+        "refresh_continuous_aggregate",
+        "run_job",
+        "run_maintenance",
+    }
+)
+
+
+def from_body(name: str, arguments: Mapping[str, tuple[str, str | None]]) -> str:
+    """The SELECT of a call that a body made; `arguments`: type and text of each, by name.
+
+    Raises:
+        UndefinedObject: it is none that bodies may make.
+    """
+    if name in IN_BODIES:
+        for function in FUNCTIONS:
+            known = {(argument, kind) for argument, kind, _ in function.arguments}
+            if function.name == name and known == {(each, kind) for each, (kind, _) in arguments.items()}:
+                listed = ", ".join(
+                    f'"{each}" => '
+                    + ("NULL" if text is None else definition.quote_literal(text))
+                    + f"::{kind}"
+                    for each, (kind, text) in arguments.items()
+                )
+                return f"SELECT orochi.{name}({listed})"
+    raise errors.UndefinedObject(f'no function "{name}" is called like that', sqlstate="42883")
+
+
+def _relayed(function: Function) -> str:
+    """The body of a function that the gateway does for another body, and nobody at the top of a statement."""
+    pairs = ", ".join(
+        f"'{name}', jsonb_build_array('{kind}', {function.name}.\"{name}\"{'::oid' if kind == 'regclass' else ''}::text)"
+        for name, kind, _ in function.arguments
+    )
+    call = f"orochi._call_from_body('{function.name}', jsonb_build_object({pairs}), context) AS answer"
+    match function.returns:
+        case "void":
+            answered = f"PERFORM answer FROM {call}"
+        case kind if kind.startswith("SETOF "):
+            answered = f"RETURN QUERY SELECT answer FROM {call}"
+        case _:
+            answered = f"RETURN (SELECT answer FROM {call})"
+    return f"""plpgsql AS $body$
+DECLARE
+    context text;
+BEGIN
+    GET DIAGNOSTICS context = PG_CONTEXT;
+    {answered};
+END $body$"""
+
+
 def _refusal(function: Function) -> str:
+    if function.name in IN_BODIES:
+        return _relayed(function)
     columns = result_columns(function.name) or ()
     if {name for name, _, _ in function.arguments} & {name for name, _ in columns}:
         # PL/pgSQL would take an argument and a column of one name for one variable

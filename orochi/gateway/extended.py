@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from orochi import errors
 from orochi.gateway import (
     bindcheck,
+    bodies,
     client_socket,
     control,
     encodings,
@@ -24,8 +25,6 @@ from orochi.gateway import (
     exchange,
     executes,
     hotpath,
-    loopback,
-    own_settings,
     pipeline,
     portal,
     simple,
@@ -120,7 +119,7 @@ class Unit:
                 self.relay.unnamed = b""
                 self._reply(messages.PARSE_COMPLETE)
             return
-        payload = (own_settings.shown_by if self.session.loop is None else loopback.insertable)(payload)
+        payload = await bodies.rewritten(self.session, payload)
         message = messages.parse_parse(payload)
         statement = await self._ours(message.sql, kept=bool(message.name))
         if statement is None:

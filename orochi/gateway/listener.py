@@ -35,6 +35,7 @@ class Gateway:
     Attributes:
         coordinator: where client sessions are relayed to.
         tls: encrypts clients that ask, if a certificate is configured.
+        address: where this gateway itself reaches it.
         presence: tells the other gateways of this one.
         statistics: of sessions and statements.
     """
@@ -55,6 +56,7 @@ class Gateway:
         self._secret: str | None = None
         self._stopping = False
         self.presence = handover.Presence()
+        self.address = self.settings.gateway_host, self.settings.gateway_port
         self.statistics = activity.Statistics(self)
         self._tending: tuple[asyncio.Task[None], ...] = ()
 
@@ -69,6 +71,8 @@ class Gateway:
             backlog=_BACKLOG,
         )
         port: int = self._server.sockets[0].getsockname()[1]
+        host = self.settings.gateway_host
+        self.address = "127.0.0.1" if host in _EVERYWHERE else host, port
         await self._announce(port)
         self._tending = loop.create_task(self._keep_announced(port)), loop.create_task(self.statistics.run())
         return port

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Who connects; no role of that name needs to exist.
 USER = "orochi_loopback"
+#: Name of a connection that is no function's: see `bodies`.
+CALLS = "orochi call"
 _NAME = re.compile(r"orochi loopback (\d+)")
 #: A relation locked against reading can only be locked by the caller itself, which waits for us.
 _LOCK_TIMEOUT = "3s"

@@ -278,7 +278,8 @@ class Startup:
                 "user": self._gateway.coordinator.user,
                 "database": self._gateway.coordinator.dbname,
             }
-            caller = loopback.caller_pid(self._parameters)
+            called = self._parameters.get("application_name") == loopback.CALLS
+            caller = None if called else loopback.caller_pid(self._parameters)
             self._gateway.begin(self._client, server, parameters, loopback_from=caller)
         else:
             self._gateway.begin(self._client, server, self._parameters)

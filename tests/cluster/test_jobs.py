@@ -259,3 +259,69 @@ def test_the_command_line_shows_jobs(cluster: clusters.Cluster, pair: oracle.Pai
     assert (shown["last_run_status"], shown["job_status"], shown["total_runs"]) == ("Success", "Scheduled", 1)
     assert "Idling" in clusters.run_orochi("jobs", "--data-dir", folder).stdout
     pair.orochi("SELECT delete_job(%s)", (job,))
+
+
+_KEEPING = """
+CREATE PROCEDURE keep_house(job_id integer, config jsonb) LANGUAGE plpgsql AS $$
+DECLARE
+    chunk text;
+BEGIN
+    FOR chunk IN SELECT show_chunks('jobs.kept', older_than => timestamptz '2026-01-04 00:00+00') LOOP
+        PERFORM compress_chunk(chunk);
+        COMMIT;
+    END LOOP;
+    PERFORM drop_chunks('jobs.kept', older_than => timestamptz '2026-01-02 00:00+00');
+    PERFORM refresh_continuous_aggregate('jobs.kept_days', NULL, NULL);
+    INSERT INTO jobs.kept VALUES ('2026-01-05 00:00+00', 1, job_id);
+END $$
+"""
+
+
+def test_a_users_job_keeps_house(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
+    pair.orochi("CREATE TABLE kept (at timestamptz NOT NULL, device int, v int)")
+    pair.orochi("SELECT create_hypertable('kept', 'at')")
+    pair.orochi("SELECT create_distributed_table('kept', 'device', 2)")
+    pair.orochi(
+        "INSERT INTO kept SELECT '2026-01-01 00:00+00'::timestamptz + g * interval '1 hour', g, 1"
+        " FROM generate_series(0, 119) g"
+    )
+    pair.orochi(
+        "CREATE MATERIALIZED VIEW kept_days WITH (orochi.continuous) AS"
+        " SELECT time_bucket(interval '1 day', at) AS day, count(*) AS n FROM kept GROUP BY 1 WITH NO DATA"
+    )
+    pair.orochi(_KEEPING)
+    job = one(
+        pair, "SELECT add_job('keep_house', '1 day', initial_start => '2100-01-01', fixed_schedule => false)"
+    )
+    pair.orochi("CALL run_job(%s)", (job,))
+    assert (
+        pair.orochi("SELECT sqlerrcode, err_message FROM orochi.job_errors WHERE job_id = %s", (job,)) == []
+    )
+    assert pair.orochi("SELECT count(*), max(v) FROM kept") == [(97, job)]
+    chunks = (
+        "SELECT is_compressed, count(*) FROM orochi.chunks WHERE hypertable ~ 'kept$' GROUP BY 1 ORDER BY 1"
+    )
+    assert pair.orochi(chunks) == [(False, 4), (True, 4)]
+    assert one(pair, "SELECT count(*) FROM kept_days WHERE n = 24") == 3
+
+    do = "DO $$ BEGIN {} END $$"
+    drop = "PERFORM orochi.drop_chunks('jobs.kept', older_than => timestamptz '2026-01-03 00:00+00');"
+    with pytest.raises(psycopg.errors.ActiveSqlTransaction), pair.gateway.transaction():
+        pair.orochi(do.format(drop))
+    assert refused(pair, do.format("INSERT INTO kept VALUES (now(), 1, 1); " + drop)) == "25001"
+    assert refused(pair, do.format("PERFORM compress_chunk('nothing');")) == "42704"
+    assert refused(pair, """SELECT orochi._ask_gateway('{"function": "pg_read_file"}')""") == "22023"
+    with cluster.connect() as other:
+        other.execute(f"SET search_path TO {_SCHEMA}")
+        other.execute(f"CREATE ROLE {_ROLE}_poor")
+        other.execute(f"GRANT USAGE ON SCHEMA {_SCHEMA} TO {_ROLE}_poor")
+        other.execute(f"SET ROLE {_ROLE}_poor")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            other.execute(do.format(drop))
+        other.execute("RESET ROLE")
+        other.execute(f"REVOKE USAGE ON SCHEMA {_SCHEMA} FROM {_ROLE}_poor")
+        other.execute(f"DROP ROLE {_ROLE}_poor")
+    with cluster.connect_coordinator() as direct, pytest.raises(psycopg.errors.FeatureNotSupported):
+        direct.execute(f"SELECT drop_chunks('{_SCHEMA}.kept', interval '1 day')")
+    pair.orochi(do.format(drop))
+    assert pair.orochi("SELECT count(*) FROM kept") == [(73,)]

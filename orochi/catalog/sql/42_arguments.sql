@@ -23,3 +23,10 @@ BEGIN
     RAISE EXCEPTION '%() must be called through the Orochi gateway', name
         USING ERRCODE = '0A000', HINT = 'Connect to the gateway, and call it in a SELECT of its own.';
 END $$;
+
+-- A call inside of a body goes to the gateway where there is a way to it: see loopback.sql.
+CREATE OR REPLACE FUNCTION orochi._call_from_body(name text, arguments jsonb, context text) RETURNS SETOF text
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM orochi._refuse_call(name);
+END $$;

@@ -187,6 +187,37 @@ BEGIN
     END LOOP;
 END $$;
 
+-- A call of one of Orochi's functions that a body makes: the gateway does it, in a session of the same role and in a
+-- transaction of its own, as nothing is left of the caller's then that it could wait for (`gateway/bodies.py`). What is asked for is
+-- the condition on a foreign table, which no server has. At the top of a statement (`context` has one line), functions refuse.
+DO $$
+BEGIN
+    IF to_regclass('pg_orochi.calls') IS NULL THEN
+        CREATE FOREIGN TABLE pg_orochi.calls (request text, answer text) SERVER orochi_gateway
+            OPTIONS (schema_name 'orochi', table_name '_calls');
+    END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION orochi._ask_gateway(request jsonb) RETURNS SETOF text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+BEGIN
+    RETURN QUERY EXECUTE format('SELECT answer FROM pg_orochi.calls WHERE request = %L', encode(convert_to(
+        -- the role that the session has, not that of a function with its owner's rights: no caller can forge it
+        (request || jsonb_build_object('role', CASE current_setting('role') WHEN 'none' THEN session_user::text
+            ELSE current_setting('role') END))::text, 'UTF8'), 'hex'));
+END $$;
+
+CREATE OR REPLACE FUNCTION orochi._call_from_body(name text, arguments jsonb, context text) RETURNS SETOF text
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF strpos(context, E'\n') = 0 THEN
+        PERFORM orochi._refuse_call(name);
+    END IF;
+    RETURN QUERY SELECT a FROM orochi._ask_gateway(jsonb_build_object('function', name, 'arguments', arguments,
+        'settings', (SELECT jsonb_object_agg(s.name, current_setting(s.name))
+                     FROM unnest(ARRAY['TimeZone', 'DateStyle', 'IntervalStyle']) AS s(name)))) AS a;
+END $$;
+
 REVOKE ALL ON FUNCTION orochi._attach_shell(oid), orochi._detach_shell(oid), orochi._follow_shells(),
     orochi._remove_row(), orochi._insert_row(), orochi._send_rows() FROM PUBLIC;
 SELECT orochi._attach_shell(table_oid) FROM orochi.orochi_tables;
