@@ -14,7 +14,16 @@ from orochi import errors, ids, pgtypes
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import aggregate_log, chunks, distribute, progress, shells, storage_options, striped
+from orochi.operations import (
+    aggregate_log,
+    chunks,
+    distribute,
+    locking,
+    progress,
+    shells,
+    storage_options,
+    striped,
+)
 from orochi.sharding import colocation, placement
 from orochi.timeseries import ranges
 
@@ -117,11 +126,14 @@ async def drop_chunks(session: context.Session, oid: int, chunk_ids: Sequence[in
     await shells.bump_layouts(session, affected)
     table = session.snapshot().tables[ids.TableId(oid)]
     work: dict[int, list[str]] = {}
+    locked: dict[int, list[str]] = {}
     for shard in table.shards:
         gone = [chunk for chunk in shard.chunks if chunk.chunk_id in wanted]
         if gone:
             for node_id in shard.node_ids:
                 work.setdefault(node_id, []).extend(_drop_sql(shell, shard, gone))
+                locked.setdefault(node_id, []).extend(_locked(shell, shard, gone))
+    await locking.exclude_all(session, locked)
     await shells.run_on_nodes(session, work)
     listed = ", ".join(str(chunk_id) for chunk_id in sorted(wanted))
     await session.catalog_execute(
@@ -335,15 +347,20 @@ def _relation(shard: snapshots.Shard, name: str) -> str:
     return f"{definitions.quote(shard.schema)}.{definitions.quote(name)}"
 
 
+def _locked(
+    shell: definitions.Definition, shard: snapshots.Shard, gone: Sequence[snapshots.Chunk]
+) -> list[str]:
+    """What is locked to drop chunks of a shard, whose layout in the catalog is already the next one."""
+    schemas = [f"orochi_s{shard.shard_id}_{shard.layout - 1}", *(chunk.schema for chunk in gone)]
+    return [f"ONLY {definitions.quote(schema)}.{definitions.quote(shell.name)}" for schema in schemas]
+
+
 def _drop_sql(
     shell: definitions.Definition, shard: snapshots.Shard, gone: Sequence[snapshots.Chunk]
 ) -> list[str]:
     """A node's statements: the shard's layout in the catalog is already the next one."""
     old = f"orochi_s{shard.shard_id}_{shard.layout - 1}"
-    statements = [
-        f"LOCK TABLE ONLY {definitions.quote(old)}.{definitions.quote(shell.name)} IN ACCESS EXCLUSIVE MODE"
-    ]
-    statements += [f"DROP SCHEMA {definitions.quote(chunk.schema)} CASCADE" for chunk in gone]
+    statements = [f"DROP SCHEMA {definitions.quote(chunk.schema)} CASCADE" for chunk in gone]
     stripes = [str(stripe.stripe_id) for chunk in gone for stripe in chunk.stripes]
     if stripes:
         statements.append(f"DELETE FROM orochi_data.delete_vectors WHERE stripe_id IN ({', '.join(stripes)})")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
+import time
 from typing import Any
 
 import psycopg
 import pytest
 
+from tests.support import cluster as clusters
 from tests.support import oracle
 
 _DAY = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
@@ -154,6 +157,34 @@ def test_drop_chunks(metrics: oracle.Pair) -> None:
     assert [row[0] for row in dropped] == names
     left = metrics.orochi("SELECT max(at) < timestamptz '2024-01-10', min(at) FROM metrics")
     assert left == [(True, _DAY)]
+
+
+def test_drop_chunks_lets_writers_go_on(
+    module_pair: oracle.Pair, other: psycopg.Connection[Any], cluster: clusters.Cluster
+) -> None:
+    """A block that has written to one of the chunks writes to another one of them while they are to be dropped."""
+    module_pair.orochi("CREATE TABLE both_go (at timestamptz NOT NULL, k int)")
+    module_pair.orochi("SELECT create_hypertable('both_go', 'at')")
+    module_pair.orochi("SELECT create_distributed_table('both_go', 'k', 2)")
+    insert = "INSERT INTO both_go SELECT '2024-01-01'::timestamptz + g * interval '1 day', k FROM generate_series(0, 1) g, unnest({}) k"
+    module_pair.orochi(insert.format("ARRAY[1, 2, 3, 4, 5, 6]"))
+    (path,) = module_pair.orochi("SHOW search_path")[0]
+    other.execute(f"SET search_path TO {path}")
+    other.execute("SET lock_timeout TO '120s'")
+    dropping = threading.Thread(
+        target=other.execute, args=("SELECT drop_chunks('both_go', older_than => timestamptz '2024-02-01')",)
+    )
+    active = "SELECT count(*) FROM orochi.stat_activity WHERE state = 'active' AND query LIKE 'SELECT drop_chunks%both_go%'"
+    with cluster.connect() as looking, module_pair.gateway.transaction():
+        module_pair.orochi("INSERT INTO both_go VALUES ('2024-01-01', 1)")
+        dropping.start()
+        end = time.monotonic() + 60
+        while looking.execute(active).fetchone() == (0,) and time.monotonic() < end:
+            time.sleep(0.05)
+        for k in range(1, 7):
+            module_pair.orochi("INSERT INTO both_go VALUES ('2024-01-02', %s)", (k,))
+    dropping.join()
+    assert module_pair.orochi("SELECT count(*) FROM both_go") == [(0,)]
 
 
 def _refused(pair: oracle.Pair, call: str, state: str, message: str) -> None:
