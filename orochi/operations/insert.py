@@ -134,10 +134,11 @@ def _analyze(session: context.Session, statement: parse.Statement) -> plans.Valu
     if found is not None and found[0].shape is snapshot.shape:
         _analyzed.move_to_end(key)
         return dataclasses.replace(found[1], table=snapshot.tables[found[1].table.oid])
-    plan = plans.analyze(statement, snapshot, session.search_path, session.temp_tables)
+    known = session.runtime.builtins
+    plan = plans.analyze(statement, snapshot, session.search_path, session.temp_tables, known)
     if isinstance(plan, plans.Values) and len(plan.rows) == 1 and statement.tree.selectStmt is not None:
         (row,) = statement.tree.selectStmt.valuesLists
-        if safety.may_return_sets(row, session.runtime.builtins):
+        if safety.may_return_sets(row, known):
             plan = plans.staged(statement, snapshot, session.search_path, session.temp_tables)
     if len(statement.sql) <= _REMEMBERED_LENGTH:
         _analyzed[key] = (snapshot, plan)

@@ -7,11 +7,14 @@ the heap first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from orochi.catalog import definition as definitions
+from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
 from orochi.operations import ddl, relay, shells, unstripe
 from orochi.planner import ddl as planner
-from orochi.planner import parse, quoting, type_ddl
+from orochi.planner import parse, quoting, tree, type_ddl
 
 _FIND = """
 SELECT n.nspname, t.typname, t.oid::bigint FROM pg_catalog.pg_type t
@@ -71,11 +74,19 @@ async def execute(session: context.Session, statement: parse.Statement, sink: co
             for _, _, oid in found:
                 await _into_heap(session, oid)
         if change.drops:
+            # the shells' children, which users know nothing of, are not among what depends on a type
+            users = await _users(session, [oid for _, _, oid in found])
+            for table in users:
+                await shells.remove_guard(session, await shells.definition(session, table.oid))
             tag = await ddl.run(session, statement, planner.read(statement))
+            for oid in sorted({table.oid for table in users} & session.snapshot().tables.keys()):
+                await shells.install_guard(session, await shells.definition(session, oid))
         else:
             tag = (await session.coordinator.query(statement.sql))[-1].tag
+        needed = await _prerequisites(session, statement, found)
+        node_statement = await _qualified(session, statement.tree)
         for schema, name, _ in found:
-            await _on_nodes(session, statement, change, schema, name)
+            await _on_nodes(session, node_statement, change, schema, name, needed)
         await session.catalog_changed()
     await sink.complete(tag)
 
@@ -96,17 +107,62 @@ async def _types_in(session: context.Session, schemas: tuple[str, ...]) -> list[
     return [(schema, name, int(oid)) for schema, name, oid in rows]
 
 
+async def _users(session: context.Session, type_oids: Sequence[int]) -> list[snapshots.Table]:
+    """The Orochi tables with a column of one of the types."""
+    users: set[int] = set()
+    for oid in type_oids:
+        result = await session.coordinator.fetch(_USERS, (str(oid).encode(),), (0,))
+        users.update(int(row[0] or b"0") for row in result.rows)
+    return [table for table in session.snapshot().tables.values() if table.oid in users]
+
+
 async def _into_heap(session: context.Session, type_oid: int) -> None:
-    result = await session.coordinator.fetch(_USERS, (str(type_oid).encode(),), (0,))
-    users = {int(row[0] or b"0") for row in result.rows}
-    for table in list(session.snapshot().tables.values()):
-        if table.oid in users and any(shard.has_stripes for shard in table.shards):
+    for table in await _users(session, [type_oid]):
+        if any(shard.has_stripes for shard in table.shards):
             shell = await shells.definition(session, table.oid)
             await unstripe.to_heap(session, table, shell)
 
 
+async def _prerequisites(
+    session: context.Session, statement: parse.Statement, found: Sequence[tuple[str, str, int]]
+) -> list[str]:
+    """What nodes need before an attribute of a type can be added or changed: the types that it names."""
+    if type(statement.tree).__name__ != "AlterTableStmt":
+        return []
+    needed: list[str] = []
+    for table in await _users(session, [oid for _, _, oid in found]):
+        of_table = definitions.prerequisites(await shells.definition(session, table.oid))
+        needed += [item for item in of_table if item not in needed]
+    return needed
+
+
+async def _qualified(session: context.Session, node: tree.Node) -> tree.Node:
+    """An ALTER TYPE whose attributes' types are named with their schemas: a node's search path is its own."""
+    if type(node).__name__ != "AlterTableStmt":
+        return node
+    named: dict[tuple[str, ...], tree.Node] = {}
+    for part in tree.walk(node):
+        if isinstance(part, tree.ast.TypeName) and part.names:
+            names = tree.strings(part.names)
+            known = await _find(session, names)
+            if known is not None and known[0] != "pg_catalog":
+                named[names] = tree.names(*known[:2])
+
+    def replaced(part: tree.Node) -> tree.Node | None:
+        if not isinstance(part, tree.ast.TypeName) or tree.strings(part.names) not in named:
+            return None
+        return tree.changed(part, names=named[tree.strings(part.names)])
+
+    return tree.transform(node, replaced)
+
+
 async def _on_nodes(
-    session: context.Session, statement: parse.Statement, change: type_ddl.Change, schema: str, name: str
+    session: context.Session,
+    node_statement: tree.Node,
+    change: type_ddl.Change,
+    schema: str,
+    name: str,
+    needed: Sequence[str],
 ) -> None:
     qualified = f"{definitions.quote(schema)}.{definitions.quote(name)}"
     work: dict[int, list[str]] = {}
@@ -123,7 +179,7 @@ async def _on_nodes(
         )
         if not known.rows:
             continue
-        statements = work.setdefault(node.node_id, [])
+        statements = work.setdefault(node.node_id, list(needed))
         if change.new_schema is not None:
             statements.append(f"CREATE SCHEMA IF NOT EXISTS {definitions.quote(change.new_schema)}")
         if change.drops:
@@ -131,5 +187,5 @@ async def _on_nodes(
             # those made of a type that goes first have gone with it
             statements.append(f"DROP {kind} IF EXISTS {qualified} CASCADE")
         else:
-            statements.append(type_ddl.for_node(statement.tree, schema, name))
+            statements.append(type_ddl.for_node(node_statement, schema, name))
     await shells.run_on_nodes(session, work)

@@ -124,8 +124,9 @@ NODE_FUNCTIONS = frozenset(
 #: Functions whose value is of the type of what they are given.
 GIVING_BACK = frozenset(
     {
-        "any_value", "array_agg", "array_append", "array_prepend", "first", "first_value", "lag", "last",
-        "last_value", "lead", "max", "min", "nth_value",
+        "any_value", "array_agg", "array_append", "array_prepend", "first", "first_value", "json_populate_record",
+        "json_populate_recordset", "jsonb_populate_record", "jsonb_populate_recordset", "lag", "last", "last_value",
+        "lead", "max", "min", "nth_value",
     }
 )  # fmt: skip
 

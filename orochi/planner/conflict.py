@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from pglast import ast, enums
 
 from orochi import errors
 from orochi.catalog import snapshot as snapshots
+from orochi.planner import builtins, parse
 from orochi.planner import names as relation_names
-from orochi.planner import parse
 from orochi.planner import tree as trees
 
 #: Folded expressions are spelled as parameters with numbers from here on, until their values are known.
@@ -33,14 +33,28 @@ class Tail:
     folded: tuple[str, ...]
 
 
-def prepare(tree: trees.Node, table: snapshots.Table, search_path: Sequence[str] = ()) -> Tail:
+def prepare(
+    tree: trees.Node,
+    table: snapshots.Table,
+    search_path: Sequence[str] = (),
+    known: builtins.Builtins | None = None,
+) -> Tail:
     """The clauses of `tree`, which inserts into `table`.
 
+    Args:
+        tree: an INSERT.
+        table: its target.
+        search_path: schemas in lookup order.
+        known: what nodes know as the coordinator does; None: everything that is named.
+
     Raises:
-        FeatureNotSupported: they hold a sub-select or a system column, or move a row to another shard.
+        FeatureNotSupported: they hold a sub-select or a system column, move a row to another shard, or
+            compute with the row what only the coordinator can.
     """
     folded: list[str] = []
     types = relation_names.types_of([table], search_path)
+    if known is not None:
+        _refuse_own((tree.onConflictClause, tree.returningClause), tree, table, known, types)
     on_conflict = tree.onConflictClause
     if on_conflict is not None:
         _refuse_moves(on_conflict, table)
@@ -49,6 +63,33 @@ def prepare(tree: trees.Node, table: snapshots.Table, search_path: Sequence[str]
     if returning is not None:
         returning = _fit(returning, tree, table, folded, types)
     return Tail(on_conflict, returning, tuple(folded))
+
+
+def _refuse_own(
+    clauses: trees.Node,
+    tree: trees.Node,
+    table: snapshots.Table,
+    known: builtins.Builtins,
+    types: Container[str],
+) -> None:
+    """Refuse functions and types of the user's own, and the row as a value of the table's type."""
+    spread = {id(part.val) for part in trees.walk(clauses) if isinstance(part, ast.ResTarget)}
+    own = tree.relation.alias.aliasname if tree.relation.alias is not None else tree.relation.relname
+    for part in trees.walk(clauses):
+        match part:
+            case ast.FuncCall():
+                foreign = known.function(trees.strings(part.funcname)) is None and not _is_constant(part)
+            case ast.TypeName():
+                names = trees.strings(part.names)
+                foreign = bool(names) and not known.is_type(names) and ".".join(names) not in types
+            case ast.ColumnRef():
+                names = trees.strings(part.fields)
+                star = names[-1] == "*" and len(names) > 1 and id(part) not in spread
+                foreign = star or (names == (own,) and table.column(own) is None)
+            case _:
+                foreign = False
+        if foreign:
+            raise errors.FeatureNotSupported("ON CONFLICT and RETURNING here are computed on the coordinator")
 
 
 def fill(sql: str, literals: Mapping[int, str]) -> str:

@@ -38,6 +38,11 @@ _ALTERATIONS = frozenset(
         "AT_SetRelOptions",
         "AT_ResetRelOptions",
         "AT_ReplicaIdentity",
+        # the shell's alone: shards are logged, always, and never clustered
+        "AT_SetLogged",
+        "AT_SetUnLogged",
+        "AT_ClusterOn",
+        "AT_DropCluster",
     }
 )
 _ROW_SECURITY = frozenset(

@@ -20,6 +20,7 @@ from pglast import ast, enums
 
 from orochi import errors, pgtypes
 from orochi.catalog import snapshot as snapshots
+from orochi.planner import builtins as functions
 from orochi.planner import cells, conflict, heaps, names, parse
 from orochi.planner import plan as plans
 from orochi.planner import tree as trees
@@ -120,6 +121,10 @@ class Context(Protocol):
     def temp_tables(self) -> frozenset[str]:
         """Names of the session's temporary relations that come before them."""
 
+    @property
+    def builtins(self) -> functions.Builtins:
+        """What nodes know as the coordinator does."""
+
 
 def resolve(
     relation: trees.Node,
@@ -147,8 +152,9 @@ def analyze(
     snapshot: snapshots.Snapshot,
     search_path: Sequence[str],
     temp_tables: frozenset[str] = frozenset(),
+    known: functions.Builtins | None = None,
 ) -> Values | Staged:
-    """What to do for an INSERT.
+    """What to do for an INSERT; `known`: see `conflict.prepare`.
 
     Raises:
         OrochiError: ON CONFLICT changes the distribution column, or the like.
@@ -157,7 +163,7 @@ def analyze(
     table = resolve(tree.relation, snapshot, search_path, temp_tables)
     targets = _targets(tree, table)
     rows = None if targets is None else _value_rows(tree, table, targets)
-    tail = conflict.prepare(tree, table, search_path)
+    tail = conflict.prepare(tree, table, search_path, known)
     if rows is None:
         return _staged(tree, table, tail)
     columns, filled = rows
@@ -328,7 +334,9 @@ def template(statement: parse.Statement, type_oids: tuple[int, ...], context: Co
     """The template of a single-row INSERT whose routing needs only its parameters, or None."""
     tree = statement.tree
     try:
-        plan = analyze(statement, context.snapshot, context.search_path, context.temp_tables)
+        plan = analyze(
+            statement, context.snapshot, context.search_path, context.temp_tables, context.builtins
+        )
     except errors.OrochiError:
         return None  # let the execution say what is wrong
     if not isinstance(plan, Values) or len(plan.rows) != 1 or plan.folded or tree.withClause:

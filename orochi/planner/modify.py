@@ -170,7 +170,7 @@ def _check_assignments(node: tree.Node, table: snapshots.Table) -> None:
                 hint="Delete the row and insert it again, in one transaction.",
             )
         column = table.column(item.name)
-        if column is not None and column.default_is_volatile and _is_default(item.val):
+        if column is not None and (column.default_is_volatile or column.identity) and _is_default(item.val):
             raise errors.FeatureNotSupported(
                 f'cannot set column "{item.name}" to a default that is computed on the coordinator',
                 hint="Give the value itself.",

@@ -305,7 +305,7 @@ def _edit_columns(editor: edit.Editor, prepared: prepare.Prepared) -> None:
         for node, level in prepared.scopes.columns
         if _is_row(node, given_back) and (row := lookup.is_whole_row(node, level)) is not None
     }
-    plain = arguments(prepared)
+    plain = arguments(prepared) | _fields_of(prepared, rows)
     typed = {id(row) for node, row in rows.items() if node not in plain}  # all alike: GROUP BY compares them
     for node, level in prepared.scopes.columns:
         parts = tree.strings(node.fields)
@@ -322,14 +322,26 @@ def _edit_columns(editor: edit.Editor, prepared: prepare.Prepared) -> None:
 
 
 def arguments(prepared: prepare.Prepared, *, given_back: bool = False) -> set[int]:
-    """Arguments of built-in functions that take a row of any type, and give it back or do not."""
+    """Arguments of built-in functions that take a row of any type and do not give it back; or those of all other functions."""
+    found: set[int] = set()
+    for node in tree.walk(prepared.statement.tree):
+        if isinstance(node, ast.FuncCall):
+            name = tree.strings(node.funcname)
+            typed = prepared.ctx.builtins.function(name) is None or name[-1] in builtins.GIVING_BACK
+            if typed == given_back:
+                found.update(id(argument) for argument in node.args or ())
+    return found
+
+
+def _fields_of(prepared: prepare.Prepared, rows: dict[int, names.Reference]) -> set[int]:
+    """Of mentions of a stage's whole rows those whose one field is taken: a record's fields have names by its alias alone."""
     return {
-        id(argument)
+        id(node.arg)
         for node in tree.walk(prepared.statement.tree)
-        if isinstance(node, ast.FuncCall)
-        and prepared.ctx.builtins.function(tree.strings(node.funcname)) is not None
-        and (tree.strings(node.funcname)[-1] in builtins.GIVING_BACK) == given_back
-        for argument in node.args or ()
+        if isinstance(node, ast.A_Indirection)
+        and isinstance(node.indirection[0], ast.String)
+        and (row := rows.get(id(node.arg))) is not None
+        and staged.is_stage(row.table)
     }
 
 
@@ -348,6 +360,13 @@ def refuse_rows(prepared: prepare.Prepared) -> None:
             and lookup.is_whole_row(node, level) is not None
         ):
             raise spread.Unfit("a whole row is a value of the coordinator's type")
+    for target in tree.walk(prepared.statement.tree):
+        if (
+            isinstance(target, ast.ResTarget)
+            and isinstance(target.val, ast.A_Indirection)
+            and isinstance(target.val.indirection[-1], ast.A_Star)
+        ):
+            raise spread.Unfit("only PostgreSQL knows the columns of a composite value")
 
 
 def _row_sql(reference: names.Reference) -> str:

@@ -45,7 +45,7 @@ def read(node: tree.Node) -> Change | None:
         case "AlterObjectSchemaStmt" if node.objectType.name in _KINDS:
             return Change((tree.strings(node.object),), new_schema=node.newschema)
         case "AlterTableStmt" if node.objtype.name == "OBJECT_TYPE":
-            return Change((_named(node),))
+            return Change((_named(node),), sees_rows=True)
         case "DropStmt" if node.removeType.name in _KINDS:
             return Change(tuple(tree.strings(item.names) for item in node.objects), drops=True)
         case "DropStmt" if node.removeType.name == "OBJECT_SCHEMA":

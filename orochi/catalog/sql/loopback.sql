@@ -149,12 +149,19 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
 DECLARE
     child text := 'shell_' || shell;
     place record;
+    item text;
 BEGIN
     PERFORM orochi._detach_shell(shell);
     SELECT n.nspname AS schema, c.relname AS name INTO STRICT place
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = shell;
     EXECUTE format('CREATE FOREIGN TABLE pg_orochi.%I () INHERITS (%I.%I) SERVER orochi_gateway
         OPTIONS (schema_name %2$L, table_name %3$L)', child, place.schema, place.name);
+    -- rows come with all their values: a sequence has the shell's defaults depend on it, and no others
+    FOR item IN SELECT quote_ident(attname) FROM pg_catalog.pg_attribute
+        WHERE attrelid = ('pg_orochi.' || child)::regclass AND attnum > 0 AND atthasdef AND attgenerated = ''
+    LOOP
+        EXECUTE format('ALTER FOREIGN TABLE pg_orochi.%I ALTER COLUMN %s DROP DEFAULT', child, item);
+    END LOOP;
     UPDATE pg_catalog.pg_depend SET deptype = 'a' WHERE deptype = 'n' AND refobjid = shell AND refobjsubid = 0
         AND refclassid = 'pg_catalog.pg_class'::regclass AND classid = 'pg_catalog.pg_class'::regclass
         AND objid = ('pg_orochi.' || child)::regclass;

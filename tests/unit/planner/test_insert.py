@@ -6,9 +6,11 @@ import pytest
 
 from orochi import errors, ids, pgtypes
 from orochi.catalog import snapshot as snapshots
+from orochi.planner import builtins as functions
 from orochi.planner import conflict, insert, parse
 from orochi.planner import plan as plans
 from orochi.sharding import hashing
+from tests.support import planner_snapshots
 
 
 def column(name: str, number: int, oid: int, type_name: str, **more: object) -> snapshots.Column:
@@ -53,6 +55,7 @@ class Context:
     snapshot: snapshots.Snapshot = SNAPSHOT
     search_path: tuple[str, ...] = ("public",)
     temp_tables: frozenset[str] = frozenset()
+    builtins: functions.Builtins = planner_snapshots.BUILTINS
 
 
 def analyze(sql: str) -> insert.Values | insert.Staged:
@@ -106,6 +109,22 @@ def test_conflict_cannot_move_a_row() -> None:
         analyze(
             "INSERT INTO flights (dest, at) VALUES ('a', 1) ON CONFLICT (dest, at) DO UPDATE SET dest = 'b'"
         )
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "RETURNING own(n)",
+        "RETURNING flights",
+        "RETURNING lower((flights.*)::text)",
+        "RETURNING n::mood",
+        "ON CONFLICT (dest, at) DO UPDATE SET n = own(excluded.n)",
+    ],
+)
+def test_what_nodes_lack_is_not_for_them(tail: str) -> None:
+    statement = parse.parse_one(f"INSERT INTO flights (dest, at) VALUES ('a', 1) {tail}")
+    with pytest.raises(errors.FeatureNotSupported):
+        insert.analyze(statement, SNAPSHOT, ("public",), known=planner_snapshots.BUILTINS)
 
 
 def test_template_routes_by_parameters() -> None:
