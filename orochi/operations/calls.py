@@ -18,18 +18,21 @@ from orochi.operations import (
     aggregate_calls,
     cluster_calls,
     compression_calls,
+    describe,
     distribute,
     hypertable_calls,
     jobs,
     maintenance,
     policies,
     shells,
+    sinks,
     tiering_calls,
+    writes,
 )
 from orochi.operations.arguments import Arguments
 from orochi.pgwire import messages
 from orochi.planner import calls as planner
-from orochi.planner import parse
+from orochi.planner import classify, nested_calls, parse
 
 #: What one call answers: rows of text values. One row of '' is void.
 Rows: TypeAlias = "list[tuple[str | None, ...]]"
@@ -45,11 +48,68 @@ async def execute(
     sink: context.Sink,
 ) -> None:
     """Run a statement that calls functions of Orochi's API."""
+    nested = nested_calls.find(statement)
+    if nested is not None:
+        await _execute_nested(session, nested, parameters, fields, sink)
+        return
     plan = planner.plan(statement)
     if isinstance(plan, planner.FromCall):
         await _execute_from(session, plan, parameters, fields, sink)
     else:
         await _execute_targets(session, statement, plan, parameters, fields, sink)
+
+
+async def _execute_nested(
+    session: context.Session,
+    nested: nested_calls.Nested,
+    parameters: context.Parameters | None,
+    fields: Sequence[messages.FieldDescription] | None,
+    sink: context.Sink,
+) -> None:
+    """Run the part that calls functions, then what is around it over the part's rows."""
+    around = classify.tables_in(nested.tree, session.snapshot(), session.search_path, session.temp_tables)
+    oids = parameters.type_oids if parameters else ()
+    if fields is None:  # what is wrong with all of it comes first
+        await session.coordinator.describe(nested.sql, oids)
+    try:
+        _, described = await session.coordinator.describe(nested.inner.sql, oids)
+    except errors.RemoteError as error:
+        raise planner.not_here(nested.tree) from error
+    columns = await describe.named_types(session, described or ())
+    if around or not columns or any(kind == "record" for _, kind in columns):
+        raise planner.not_here(nested.tree)
+    held = _Held(sink)
+    await execute(session, nested.inner, parameters, described, held)
+    rows = [tuple(None if v is None else v.decode() for v in row) for row in held.values()]
+    statement = nested_calls.with_rows(nested, columns, rows)
+    if statement.kind is parse.Kind.CALL:
+        await execute(session, statement, parameters, fields, sink)
+        return
+    if fields is not None:
+        await sink.columns(fields)
+    values, formats, oids = _bound(parameters)
+    tag = await session.coordinator.stream(statement.sql, values, formats, oids, sink.formats, sink.rows)
+    await sink.complete(tag)
+
+
+class _Held(sinks.Silent):
+    """A sink that keeps rows as text, and lets notices through."""
+
+    def __init__(self, sink: context.Sink) -> None:
+        self._sink = sink
+        self._kept = writes.HeldRows()
+
+    async def rows(self, data: bytes | memoryview, count: int) -> None:
+        """Keep `count` whole DataRow messages."""
+        await self._kept.append(memoryview(data), count)
+
+    async def notice(self, message: str, *, severity: str = "NOTICE", hint: str | None = None) -> None:
+        """Hand a notice on."""
+        await self._sink.notice(message, severity=severity, hint=hint)
+
+    def values(self) -> list[tuple[bytes | None, ...]]:
+        """The rows' columns."""
+        return [messages.parse_data_row(message, 5) for message in self._kept.messages()]
 
 
 async def _execute_targets(

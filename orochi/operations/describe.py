@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from orochi import pgtypes
 from orochi.executor import context
+from orochi.pgwire import messages
 from orochi.planner import fragment as plan_fragment
 from orochi.planner import plan as plans
 
@@ -50,14 +52,27 @@ async def columns_of(session: context.Session, sql: str) -> tuple[plan_fragment.
     described = fields or ()
     if not described:
         return ()
-    values = ", ".join(f"format_type({field.type_oid}, {field.typmod})" for field in described)
-    names = (await session.coordinator.fetch(f"SELECT {values}")).rows[0]
+    named = await named_types(session, described)
     return tuple(
         plan_fragment.OutputColumn(
             name=field.name,
             type_oid=pgtypes.TEXT if field.type_oid == pgtypes.UNKNOWN else field.type_oid,
             typmod=field.typmod,
-            type_name="text" if field.type_oid == pgtypes.UNKNOWN else (name or b"").decode(),
+            type_name=type_name,
         )
-        for field, name in zip(described, names, strict=True)
+        for field, (_, type_name) in zip(described, named, strict=True)
+    )
+
+
+async def named_types(
+    session: context.Session, fields: Sequence[messages.FieldDescription]
+) -> tuple[tuple[str, str], ...]:
+    """Each column's name and its type's."""
+    if not fields:
+        return ()
+    values = ", ".join(f"pg_catalog.format_type({field.type_oid}, {field.typmod})" for field in fields)
+    names = (await session.coordinator.fetch(f"SELECT {values}")).rows[0]
+    return tuple(
+        (field.name, "text" if field.type_oid == pgtypes.UNKNOWN else (name or b"").decode())
+        for field, name in zip(fields, names, strict=True)
     )

@@ -74,7 +74,7 @@ def plan(statement: parse.Statement) -> TargetCalls | FromCall:
         (at, _name(target.val)) for at, target in enumerate(node.targetList or ()) if _is_call(target.val)
     ]
     if node.op.name != "SETOP_NONE" or len(positions) != len(calls) or _has_star(node, positions):
-        raise errors.FeatureNotSupported(f"{_name(calls[0])}() cannot be called here", hint=_HINT)
+        raise not_here(node)
     for clause, what in ((node.groupClause, "GROUP BY"), (node.distinctClause, "DISTINCT")):
         if clause:
             raise errors.FeatureNotSupported(f"{_name(calls[0])}() cannot be called with {what}", hint=_HINT)
@@ -83,6 +83,12 @@ def plan(statement: parse.Statement) -> TargetCalls | FromCall:
         for index, target in enumerate(node.targetList)
     )
     return TargetCalls(_deparse(tree.changed(node, targetList=targets)), tuple(positions))
+
+
+def not_here(node: tree.Node) -> errors.FeatureNotSupported:
+    """The error for a statement whose first call stands where none can."""
+    name = next(_name(item) for item in tree.walk(node) if _is_call(item))
+    return errors.FeatureNotSupported(f"{name}() cannot be called here", hint=_HINT)
 
 
 _FUNCTION = parse.parse_one("SELECT * FROM f()").tree.fromClause
@@ -132,12 +138,13 @@ def with_rows(call: FromCall, rows: Sequence[Sequence[str | None]]) -> str:
     # the column of a function that returns a plain type is named by the alias
     plain = ((str(alias.aliasname), api.result_type(call.function)),)
     columns = api.result_columns(call.function, len(rows[0]) if rows else None) or plain
-    select = parse.parse_one(_values(columns, rows)).tree
+    select = parse.parse_one(values(columns, rows)).tree
     replaced = ast.RangeSubselect(lateral=False, subquery=select, alias=alias)
     return _deparse(tree.changed(call.tree, fromClause=(replaced,)))
 
 
-def _values(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str | None]]) -> str:
+def values(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str | None]]) -> str:
+    """A SELECT of the rows, given as text; `columns` are names and types, `void` left as text."""
     casts = ", ".join(
         f"v{at}{'' if kind == 'void' else f'::text::{kind}'} AS {quoting.identifier(name)}"
         for at, (name, kind) in enumerate(columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orochi import errors
-from orochi.planner import calls, ddl, parse
+from orochi.planner import calls, ddl, nested_calls, parse
 
 
 def test_in_the_target_list() -> None:
@@ -49,6 +49,42 @@ def test_elsewhere_is_refused(sql: str) -> None:
     with pytest.raises(errors.FeatureNotSupported) as caught:
         calls.plan(parse.parse_one(sql))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("sql", "inner"),
+    [
+        (
+            "SELECT count(*) FROM (SELECT compress_chunk(c) FROM show_chunks('t') c) s",
+            "SELECT compress_chunk(c) FROM show_chunks('t') AS c",
+        ),
+        ("WITH w AS (SELECT delete_job(3)) SELECT 1 FROM w", "SELECT delete_job(3)"),
+        ("SELECT (SELECT delete_job(3)) IS NULL", "SELECT delete_job(3)"),
+    ],
+)
+def test_in_a_part_of_the_statement(sql: str, inner: str) -> None:
+    found = nested_calls.find(parse.parse_one(sql))
+    assert found is not None
+    assert found.inner.sql == inner
+    outer = nested_calls.with_rows(found, (("x", "text"),), [("a",), (None,)])
+    assert outer.kind is parse.Kind.SELECT
+    assert "(VALUES ('a'), (NULL))" in outer.sql
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT compress_chunk(c) FROM show_chunks('t') c",
+        "SELECT * FROM (SELECT compress_chunk(c) FROM show_chunks('t') c) s LIMIT 1",
+        "SELECT * FROM t, LATERAL (SELECT compress_chunk(t.c)) s",
+        "SELECT CASE WHEN x THEN (SELECT delete_job(3)) END",
+        "SELECT (SELECT delete_job(3)) FROM t",
+        "WITH w AS (SELECT delete_job(3)) SELECT 1",
+        "WITH w AS (SELECT 'c' AS c) SELECT * FROM (SELECT compress_chunk(c) FROM w) s",
+    ],
+)
+def test_parts_that_may_not_be_executed_alone(sql: str) -> None:
+    assert nested_calls.find(parse.parse_one(sql)) is None
 
 
 def test_storage_options_are_taken_out_of_alter_table() -> None:
