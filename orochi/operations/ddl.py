@@ -16,6 +16,7 @@ from orochi.executor import context
 from orochi.operations import (
     aggregate_log,
     ddl_checks,
+    one_shard,
     privileges,
     relay,
     shells,
@@ -38,12 +39,14 @@ async def execute(session: context.Session, statement: parse.Statement, sink: co
     if ddl.concurrently:
         await sink.notice("CONCURRENTLY is ignored for Orochi tables")
     async with shells.transactional(session):
-        tag = await run(session, statement, ddl)
+        tag = await run(session, statement, ddl, sink)
     privileges.forget()
     await sink.complete(tag)
 
 
-async def run(session: context.Session, statement: parse.Statement, ddl: planner.Ddl) -> str:
+async def run(
+    session: context.Session, statement: parse.Statement, ddl: planner.Ddl, sink: context.Sink
+) -> str:
     """The same inside a transaction; the command tag."""
     tables = affected(session, statement)
     before, earlier = await _definitions(session, tables), session.snapshot()
@@ -61,7 +64,7 @@ async def run(session: context.Session, statement: parse.Statement, ddl: planner
         for table in tables:
             if table.oid in before and table.oid in after:
                 for node_id, statements in (
-                    await _follow(session, table, before[table.oid], after[table.oid], ddl)
+                    await _follow(session, table, before[table.oid], after[table.oid], ddl, sink)
                 ).items():
                     work.setdefault(node_id, []).extend(statements)
         for table in tables:
@@ -171,9 +174,20 @@ async def _follow(
     before: definitions.Definition,
     after: definitions.Definition,
     ddl: planner.Ddl,
+    sink: context.Sink,
 ) -> dict[int, list[str]]:
     """Each node's statements that make the table's shards follow its shell."""
     if before == after:
+        return {}
+    if (
+        one_shard.lacks(table, after)
+        and (gathered := await one_shard.gather(session, table, after)) is not None
+    ):
+        await ddl_checks.allowed(session, gathered, before, after)
+        await sink.notice(
+            f'table "{after.name}" has one shard from now on',
+            hint=f'A unique key lacks the distribution column "{table.distribution_column}".',
+        )
         return {}
     await ddl_checks.allowed(session, table, before, after)
     table = await _locked(session, table)
@@ -229,7 +243,7 @@ async def _fills(
             fills[column.name] = of_domain
             continue
         if column.identity or column.volatility == "v":
-            if await _any_rows(session, table):
+            if await shells.shards_have_rows(session, table):
                 raise _each_another(column)
         elif column.volatility == "s":
             result = await session.coordinator.query(f"SELECT ({column.default})::{column.type}::text")
@@ -255,7 +269,7 @@ async def _domain_value(
         " JOIN pg_catalog.pg_type t ON t.oid = a.atttypid AND t.typtype = 'd'"
         f" WHERE a.attrelid = {table.oid} AND a.attnum = {column.attnum}"
     )
-    if not result[-1].rows or not await _any_rows(session, table):
+    if not result[-1].rows or not await shells.shards_have_rows(session, table):
         return None
     domain, default = ((value or b"NULL").decode() for value in result[-1].rows[0])
     result = await session.coordinator.query(f"SELECT ({column.default or default})::{domain}::text")
@@ -272,15 +286,3 @@ def _each_another(column: definitions.Column) -> errors.OrochiError:
         f'column "{column.name}" cannot be added: its default gives each row another value',
         hint="Add the column without a default, fill it by UPDATE, and then set the default.",
     )
-
-
-async def _any_rows(session: context.Session, table: snapshots.Table) -> bool:
-    if any(shard.has_stripes for shard in table.shards):
-        return True
-    for shard in table.shards:
-        connection = await session.transaction.node(shard.node_id, write=True)
-        relation = f"{definitions.quote(shard.schema)}.{definitions.quote(table.name)}"
-        result = await connection.query(f"SELECT EXISTS (SELECT FROM {relation})")
-        if result[-1].rows[0][0] == b"t":
-            return True
-    return False

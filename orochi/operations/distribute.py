@@ -33,11 +33,12 @@ async def create_distributed_table(
     shell = await shells.lock(session, shell)
     if shell.catalog_kind not in (None, snapshots.TableKind.SINGLE):
         raise _already(shell)
-    shells.check_keys(shell, column, "distribution column")
+    if shard_count != 1:
+        shells.check_keys(shell, column, "distribution column")
     await ddl_checks.no_rows_refer(session, oid, shell.name)
     if shard_count is not None:
         placement.check_shard_count(shard_count)
-    colocation_id, new_shards = await _group(session, shell, column, shard_count, colocate_with)
+    colocation_id, new_shards = await group(session, shell, column, shard_count, colocate_with)
     snapshot = session.snapshot()
     colocation.check_foreign_keys(
         shell, snapshot, distribution_column=column, colocation_id=ids.ColocationId(colocation_id)
@@ -213,7 +214,7 @@ def _already(shell: definitions.Definition) -> errors.OrochiError:
     )
 
 
-async def _group(
+async def group(
     session: context.Session,
     shell: definitions.Definition,
     column: str,

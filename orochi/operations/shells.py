@@ -138,7 +138,8 @@ def check_keys(shell: definitions.Definition, column: str, role: str) -> None:
             f'cannot create a unique index without the column "{column}" (used in partitioning)',
             detail=f'Key "{name}" of table "{shell.name}" lacks the {role}, by which each row lies in one part'
             " of the table; uniqueness is checked in each part by itself.",
-            hint=f'Add "{column}" to the key, or drop it.',
+            hint=f'Add "{column}" to the key, or drop it.'
+            + (" A table with one shard may have any key." if role == "distribution column" else ""),
         )
 
 
@@ -146,6 +147,19 @@ async def has_rows(session: context.Session, shell: definitions.Definition) -> b
     """Whether the shell itself holds rows."""
     rows = await session.catalog_execute(f"SELECT EXISTS (SELECT FROM ONLY {shell.relation})::int")
     return str(rows[0][0]) == "1"
+
+
+async def shards_have_rows(session: context.Session, table: snapshots.Table) -> bool:
+    """Whether a shard holds rows that the transaction sees."""
+    if any(shard.has_stripes for shard in table.shards):
+        return True
+    for shard in table.shards:
+        connection = await session.transaction.node(shard.node_id, write=True)
+        relation = f"{definitions.quote(shard.schema)}.{definitions.quote(table.name)}"
+        result = await connection.query(f"SELECT EXISTS (SELECT FROM {relation})")
+        if result[-1].rows[0][0] == b"t":
+            return True
+    return False
 
 
 async def empty(session: context.Session, shell: definitions.Definition) -> None:

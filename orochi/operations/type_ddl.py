@@ -78,7 +78,7 @@ async def execute(session: context.Session, statement: parse.Statement, sink: co
             users = await _users(session, [oid for _, _, oid in found])
             for table in users:
                 await shells.remove_guard(session, await shells.definition(session, table.oid))
-            tag = await ddl.run(session, statement, planner.read(statement))
+            tag = await ddl.run(session, statement, planner.read(statement), sink)
             for oid in sorted({table.oid for table in users} & session.snapshot().tables.keys()):
                 await shells.install_guard(session, await shells.definition(session, oid))
         else:

@@ -142,7 +142,9 @@ def _unqualified(node: trees.Node, tree: trees.Node, table: snapshots.Table) -> 
 def _refuse_moves(clause: trees.Node, table: snapshots.Table) -> None:
     if clause.action != enums.OnConflictAction.ONCONFLICT_UPDATE:
         return
-    places = {table.distribution_column, table.dimension.column if table.dimension is not None else None}
+    places = {table.dimension.column} if table.dimension is not None else set()
+    if len(table.shards) > 1:  # in one shard the row stays where it is
+        places.add(str(table.distribution_column))
     for target in clause.targetList or ():
         if target.name not in places:
             continue

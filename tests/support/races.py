@@ -17,18 +17,24 @@ _WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 
 
 def race(
-    running: clusters.Cluster, pair: oracle.Pair, first: Sequence[str], second: str, *, end: str = "COMMIT"
+    running: clusters.Cluster,
+    pair: oracle.Pair,
+    first: Sequence[str],
+    second: str,
+    *,
+    end: str = "COMMIT",
+    on: Sequence[str] = (),
 ) -> tuple[oracle.Answer, oracle.Answer]:
     """What `second` answers when it meets the open transaction of `first`, which then ends: ours, PostgreSQL's.
 
-    The first transaction ends once the second waits for a lock somewhere, or has answered.
+    The first transaction ends once the second waits for a lock, on a node or where `on` says, or has answered.
     """
     schema = pair.gateway.execute("SELECT current_schema()").fetchone()
     assert schema is not None
     answers = []
     with running.connect(prepare_threshold=None) as other:
         other.execute(f"SET search_path TO {schema[0]}, orochi, public")
-        answers.append(_meet(pair.gateway, other, first, second, end, running.node_dsns))
+        answers.append(_meet(pair.gateway, other, first, second, end, [*running.node_dsns, *on]))
     plain = clusters.with_dbname(running.coordinator_dsn, "plain")
     with running.connect_coordinator("plain", prepare_threshold=None) as other:
         other.execute(f"SET search_path TO {schema[0]}, public")

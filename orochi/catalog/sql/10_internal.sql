@@ -152,3 +152,26 @@ LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $$
             SELECT FROM orochi.orochi_tables t WHERE t.colocation_id = g.colocation_id AND t.table_oid <> relation);
 $$;
 REVOKE EXECUTE ON FUNCTION orochi._forget_table(oid), orochi._bump(), orochi._bump_layout(bigint[]), orochi._set_access_method(oid, name) FROM PUBLIC;
+
+-- A table leaves its shards, which are swept later, and its group, for shards of another one.
+CREATE OR REPLACE FUNCTION orochi._leave_shards(relation oid, new_group integer) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $$
+    INSERT INTO orochi.orochi_cleanup (node_id, kind, object_id)
+        SELECT p.node_id, 'shard', s.shard_id
+        FROM orochi.orochi_shards s JOIN orochi.orochi_shard_placements p USING (shard_id)
+        WHERE s.table_oid = relation
+        UNION ALL SELECT p.node_id, 'chunk', c.chunk_id
+        FROM orochi.orochi_shards s JOIN orochi.orochi_shard_placements p USING (shard_id)
+            JOIN orochi.orochi_chunks c USING (shard_id)
+        WHERE s.table_oid = relation;
+    DELETE FROM orochi.orochi_shards WHERE table_oid = relation;
+    -- whoever joins the group now has its row locked, and keeps it
+    WITH gone AS (SELECT colocation_id FROM orochi.orochi_tables WHERE table_oid = relation),
+        free AS (SELECT g.colocation_id FROM orochi.orochi_colocation_groups g JOIN gone USING (colocation_id)
+            WHERE NOT EXISTS (
+                SELECT FROM orochi.orochi_tables t WHERE t.colocation_id = g.colocation_id AND t.table_oid <> relation)
+            FOR UPDATE OF g SKIP LOCKED),
+        moved AS (UPDATE orochi.orochi_tables SET colocation_id = new_group WHERE table_oid = relation)
+    DELETE FROM orochi.orochi_colocation_groups g USING free WHERE g.colocation_id = free.colocation_id;
+$$;
+REVOKE EXECUTE ON FUNCTION orochi._leave_shards(oid, integer) FROM PUBLIC;
