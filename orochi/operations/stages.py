@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from orochi.engine import copybinary
+from orochi.engine.kernels import dealing
 from orochi.executor import context, datarows, transport
 from orochi.operations import sinks
 from orochi.planner import fragment as plan_fragment
@@ -121,15 +122,18 @@ def _cut(batches: list[pa.RecordBatch], limit: int | None) -> list[pa.RecordBatc
 def split(batches: Sequence[pa.RecordBatch], partition: plans.Partition) -> list[list[pa.RecordBatch]]:
     """The batches' rows by the hash range that their key falls into; NULL keys go where NULLs are stored."""
     starts = np.array([low for low, _ in partition.ranges], np.int64)
+    ends = np.empty(len(starts), np.int64)
     parts: list[list[pa.RecordBatch]] = [[] for _ in partition.ranges]
     for batch in batches:
         hashes = hashing.hash_column(partition.type_oid, batch.column(partition.column))
-        where = np.searchsorted(starts, hashes.astype(np.int64), side="right") - 1
-        order = np.argsort(where, kind="stable")
-        ends = np.searchsorted(where[order], np.arange(len(parts) + 1))
-        for number in np.unique(where):
-            rows = order[ends[number] : ends[number + 1]]
-            parts[number].append(batch.take(pa.array(rows)))
+        order = np.empty(len(hashes), np.int64)
+        dealing.deal(hashes, starts, order, ends)
+        dealt = batch.take(pa.array(order))
+        begin = 0
+        for part, end in zip(parts, ends.tolist(), strict=True):
+            if end > begin:
+                part.append(dealt.slice(begin, end - begin))
+            begin = end
     return parts
 
 

@@ -12,6 +12,7 @@ from orochi.executor import context, transport
 from orochi.operations import stages
 from orochi.planner import fragment as plan_fragment
 from orochi.planner import plan as plans
+from orochi.sharding import hashing
 
 _COLUMNS = (plan_fragment.OutputColumn("a", pgtypes.INT8, -1, "bigint"),)
 
@@ -62,3 +63,30 @@ def test_the_error_is_the_first_stages_and_comes_when_all_have_ended() -> None:
     with pytest.raises(errors.OrochiError, match="x0"):
         asyncio.run(stages.run(made, _never, gather, beside=True))
     assert ended == ["x1", "x0", "x2"]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4, 7, 32])
+def test_rows_are_dealt_out_by_the_hash_of_their_key(parts: int) -> None:
+    partition = plans.Partition(1, pgtypes.INT4, tuple(hashing.shard_ranges(parts)))
+    keys = [None if row % 11 == 0 else (row * 7919) % 1000 - 500 for row in range(400)]
+    batches = [
+        pa.record_batch(
+            {"row": pa.array(range(low, high), pa.int64()), "key": pa.array(keys[low:high], pa.int32())}
+        )
+        for low, high in ((0, 150), (150, 150), (150, 151), (151, 400))
+    ]
+    wanted: list[list[int]] = [[] for _ in range(parts)]
+    for row, key in enumerate(keys):
+        hashed = hashing.hash_value(pgtypes.INT4, key)
+        (number,) = [n for n, (low, high) in enumerate(partition.ranges) if low <= hashed <= high]
+        wanted[number].append(row)
+    dealt = stages.split(batches, partition)
+    assert [[row for batch in part for row in batch.column(0).to_pylist()] for part in dealt] == wanted
+    found = {
+        row: key
+        for part in dealt
+        for batch in part
+        for row, key in zip(*batch.to_pydict().values(), strict=True)
+    }
+    assert [found[row] for row in range(400)] == keys
+    assert all(batch.num_rows for part in dealt for batch in part)
