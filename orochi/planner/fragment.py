@@ -134,10 +134,12 @@ def inputs_of(fragments: Iterable[Fragment]) -> set[tuple[str, int | None]]:
 
 def to_json(fragments: tuple[Fragment, ...]) -> str:
     """Fragments as versioned JSON."""
-    return json.dumps(
-        {"version": VERSION, "fragments": [dataclasses.asdict(fragment) for fragment in fragments]},
-        separators=(",", ":"),
-    )
+    return json.dumps({"version": VERSION, "fragments": fragments}, separators=(",", ":"), default=_fields)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """One level of `dataclasses.asdict`, without its copies of all that lies below."""
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def from_json(text: str) -> tuple[Fragment, ...]:
