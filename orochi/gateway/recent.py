@@ -5,7 +5,8 @@ parameter types the client gives, the catalog, the search path and the role; as 
 the same, and for a moment only (rights on schemas are checked there), the last answer holds. A
 statement whose parameters or columns have a type of a user's own is not kept.
 
-Texts of the simple protocol that differ in literals only are one such statement, with parameters.
+Texts of the simple protocol that differ in literals only are one such statement, with parameters. Times are among
+these literals in INSERTs, where nothing is planned by them, if they say a moment by themselves.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from orochi import errors, pgtypes
 from orochi.gateway import portal
 from orochi.gateway import texts as texts_module
 from orochi.pgwire import messages
-from orochi.planner import lift
+from orochi.planner import lift, parse
+from orochi.sharding import values
 
 if TYPE_CHECKING:
     from orochi.gateway import session as sessions
@@ -71,7 +73,14 @@ class Recent:
 
     def find_lifted(self, lifted: lift.Lifted) -> portal.Prepared | None:
         """The statement that is this one of the simple protocol without its literals, if known."""
-        return self.find((lifted.rest, lifted.type_oids))
+        prepared = self.find((lifted.rest, lifted.type_oids))
+        if prepared is None or prepared.statement.kind is not parse.Kind.INSERT:
+            return prepared
+        zone = values.timezone(self._session.zone)
+        for oid, value in zip(prepared.type_oids, lifted.values, strict=True):
+            if oid in pgtypes.TIMES and values.from_wire(oid, value, 0, zone) is None:
+                return None  # as a parameter `yesterday` is another moment, and what is wrong is so in other words
+        return prepared
 
     async def learn(self, sql: bytes, fields: tuple[messages.FieldDescription, ...] | None) -> None:
         """See whether a text of ours, with these columns, and those like it can be had as one statement.
@@ -102,8 +111,9 @@ class Recent:
             oids, columns = await self._session.coordinator.describe(lifted.sql.decode(), lifted.type_oids)
         except errors.RemoteError:
             return None
+        strings = lift.TEXT_TYPES | (pgtypes.TIMES if statement.kind is parse.Kind.INSERT else frozenset())
         alike = all(
-            inferred == given if given else inferred in lift.TEXT_TYPES
+            inferred == given if given else inferred in strings
             for inferred, given in zip(oids, lifted.type_oids, strict=True)
         )
         if not alike or columns != fields:

@@ -59,7 +59,7 @@ async def add(session: context.Session, sink: context.Sink, new: New) -> Rows:
             raise errors.OrochiError(
                 f'{article(new.what)} already exists for "{new.relation_name}"',
                 sqlstate="42710",
-                hint=f"Use if_not_exists => true, or remove_{new.kind}_policy() first.",
+                hint=f"Use if_not_exists => true, or remove_{new.what.replace(' ', '_')}() first.",
             )
         await sink.notice(f'{article(new.what)} already exists for "{new.relation_name}", skipping')
         return [(existing[0][0],)]

@@ -159,6 +159,24 @@ def test_drop_chunks(metrics: oracle.Pair) -> None:
     assert left == [(True, _DAY)]
 
 
+def test_what_orders_stripes_is_shown(module_pair: oracle.Pair) -> None:
+    module_pair.orochi('CREATE TABLE ordered (at timestamptz NOT NULL, "a k" int, "At" int, v int)')
+    module_pair.orochi("SELECT create_hypertable('ordered', 'at')")
+    module_pair.orochi(
+        """ALTER TABLE ordered SET (orochi.segmentby = '"a k"', orochi.orderby = 'at desc, "At" nulls first, v')"""
+    )
+    found = module_pair.orochi(
+        "SELECT attname, segmentby_column_index, orderby_column_index, orderby_asc, orderby_nullsfirst"
+        " FROM timescaledb_information.compression_settings WHERE hypertable_name = 'ordered' ORDER BY 2, 3"
+    )
+    assert found == [
+        ("a k", 1, None, None, None),
+        ("at", None, 1, False, True),
+        ("At", None, 2, True, True),
+        ("v", None, 3, True, False),
+    ]
+
+
 def test_drop_chunks_lets_writers_go_on(
     module_pair: oracle.Pair, other: psycopg.Connection[Any], cluster: clusters.Cluster
 ) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import psycopg
 import pytest
+from psycopg import pq
 
 from tests.support import layouts, oracle
 
@@ -213,3 +216,39 @@ def test_single_shards_beside_tables_of_several_nodes(pair: oracle.Pair) -> None
         ):
             pair.same(sql)
         pair.check_tables(table)
+
+
+#: Of each of these forms a few texts that differ in literals only: from the third on they are one prepared statement.
+_TIMES = [
+    "('2024-03-0{n} 10:00:00+00', '2024-03-0{n}', '2024-03-0{n} 10:0{n}', {n}, {n}.5)",
+    "('2024-03-0{n}T10:00:0{n}.12345{n}', '2024-03-0{n}', '2024-03-31 02:30:0{n}+07', {n}, -{n})",
+    "('2024-10-27 02:3{n}:00', '2024-10-2{n}', 'infinity', {n}, {n})",
+    "('2024-02-2{n} 1{n}:00:00-0{n}:30', '{n} Mar 2024', '2024-0{n}-01 BC', {n}, {n})",
+    "('2024-02-3{n} 10:00:00+00', '2024-03-01', '2024-03-01', {n}, {n})",
+    "('2024-02-1{n} 10:00:00+2{n}', '2024-03-01', '2024-03-01', {n}, {n})",
+    "('2024-02-1{n} 10:00:00+00', '2024-13-0{n}', '2024-03-01', {n}, {n})",
+    "('2024-02-1{n} 10:00:00+00', '2024-03-01', 'nonsense {n}', {n}, {n})",
+]
+
+
+def _simply(connection: psycopg.Connection[Any], sql: str) -> tuple[bytes | None, ...]:
+    """A simple Query's command tag, or its error."""
+    result = connection.pgconn.exec_(sql.encode())
+    field = pq.DiagnosticField
+    fields = (field.SQLSTATE, field.MESSAGE_PRIMARY, field.STATEMENT_POSITION, field.CONTEXT)
+    return result.command_status, *(result.error_field(item) for item in fields)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
+def test_times_in_texts_that_differ_in_them(pair: oracle.Pair, zone: str) -> None:
+    pair.both("CREATE TABLE timed (at timestamptz, d date, t timestamp(0), k int, v float8)")
+    pair.orochi("SELECT create_hypertable('timed', 'at')")
+    pair.orochi("SELECT create_distributed_table('timed', 'k', 2)")
+    pair.both(f"SET timezone TO '{zone}'")
+    for form in _TIMES:
+        for number in (1, 2, 3, 4, 1, 2, 3):
+            sql = f"INSERT INTO timed VALUES {form.format(n=number)}"
+            assert _simply(pair.gateway, sql) == _simply(pair.plain, sql), sql
+    pair.check_tables("timed")
+    pair.same("SELECT count(*), count(DISTINCT (at, d, t)) FROM timed")
+    pair.both("RESET timezone")

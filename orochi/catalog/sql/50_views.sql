@@ -141,3 +141,21 @@ JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN orochi.orochi_dimensions d ON d.table_oid = s.table_oid AND d.ordinal = 1
 JOIN pg_attribute a ON a.attrelid = d.table_oid AND a.attnum = d.attnum
 JOIN orochi.chunks v ON v.chunk_id = k.chunk_id;
+
+-- Which columns the stripes of a table are divided and ordered by.
+CREATE OR REPLACE VIEW timescaledb_information.compression_settings AS
+SELECT n.nspname AS hypertable_schema, c.relname AS hypertable_name, a.attname,
+    s.position::smallint AS segmentby_column_index, o.position::smallint AS orderby_column_index,
+    CASE WHEN o.position IS NOT NULL THEN o.item !~* '"\s+desc\M' END AS orderby_asc,
+    CASE WHEN o.position IS NOT NULL THEN o.item ~* '\mnulls\s+first$'
+        OR o.item ~* '"\s+desc\M' AND o.item !~* '\mnulls\s+last$' END AS orderby_nullsfirst
+FROM orochi.orochi_tables t
+JOIN pg_class c ON c.oid = t.table_oid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN LATERAL (SELECT i.position FROM unnest(t.segmentby) WITH ORDINALITY AS i(item, position)
+    WHERE i.item = a.attname LIMIT 1) s ON true
+LEFT JOIN LATERAL (SELECT i.item, i.position FROM unnest(t.orderby) WITH ORDINALITY AS i(item, position)
+    WHERE starts_with(i.item || ' ', '"' || replace(a.attname, '"', '""') || '" ') LIMIT 1) o ON true
+WHERE EXISTS (SELECT FROM orochi.orochi_dimensions d WHERE d.table_oid = t.table_oid)
+    AND coalesce(s.position, o.position) IS NOT NULL;

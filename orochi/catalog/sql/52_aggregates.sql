@@ -3,7 +3,8 @@ CREATE OR REPLACE VIEW orochi.continuous_aggregates AS
 SELECT a.view_oid::regclass::text AS view_name, a.table_oid::regclass::text AS source_table,
     a.materialization_oid::regclass::text AS materialization_table, a.bucket ->> 'column' AS bucket_column,
     a.materialized_only,
-    orochi._raw_to_timestamptz(l.watermark, (a.bucket ->> 'type_oid')::oid) AS watermark,
+    -- NULL until something is materialised: many drivers cannot read -infinity
+    nullif(orochi._raw_to_timestamptz(l.watermark, (a.bucket ->> 'type_oid')::oid), '-infinity') AS watermark,
     l.watermark AS watermark_raw,
     pg_get_viewdef(a.query_oid) AS view_definition, a.created_at
 FROM orochi.orochi_continuous_aggregates a

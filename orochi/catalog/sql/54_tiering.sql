@@ -27,6 +27,12 @@ SELECT j.table_oid::regclass::text AS relation, j.config ->> 'hot_after' AS hot_
     coalesce((j.config ->> 'adaptive')::boolean, false) AS adaptive, j.job_id, j.schedule_interval
 FROM orochi.orochi_jobs j WHERE j.kind = 'tiering';
 
+-- Policies by table, as the catalog kept them before they were jobs.
+CREATE OR REPLACE VIEW orochi.orochi_tiering_policies AS
+SELECT j.table_oid, j.config ->> 'hot_after' AS hot_after, j.config ->> 'warm_after' AS warm_after,
+    j.config ->> 'cold_after' AS cold_after
+FROM orochi.orochi_jobs j WHERE j.kind = 'tiering';
+
 CREATE OR REPLACE VIEW orochi.tiering_decisions AS
 SELECT d.decision_id, d.decided_at, d.job_id, d.table_oid::regclass::text AS relation,
     orochi._chunk_name(d.chunk_id) AS chunk_name, d.from_tier, d.to_tier, d.reason, d.outcome, d.message
