@@ -368,7 +368,7 @@ def _relayed(function: Function) -> str:
         f"'{name}', jsonb_build_array('{kind}', {function.name}.\"{name}\"{'::oid' if kind == 'regclass' else ''}::text)"
         for name, kind, _ in function.arguments
     )
-    call = f"orochi._call_from_body('{function.name}', jsonb_build_object({pairs}), context) AS answer"
+    call = f"orochi._from_body('{function.name}', jsonb_build_object({pairs}), context) AS answer"
     match function.returns:
         case "void":
             answered = f"PERFORM answer FROM {call}"

@@ -159,7 +159,7 @@ def test_two_clients(filled: oracle.Pair) -> None:
         cursor.execute("UPDATE events SET what = 'mine' WHERE id = 12")
         cursor.execute("INSERT INTO events (tenant, at, id) VALUES (3, '2024-03-10', 6001)")
         host = filled.gateway.info
-        with oracle.psycopg.connect(host.dsn, password=host.password, autocommit=True) as other:
+        with psycopg.connect(host.dsn, password=host.password, autocommit=True) as other:
             read = f"SELECT what FROM {schema}.events WHERE id IN (12, 6001)"
             before = oracle.ask(other, read).values
             cursor.execute("COMMIT")

@@ -25,7 +25,7 @@ BEGIN
 END $$;
 
 -- A call inside of a body goes to the gateway where there is a way to it: see loopback.sql.
-CREATE OR REPLACE FUNCTION orochi._call_from_body(name text, arguments jsonb, context text) RETURNS SETOF text
+CREATE OR REPLACE FUNCTION orochi._from_body(name text, arguments jsonb, context text) RETURNS SETOF text
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM orochi._refuse_call(name);

@@ -214,7 +214,7 @@ BEGIN
             ELSE current_setting('role') END))::text, 'UTF8'), 'hex'));
 END $$;
 
-CREATE OR REPLACE FUNCTION orochi._call_from_body(name text, arguments jsonb, context text) RETURNS SETOF text
+CREATE OR REPLACE FUNCTION orochi._from_body(name text, arguments jsonb, context text) RETURNS SETOF text
 LANGUAGE plpgsql AS $$
 BEGIN
     IF strpos(context, E'\n') = 0 THEN
