@@ -55,7 +55,11 @@ async def run(
         await _begin(session)
         if not isinstance(statement.tree, trees.ast.DropStmt):
             await _detached(session, tables)
-        tag = (await session.coordinator.query(ddl.sql))[-1].tag
+        try:
+            tag = (await session.coordinator.query(ddl.sql))[-1].tag
+        except errors.RemoteError as error:
+            ddl_checks.refers_to_shells(statement.tree, error)
+            raise
         tables = await _reached(session, statement, tables)
         left = await _left(session, tables)
         await session.catalog_changed()

@@ -14,6 +14,7 @@ from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
 from orochi.operations import shells
+from orochi.planner import tree as trees
 from orochi.sharding import colocation
 
 
@@ -68,6 +69,20 @@ async def no_local_references(session: context.Session, oids: Collection[int]) -
             f'foreign key "{texts[0]}" of local table {texts[1]} cannot refer to Orochi table {texts[2]}',
             hint=f"Distribute {texts[1]} first.",
         )
+
+
+def refers_to_shells(node: trees.Node, error: errors.RemoteError) -> None:
+    """Say so where a local table's rows were looked for in an empty shell, to which they were to refer.
+
+    Raises:
+        FeatureNotSupported: that is what the error is about.
+    """
+    if error.sqlstate == "23503" and isinstance(node, trees.ast.AlterTableStmt):
+        name = node.relation.relname
+        raise errors.FeatureNotSupported(
+            f'a foreign key of local table "{name}" cannot refer to an Orochi table',
+            hint=f"Distribute {name} first.",
+        ) from error
 
 
 async def no_rows_refer(session: context.Session, oid: int, name: str) -> None:
