@@ -43,10 +43,10 @@ WHERE a.attnum > 0 AND NOT a.attisdropped
 
 
 def concerns(session: context.Session, statement: parse.Statement) -> bool:
-    """Whether the statement changes types while there are Orochi tables."""
+    """Whether the statement changes types: nodes keep those that they got for tables that are gone."""
     return (
         statement.kind is parse.Kind.DDL
-        and bool(session.snapshot().tables)
+        and bool(session.snapshot().data_nodes)
         and type_ddl.read(statement.tree) is not None
     )
 

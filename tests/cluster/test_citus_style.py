@@ -62,6 +62,23 @@ _TABLES = (
     "INSERT INTO made (k) VALUES (4) RETURNING *",
     "SELECT * FROM made ORDER BY k",
 )
+_DOMAINS = (
+    "CREATE DOMAIN code AS text",
+    "CREATE TABLE coded (k int, c code)",
+    "PLACE coded",
+    "INSERT INTO coded VALUES (1, 'too long'), (2, 'x')",
+    "ALTER DOMAIN code ADD CONSTRAINT short CHECK (length(VALUE) < 3) NOT VALID",
+    "SELECT * FROM coded ORDER BY k",
+    "SELECT max(c), count(DISTINCT c) FROM coded",
+    "INSERT INTO coded VALUES (3, 'long')",
+    "DROP TABLE coded",
+    "DROP DOMAIN code",
+    "CREATE DOMAIN code AS int",
+    "CREATE TABLE coded (k int, c code)",
+    "PLACE coded",
+    "INSERT INTO coded VALUES (1, 5)",
+    "SELECT * FROM coded",
+)
 
 
 @pytest.fixture
@@ -77,8 +94,13 @@ def heard(pair: oracle.Pair) -> tuple[list[str], list[str]]:
 
 @pytest.mark.parametrize(
     ("statements", "layout"),
-    [(_TYPES, "distributed-columnar"), (_FUNCTIONS, "distributed-columnar"), (_TABLES, "distributed")],
-    ids=["types", "functions", "tables"],
+    [
+        (_TYPES, "distributed-columnar"),
+        (_FUNCTIONS, "distributed-columnar"),
+        (_TABLES, "distributed"),
+        (_DOMAINS, "distributed"),
+    ],
+    ids=["types", "functions", "tables", "domains"],
 )
 def test_statements(
     pair: oracle.Pair, heard: tuple[list[str], list[str]], statements: tuple[str, ...], layout: str
@@ -114,3 +136,8 @@ def test_calls_in_parts_of_statements(pair: oracle.Pair) -> None:
     ]
     refused = "SELECT * FROM (SELECT compress_chunk(c) FROM show_chunks('m') c) s, m"
     assert oracle.ask(pair.gateway, refused).sqlstate == "0A000"
+    pair.orochi("CREATE TABLE far (k int PRIMARY KEY)")
+    pair.orochi("SELECT create_reference_table('far')")
+    pair.orochi("CREATE TABLE near AS SELECT 1 AS k")
+    refers = oracle.ask(pair.gateway, "ALTER TABLE near ADD FOREIGN KEY (k) REFERENCES far")
+    assert (refers.sqlstate, refers.hint) == ("0A000", "Distribute near first.")

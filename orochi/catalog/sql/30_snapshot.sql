@@ -75,7 +75,12 @@ BEGIN
             'columns', (SELECT json_agg(json_build_array(
                     a.attname, a.attnum, a.atttypid::bigint,
                     CASE WHEN y.typtype = 'd' THEN orochi._base_type(y.oid) ELSE y.oid END::bigint,
-                    a.atttypmod, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+                    a.atttypmod,
+                    -- rows that a check NOT VALID does not hold for are read all the same; nodes check what is written
+                    CASE WHEN y.typtype = 'd' AND EXISTS (SELECT FROM pg_constraint v
+                            WHERE v.contypid IN (y.oid, y.typbasetype) AND NOT v.convalidated)
+                        THEN format_type(orochi._base_type(y.oid), y.typtypmod)
+                        ELSE format_type(a.atttypid, a.atttypmod) END, a.attnotnull,
                     CASE WHEN a.attcollation <> y.typcollation THEN
                         (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname)
                          FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
