@@ -104,7 +104,7 @@ def _known(
         # OIDs of a user's own types differ from server to server; 0 lets the node infer them
         oids = tuple(oid if oid < pgtypes.FIRST_NORMAL_OID else 0 for oid in prepared.type_oids)
         home = min(shards, key=lambda shard: len(shard.node_ids))
-        found = portal.Target(home.node_id, filled, (filled, oids))
+        found = portal.Target(home.node_id, filled, (filled, oids, portal.shape(prepared.fields)))
     if len(targets) >= _MOST_TARGETS:
         targets.clear()
     targets[key] = found

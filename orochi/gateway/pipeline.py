@@ -276,7 +276,7 @@ async def _run_on(connection: client.PgConnection, items: list[_Item]) -> None:
 async def _execute(connection: client.PgConnection, item: _Item, on_rows: client.OnRows) -> str:
     bind, key = item.held.bind, item.target.key
     return await connection.execute_prepared(
-        key[0], bind.values, bind.formats, key[1], bind.result_formats, on_rows
+        key[0], bind.values, bind.formats, key[1], bind.result_formats, on_rows, key=key
     )
 
 

@@ -28,11 +28,15 @@ ROUTER = plans.Router
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """Where one execution of a template runs: a node, and the statement with its shard's names."""
+    """Where one execution of a template runs: a node, and the statement with its shard's names.
+
+    `key` is what a node's connection keeps it prepared under: the statement, its parameters' types, and its result
+    columns, because a node refuses to run one that gives other columns since the table was altered.
+    """
 
     node_id: int
     sql: str
-    key: tuple[str, tuple[int, ...]]
+    key: tuple[str, tuple[int, ...], object]
 
 
 class Prepared:
@@ -112,7 +116,7 @@ class Prepared:
         Raises:
             OrochiError: in PostgreSQL's words: the result has other columns now.
         """
-        if self.described and self.server_sql is self.sql and _shape(fields) != _shape(self.fields):
+        if self.described and self.server_sql is self.sql and shape(fields) != shape(self.fields):
             raise errors.ResultChanged("cached plan must not change result type")
         self.describe(type_oids, fields, meaning)
 
@@ -150,9 +154,10 @@ class Prepared:
                 raise errors.InvalidParameter(f"unsupported format code: {form}")
 
 
-def _shape(
+def shape(
     fields: tuple[messages.FieldDescription, ...] | None,
 ) -> tuple[tuple[str, int, int], ...] | None:
+    """What of a result's columns may not change while a statement stays prepared."""
     return None if fields is None else tuple((field.name, field.type_oid, field.typmod) for field in fields)
 
 

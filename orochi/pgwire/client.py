@@ -147,9 +147,11 @@ class PgConnection(connection.Connection):
         type_oids: Sequence[int],
         result_formats: Sequence[int],
         on_rows: OnRows,
+        *,
+        key: object = None,
     ) -> str:
-        """Like `stream`, keeping the statement prepared on this connection for the next time."""
-        key = (sql, tuple(type_oids))
+        """Like `stream`, keeping the statement prepared on this connection, under `key`, for the next time."""
+        key = key or (sql, tuple(type_oids))
         name, before = self.prepare(key, sql, type_oids)
         request = b"".join(
             (

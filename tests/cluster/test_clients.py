@@ -147,6 +147,24 @@ def test_sqlalchemy(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
     engine.dispose()
 
 
+def test_statements_follow_columns_that_change(pair: oracle.Pair) -> None:
+    """What a node's connection has prepared is not run for other columns, in blocks and outside."""
+    pair.both("CREATE TABLE changing (id int, v text)")
+    pair.orochi("SELECT create_distributed_table('changing', 'id', 4)")
+    pair.both("INSERT INTO changing VALUES (1, 'x')")
+    changes = ("ADD COLUMN z int", "ALTER v TYPE varchar(9)", "RENAME v TO u", "DROP COLUMN z")
+    for change in ("", *changes):
+        if change:
+            pair.both(f"ALTER TABLE changing {change}")
+        for number in range(6):
+            if number < 4:
+                pair.both("BEGIN")
+            pair.same("SELECT * FROM changing WHERE id = %s", (1,))
+            pair.same("UPDATE changing SET id = id WHERE id = %s RETURNING *", (1,))
+            if number < 4:
+                pair.both("COMMIT")
+
+
 def test_pipeline(pair: oracle.Pair) -> None:
     layouts.events(pair, "distributed")
     for connection in (pair.gateway, pair.plain):
