@@ -148,11 +148,11 @@ class Keeper:
 
 def _key(parts: Sequence[contract.Scan], stripe_dir: pathlib.Path) -> Hashable | None:
     """What decides the rows, but for the snapshot; None if a stripe is no file of this node."""
-    found = []
+    found, folder = [], os.fspath(stripe_dir)  # as text: there may be hundreds
     for part in parts:
         try:
             files = tuple(
-                (stripe.stripe_id, cache.file_key(os.stat(stripe_dir / stripe.path)))
+                (stripe.stripe_id, cache.file_key(os.stat(os.path.join(folder, stripe.path))))
                 for stripe in part.stripes
             )
         except OSError:
