@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import socket
@@ -105,17 +106,20 @@ class Statistics:
             self._ended.append((session.user, sql[: normalized.LONGEST + 1], strategy, seconds, tag))
 
     async def run(self) -> None:
-        """Tell for ever; what cannot be told now is told later."""
-        for number in range(1, 1 << 62):
+        """Tell for ever; what cannot be told now is told later, and what the coordinator refuses, never."""
+        for number in itertools.count(1):
             await asyncio.sleep(_SECONDS)
-            try:
-                await self._tell_sessions()
-                await self._tell_statements()
-                if number % _TRIM_EVERY == 0:
-                    async with self._gateway.runtime.service() as connection:
-                        await connection.fetch(_TRIM_SQL)
-            except (errors.OrochiError, OSError) as error:
-                log.debug("statistics.not_told", error=str(error))
+            for tell in (self._tell_sessions, self._tell_statements, self._trim):
+                if tell == self._trim and number % _TRIM_EVERY:
+                    continue
+                try:
+                    await tell()
+                except Exception as error:  # the coordinator is down
+                    log.debug("statistics.not_told", error=repr(error))
+
+    async def _trim(self) -> None:
+        async with self._gateway.runtime.service() as connection:
+            await connection.fetch(_TRIM_SQL)
 
     async def _tell_sessions(self) -> None:
         now = {session.coordinator.pid: _shown(session) for session in self._gateway.open_sessions()}
@@ -145,7 +149,8 @@ class Statistics:
             for (user, number, strategy), (text, counted) in sums.items()
         ]
         async with self._gateway.runtime.service() as connection:
-            await connection.fetch(_STATEMENTS_SQL, [json.dumps(rows).encode()])
+            with contextlib.suppress(errors.RemoteError):
+                await connection.fetch(_STATEMENTS_SQL, [json.dumps(rows).encode()])
         self._sums = {}
 
     def _add(self, ended: list[tuple[str, str | bytes, str, float, str | None]]) -> None:
