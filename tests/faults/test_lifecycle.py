@@ -88,7 +88,7 @@ def test_commands_of_containers(victim: clusters.Cluster, tmp_path: pathlib.Path
     with (tmp_path / "worker.log").open("wb") as log:
         worker = subprocess.Popen(command("worker", "--node", "1"), env=environment, stdout=log, stderr=log)
     try:
-        clusters.eventually(lambda: healthy("worker"), 60)
+        clusters.eventually(lambda: healthy("worker"), 180)
         below = psutil.Process(worker.pid).children(recursive=True)
         assert len(below) >= 3  # a slot, the background work and its child
     finally:
