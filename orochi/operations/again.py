@@ -11,6 +11,10 @@ from typing import Self
 
 from orochi.executor import context
 
+#: A lock that is new to the transaction has PostgreSQL hear of what others have committed. Who looked for a schema's new
+#: name a moment too early would not find it for the rest of the transaction: that it is not there is remembered.
+_HEAR = "SELECT FROM pg_catalog.pg_namespace WHERE false"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Start:
@@ -45,6 +49,8 @@ class Start:
         undone = transaction.chunks_made[self.chunks :]
         if self.name is not None:
             await transaction.rollback_to(self.name)
+            for participant in transaction.participants.values():
+                await participant.connection.query(_HEAR)
         else:
             await transaction.rollback()
         if undone:
