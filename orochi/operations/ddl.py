@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import AsyncIterator
 
 from orochi import errors
 from orochi.catalog import definition as definitions
@@ -34,7 +35,8 @@ async def execute(session: context.Session, statement: parse.Statement, sink: co
     """Run a DDL statement that names Orochi tables."""
     ddl = planner.read(statement)
     if ddl.scope is planner.Scope.COORDINATOR:
-        await relay.execute(session, statement, None, None, sink)
+        async with _following(session):
+            await relay.execute(session, statement, None, None, sink)
         return
     if ddl.concurrently:
         await sink.notice("CONCURRENTLY is ignored for Orochi tables")
@@ -56,7 +58,8 @@ async def run(
         if not isinstance(statement.tree, trees.ast.DropStmt):
             await _detached(session, tables)
         try:
-            tag = (await session.coordinator.query(ddl.sql))[-1].tag
+            async with _following(session):
+                tag = (await session.coordinator.query(ddl.sql))[-1].tag
         except errors.RemoteError as error:
             ddl_checks.refers_to_shells(statement.tree, error)
             raise
@@ -152,6 +155,17 @@ async def _definitions(
 async def _begin(session: context.Session) -> None:
     if session.coordinator.status == "I":
         await session.coordinator.query("BEGIN")
+
+
+@contextlib.asynccontextmanager
+async def _following(session: context.Session) -> AsyncIterator[None]:
+    """Have PostgreSQL change shells (`orochi._check_followed`), as long as no error aborts the transaction anyway."""
+    await session.coordinator.query("SET orochi.follows TO on")
+    try:
+        yield
+    finally:
+        if session.coordinator.status != "E" and not session.coordinator.closed:
+            await session.coordinator.query("SET orochi.follows TO off")
 
 
 async def _detached(session: context.Session, tables: list[snapshots.Table]) -> None:

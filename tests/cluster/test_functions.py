@@ -235,3 +235,33 @@ def test_past_the_gateway(cluster: clusters.Cluster, events: oracle.Pair) -> Non
             direct.execute(f"SET search_path TO {schema}")
             oracle.Pair(direct, events.plain).same(sql)
     events.check_tables("events")
+
+
+def test_ddl_that_shards_would_not_follow(cluster: clusters.Cluster, events: oracle.Pair) -> None:
+    """Inside of bodies and past the gateway a shell keeps its definition; comments, rights and new tables are free."""
+    ((schema,),) = events.orochi("SELECT current_schema()")
+    layouts.place(events, "events", "both", key="tenant", time="at")
+    changes = (
+        "ALTER TABLE events ADD COLUMN extra int",
+        "ALTER TABLE events RENAME COLUMN what TO kind",
+        "CREATE UNIQUE INDEX ON events (id)",
+        "ALTER INDEX events_pkey RENAME TO other",
+    )
+    events.orochi(
+        "CREATE FUNCTION change() RETURNS void LANGUAGE sql AS 'ALTER TABLE events ADD COLUMN extra int'"
+    )
+    with cluster.connect_coordinator() as direct:
+        direct.execute(f"SET search_path TO {schema}".encode())
+        for connection, statements in (
+            (events.gateway, [*(f"DO $$BEGIN {change}; END$$" for change in changes), "SELECT change()"]),
+            (direct, changes),
+        ):
+            for sql in statements:
+                answer = oracle.ask(connection, sql)
+                assert (answer.sqlstate, '"events"' in (answer.message or "")) == ("0A000", True), sql
+    events.both(
+        "DO $$BEGIN CREATE TABLE own (id int); ALTER TABLE own ADD v int; COMMENT ON TABLE events IS 'x'; END$$"
+    )
+    events.same("ALTER TABLE events ADD COLUMN extra int DEFAULT 4")
+    events.same("SELECT id, extra FROM events ORDER BY 1 LIMIT 5")
+    events.check_tables("events")

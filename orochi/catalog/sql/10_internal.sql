@@ -91,7 +91,7 @@ $$;
 -- Runs the gateway's catalog changes inside the client's transaction, with the rights of the
 -- function's owner. The token proves that the gateway made this statement for this backend.
 CREATE OR REPLACE FUNCTION orochi._gateway_execute(token text, statement text) RETURNS SETOF json
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET orochi.follows = 'on' AS $$
 DECLARE
     expected text;
 BEGIN
@@ -117,7 +117,7 @@ $$;
 
 -- What \d+ prints as a table's access method, where the server has one of that name (`access_method.sql`).
 CREATE OR REPLACE FUNCTION orochi._set_access_method(relation oid, method name) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET orochi.follows = 'on' AS $$
 BEGIN
     IF EXISTS (SELECT FROM pg_am WHERE amname = method)
        AND NOT EXISTS (SELECT FROM pg_class c JOIN pg_am m ON m.oid = c.relam WHERE c.oid = relation AND m.amname = method)

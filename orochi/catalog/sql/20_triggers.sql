@@ -222,6 +222,23 @@ BEGIN
     END IF;
 END $$;
 
+-- Shards follow what the gateway runs on their shell, and nobody else: not DDL in bodies, nor past the gateway.
+CREATE OR REPLACE FUNCTION orochi._check_followed(tag text, changed oid) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = '' AS $$
+DECLARE
+    shell text;
+BEGIN
+    IF tag NOT IN ('ALTER TABLE', 'CREATE INDEX', 'ALTER INDEX') OR current_setting('orochi.follows', true) = 'on' THEN
+        RETURN;
+    END IF;
+    SELECT c.relname INTO shell FROM orochi.orochi_tables t JOIN pg_class c ON c.oid = t.table_oid
+        WHERE t.table_oid = changed OR t.table_oid = (SELECT i.indrelid FROM pg_index i WHERE i.indexrelid = changed);
+    IF shell IS NOT NULL THEN
+        RAISE EXCEPTION '% of the Orochi table "%" is not supported inside a function, a DO block or past the gateway', tag, shell
+            USING ERRCODE = '0A000', HINT = 'Send it to the gateway as a statement of its own.';
+    END IF;
+END $$;
+
 -- Shells and the views over them may change in ways that plans depend on, and so may what their names
 -- mean: a relation of the same name, or a schema, may come before them on a search path.
 CREATE OR REPLACE FUNCTION orochi._on_ddl() RETURNS event_trigger
@@ -260,6 +277,7 @@ BEGIN
                     USING ERRCODE = '0A000', HINT = 'Use CREATE TABLE AS through the gateway, or a view.';
             END IF;
             PERFORM orochi._check_created(item.command_tag, item.objid);
+            PERFORM orochi._check_followed(item.command_tag, item.objid);
             IF item.command_tag IN ('CREATE POLICY', 'ALTER POLICY') AND EXISTS (SELECT FROM pg_policy p
                     JOIN orochi.orochi_tables t ON t.table_oid = p.polrelid
                     WHERE p.oid = item.objid AND orochi._policies_not_through_shells(p.polrelid))
