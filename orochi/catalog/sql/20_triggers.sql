@@ -155,6 +155,7 @@ CREATE OR REPLACE FUNCTION orochi._on_drop() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
 DECLARE
     item record;
+    shell oid;
     changed boolean := false;
 BEGIN
     FOR item IN SELECT a.aggregate_id FROM pg_event_trigger_dropped_objects() d
@@ -180,10 +181,13 @@ BEGIN
                 changed := changed OR item.object_name IN (SELECT orochi._relation_names());
             END IF;
         ELSIF item.object_type IN ('table constraint', 'default value') THEN
-            changed := changed OR EXISTS (
-                SELECT FROM orochi.orochi_tables t JOIN pg_class c ON c.oid = t.table_oid
+            SELECT t.table_oid INTO shell FROM orochi.orochi_tables t JOIN pg_class c ON c.oid = t.table_oid
                 JOIN pg_namespace n ON n.oid = c.relnamespace
-                WHERE ARRAY[n.nspname, c.relname]::text[] = item.address_names[1:2]);
+                WHERE ARRAY[n.nspname, c.relname]::text[] = item.address_names[1:2];
+            IF shell IS NOT NULL AND item.original AND current_setting('orochi.follows', true) IS DISTINCT FROM 'on' THEN
+                PERFORM orochi._refuse_ddl('ALTER TABLE', shell);
+            END IF;
+            changed := changed OR shell IS NOT NULL;
         ELSIF item.object_type = 'table column' THEN
             changed := changed OR EXISTS (SELECT FROM orochi.orochi_tables WHERE table_oid = item.objid);
         ELSE
@@ -222,21 +226,36 @@ BEGIN
     END IF;
 END $$;
 
--- Shards follow what the gateway runs on their shell, and nobody else: not DDL in bodies, nor past the gateway.
+-- Shards follow what the gateway runs on their shell, and nobody else: not DDL in bodies, nor past the gateway. Owner and
+-- row-level security are the shell's alone. What is newer than the transaction is what it has made.
 CREATE OR REPLACE FUNCTION orochi._check_followed(tag text, changed oid) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = '' AS $$
 DECLARE
-    shell text;
+    shell oid;
+    since integer := age(pg_current_xact_id()::xid);
 BEGIN
     IF tag NOT IN ('ALTER TABLE', 'CREATE INDEX', 'ALTER INDEX') OR current_setting('orochi.follows', true) = 'on' THEN
         RETURN;
     END IF;
-    SELECT c.relname INTO shell FROM orochi.orochi_tables t JOIN pg_class c ON c.oid = t.table_oid
+    SELECT t.table_oid INTO shell FROM orochi.orochi_tables t
         WHERE t.table_oid = changed OR t.table_oid = (SELECT i.indrelid FROM pg_index i WHERE i.indexrelid = changed);
-    IF shell IS NOT NULL THEN
-        RAISE EXCEPTION '% of the Orochi table "%" is not supported inside a function, a DO block or past the gateway', tag, shell
-            USING ERRCODE = '0A000', HINT = 'Send it to the gateway as a statement of its own.';
+    IF shell IS NOT NULL AND (shell <> changed
+        OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = shell AND a.attnum > 0 AND age(a.xmin) <= since)
+        OR EXISTS (SELECT FROM pg_attrdef d WHERE d.adrelid = shell AND age(d.xmin) <= since)
+        OR EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = shell AND age(c.xmin) <= since)
+        OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = shell AND age(i.xmin) <= since)
+        OR EXISTS (SELECT FROM pg_type y WHERE y.typrelid = shell AND age(y.xmin) <= since))
+    THEN
+        PERFORM orochi._refuse_ddl(tag, shell);
     END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION orochi._refuse_ddl(tag text, shell oid) RETURNS void
+LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+    RAISE EXCEPTION '% of the Orochi table "%" is not supported inside a function, a DO block or past the gateway',
+            tag, (SELECT c.relname FROM pg_class c WHERE c.oid = shell)
+        USING ERRCODE = '0A000', HINT = 'Send it to the gateway as a statement of its own.';
 END $$;
 
 -- Shells and the views over them may change in ways that plans depend on, and so may what their names
