@@ -194,6 +194,7 @@ def test_twins_describe_calls(catalog: psycopg.Connection[Any]) -> None:
 def test_the_version_moves_with_what_plans_depend_on(catalog: psycopg.Connection[Any]) -> None:
     catalog.execute("CREATE TABLE v(id int PRIMARY KEY, x text DEFAULT 'a')")
     register(catalog, "v")
+    catalog.execute("SET orochi.follows TO on")  # as the gateway does
     moving = [
         "UPDATE orochi.orochi_shards SET layout = layout + 1",
         "ALTER TABLE v ADD COLUMN y int",
@@ -316,6 +317,7 @@ async def _what_came_after_a_snapshot(databases: harness.Databases, catalog: psy
     for name in ("parts", "others"):
         catalog.execute(f"CREATE TABLE {name}(id int)".encode())
         register(catalog, name)
+    catalog.execute("SET orochi.follows TO on")  # as the gateway does
     first = one(catalog, "SELECT min(shard_id) FROM orochi.orochi_shards WHERE table_oid = 'parts'::regclass")
     reader = await client.PgConnection.connect("127.0.0.1", databases.port, "orochi", None, "co")
     try:
