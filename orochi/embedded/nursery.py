@@ -1,7 +1,7 @@
 """Forks Orochi's own processes from one that has imported everything they need.
 
-Imports are most of what such a process costs: about two seconds of CPU and a hundred megabytes each.
-The nursery pays once, while PostgreSQL starts, and a worker that died is back in a fraction of a second.
+Imports and compiled loops are most of what such a process costs: about three seconds of CPU and a hundred megabytes
+each. The nursery pays once, while PostgreSQL starts, and a worker that died is back in a fraction of a second.
 
     supervisor ──socket: what to run──▶ nursery ──fork──▶ stepping stone ──fork──▶ the process
          ▲                                                      └ exits at once         │
@@ -148,6 +148,9 @@ def main() -> None:
         # What cannot be imported fails again, and is reported, in the process that needs it.
         with contextlib.suppress(Exception):
             importlib.import_module(name)
+    with contextlib.suppress(Exception):
+        # a worker would load these loops by itself: more than a second of CPU for each
+        importlib.import_module("orochi.engine.copybinary").warm()
     gc.collect()
     gc.freeze()  # the collector does not touch, and so copy, pages that children share
     link.sendall(b"ready\n")
