@@ -195,22 +195,22 @@ async def _follow(
     sink: context.Sink,
 ) -> dict[int, list[str]]:
     """Each node's statements that make the table's shards follow its shell."""
-    if before == after:
+    if before == after and not ddl.using:
         return {}
     if (
         one_shard.lacks(table, after)
         and (gathered := await one_shard.gather(session, table, after)) is not None
     ):
-        await ddl_checks.allowed(session, gathered, before, after)
+        await ddl_checks.allowed(session, gathered, before, after, ddl.using)
         await sink.notice(
             f'table "{after.name}" has one shard from now on',
             hint=f'A unique key lacks the distribution column "{table.distribution_column}".',
         )
         return {}
-    await ddl_checks.allowed(session, table, before, after)
+    await ddl_checks.allowed(session, table, before, after, ddl.using)
     table = await _locked(session, table)
     if any(shard.has_stripes for shard in table.shards) and await ddl_checks.needs_heap(
-        session, before, after
+        session, before, after, ddl.using
     ):
         table = await unstripe.to_heap(session, table, before)
     fills = await _fills(session, table, before, after)

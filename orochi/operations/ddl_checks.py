@@ -23,8 +23,9 @@ async def allowed(
     table: snapshots.Table,
     before: definitions.Definition,
     after: definitions.Definition,
+    rewritten: Collection[str],
 ) -> None:
-    """The change keeps the table distributable.
+    """The change keeps the table distributable; `rewritten`: columns that get other values (USING).
 
     Raises:
         FeatureNotSupported: the distribution or time column, or a unique key, does not allow it.
@@ -37,7 +38,7 @@ async def allowed(
                 f'cannot rename {role} "{name}": continuous aggregate "{aggregates[0].view[1]}" reads it',
                 hint="Drop the aggregate first.",
             )
-        _check_key_column(before, after, name, role)
+        _check_key_column(before, after, name, role, rewritten=name in rewritten)
         if role == "time column" or len(table.shards) > 1:
             shells.check_keys(after, _renamed(before, after, name), role)
     colocation.check_foreign_keys(
@@ -126,7 +127,7 @@ def _renamed(before: definitions.Definition, after: definitions.Definition, name
 
 
 def _check_key_column(
-    before: definitions.Definition, after: definitions.Definition, name: str, role: str
+    before: definitions.Definition, after: definitions.Definition, name: str, role: str, *, rewritten: bool
 ) -> None:
     former = before.column(name)
     column = _find(after, former.attnum)
@@ -134,7 +135,7 @@ def _check_key_column(
         raise errors.FeatureNotSupported(
             f'cannot drop {role} "{name}" of table "{before.name}"', hint="undistribute_table() first."
         )
-    if (column.type, column.collation) != (former.type, former.collation):
+    if rewritten or (column.type, column.collation) != (former.type, former.collation):
         raise errors.FeatureNotSupported(
             f'cannot alter the type of {role} "{name}" of table "{before.name}"',
             hint="undistribute_table() first.",
@@ -146,11 +147,17 @@ def _check_key_column(
 
 
 async def needs_heap(
-    session: context.Session, before: definitions.Definition, after: definitions.Definition
+    session: context.Session,
+    before: definitions.Definition,
+    after: definitions.Definition,
+    rewritten: Collection[str],
 ) -> bool:
     """Whether rows must be looked at or written again, which only PostgreSQL can do, with rows of its own."""
     return (
-        _of_columns(before, after) or _of_keys(before, after) or await _of_new_columns(session, before, after)
+        bool(rewritten)
+        or _of_columns(before, after)
+        or _of_keys(before, after)
+        or await _of_new_columns(session, before, after)
     )
 
 

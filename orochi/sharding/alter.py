@@ -30,7 +30,7 @@ def statements(
         before: the shell as it was.
         after: the shell as it is.
         schema: the shard's schema.
-        using: the USING expression of columns whose type changes.
+        using: the USING expression of columns whose values are to change, be it that their type stays the same.
         fills: for new columns with a default that only the coordinator computes: its value, as SQL.
         references: schemas of the shards that foreign keys refer to, by the shell's OID.
         chunk_schemas: of the shard's partitions. They follow their parent by themselves, but for
@@ -40,7 +40,9 @@ def statements(
     chunks = [(chunk, f"{_quote(chunk)}.{_quote(before.name)}") for chunk in chunk_schemas]
     found = [
         *_dropped(before, after, schema, relation),
-        *_columns(before, after, relation, using or {}, fills or {}),
+        *_retyped(before, after, relation, using or {}),
+        *_dropped_columns(before, after, relation),
+        *_columns(before, after, relation, fills or {}),
     ]
     for _, chunk in chunks:
         found += _added_indexes(before, after, chunk)
@@ -65,22 +67,45 @@ def _dropped(before: Definition, after: Definition, schema: str, relation: str) 
         for item in before.indexes
         if item.oid not in kept
     ]
+    return found
+
+
+def _dropped_columns(before: Definition, after: Definition, relation: str) -> list[str]:
     numbers = {column.attnum for column in after.columns}
-    found += [
+    return [
         f"ALTER TABLE {relation} DROP COLUMN IF EXISTS {_quote(column.name)} CASCADE"
         for column in before.columns
         if column.attnum not in numbers
     ]
-    return found
 
 
-def _columns(
-    before: Definition,
-    after: Definition,
-    relation: str,
-    using: Mapping[str, str],
-    fills: Mapping[str, str],
-) -> list[str]:
+def _retyped(before: Definition, after: Definition, relation: str, using: Mapping[str, str]) -> list[str]:
+    """All in one statement: each USING sees the row as it was."""
+    old = {column.attnum: column for column in before.columns}
+    defaults, types = [], []
+    for column in after.columns:
+        former = old.get(column.attnum)
+        if former is None or not (_changes_type(former, column) or former.name in using):
+            continue
+        name = _quote(former.name)
+        if _loses_default(former, column):
+            defaults.append(f"ALTER COLUMN {name} DROP DEFAULT")
+        collate = f" COLLATE {column.collation}" if column.collation is not None else ""
+        clause = f" USING {using[former.name]}" if former.name in using else ""
+        types.append(f"ALTER COLUMN {name} TYPE {column.type}{collate}{clause}")
+    return [f"ALTER TABLE {relation} {', '.join(actions)}" for actions in (defaults, types) if actions]
+
+
+def _changes_type(former: definitions.Column, column: definitions.Column) -> bool:
+    return (former.type, former.collation) != (column.type, column.collation)
+
+
+def _loses_default(former: definitions.Column, column: definitions.Column) -> bool:
+    """It may not cast to the new type."""
+    return _changes_type(former, column) and former.node_default is not None and not former.generated
+
+
+def _columns(before: Definition, after: Definition, relation: str, fills: Mapping[str, str]) -> list[str]:
     old = {column.attnum: column for column in before.columns}
     found = []
     for column in after.columns:
@@ -92,7 +117,7 @@ def _columns(
             found.append(
                 f"ALTER TABLE {relation} RENAME COLUMN {_quote(former.name)} TO {_quote(column.name)}"
             )
-        found += [f"ALTER TABLE {relation} {action}" for action in _actions(former, column, using)]
+        found += [f"ALTER TABLE {relation} {action}" for action in _actions(former, column)]
     return found
 
 
@@ -109,17 +134,10 @@ def _new_column(column: definitions.Column, relation: str, fills: Mapping[str, s
     return statements
 
 
-def _actions(former: definitions.Column, column: definitions.Column, using: Mapping[str, str]) -> list[str]:
+def _actions(former: definitions.Column, column: definitions.Column) -> list[str]:
     name = _quote(column.name)
     found = []
-    default = former.node_default
-    if (former.type, former.collation) != (column.type, column.collation):
-        if default is not None and not former.generated:
-            found.append(f"ALTER COLUMN {name} DROP DEFAULT")  # it may not cast to the new type
-            default = None
-        collate = f" COLLATE {column.collation}" if column.collation is not None else ""
-        clause = f" USING {using[column.name]}" if column.name in using else ""
-        found.append(f"ALTER COLUMN {name} TYPE {column.type}{collate}{clause}")
+    default = None if _loses_default(former, column) else former.node_default
     if former.generated and not column.generated:
         found.append(f"ALTER COLUMN {name} DROP EXPRESSION")
     elif column.generated and former.default != column.default:

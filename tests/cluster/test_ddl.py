@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from tests.support import cluster as clusters
@@ -30,6 +31,10 @@ _CHANGES = {
     "add-generated": "ALTER TABLE events ADD COLUMN twice numeric GENERATED ALWAYS AS (amount * 2) STORED",
     "type-using": "ALTER TABLE events ALTER COLUMN what DROP DEFAULT,"
     " ALTER COLUMN what TYPE int USING length(what), ALTER COLUMN what SET DEFAULT 3",
+    "values-using": "ALTER TABLE events ALTER COLUMN ratio TYPE float8 USING ratio * 3",
+    "swap-using": "ALTER TABLE events ALTER COLUMN what DROP DEFAULT, ALTER COLUMN what TYPE text USING ratio::text,"
+    " ALTER COLUMN ratio TYPE int USING length(what)",
+    "drop-using": "ALTER TABLE events DROP COLUMN ratio, ALTER COLUMN what TYPE text USING what || ratio",
     "many": "ALTER TABLE events DROP COLUMN amount, ADD COLUMN amount text DEFAULT 'again',"
     " ALTER COLUMN ratio TYPE text, ADD CHECK (id > 0)",
     "add-unique": "ALTER TABLE events ADD CONSTRAINT once UNIQUE (tenant, at, ratio)",
@@ -97,6 +102,14 @@ def test_changes_committed(filled: oracle.Pair) -> None:
     filled.both("ALTER TABLE events DROP CONSTRAINT later")
     filled.same("INSERT INTO events (tenant, at, id) VALUES (1, '2024-03-10', 1)", details=False)
     filled.same("ALTER TABLE events ALTER what SET NOT NULL", details=False)
+    filled.check_tables("events")
+
+
+@pytest.mark.parametrize("column", ["tenant", "at"])
+def test_rows_stay_in_their_shards_and_chunks(filled: oracle.Pair, column: str) -> None:
+    kind = {"tenant": "int USING tenant + 1", "at": "timestamptz USING at + interval '1 year'"}[column]
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match=f'cannot alter the type of .*"{column}"'):
+        filled.orochi(f"ALTER TABLE events ALTER COLUMN {column} TYPE {kind}")
     filled.check_tables("events")
 
 

@@ -69,15 +69,21 @@ def test_columns() -> None:
         ),
         indexes=(),
     )
-    assert changes(after, using={"x": "a + 1"}, fills={"c": "'now'::text"}) == [
+    assert changes(after, using={"a": "a + b"}, fills={"c": "'now'::text"}) == [
         'DROP INDEX IF EXISTS "s1"."t_b_idx"',
+        'ALTER TABLE "s1"."t" ALTER COLUMN "a" TYPE bigint USING a + b',
         'ALTER TABLE "s1"."t" DROP COLUMN IF EXISTS "b" CASCADE',
         'ALTER TABLE "s1"."t" RENAME COLUMN "a" TO "x"',
-        'ALTER TABLE "s1"."t" ALTER COLUMN "x" TYPE bigint USING a + 1',
         'ALTER TABLE "s1"."t" ALTER COLUMN "x" SET DEFAULT 5',
         'ALTER TABLE "s1"."t" ADD COLUMN "c" integer DEFAULT \'now\'::text',
         'ALTER TABLE "s1"."t" ALTER COLUMN "c" DROP DEFAULT',
         'ALTER TABLE "s1"."t" ALTER COLUMN "c" SET NOT NULL',
+    ]
+
+
+def test_values_change_all_at_once_under_the_same_types() -> None:
+    assert changes(BEFORE, using={"a": "b", "b": "a"}) == [
+        'ALTER TABLE "s1"."t" ALTER COLUMN "a" TYPE integer USING b, ALTER COLUMN "b" TYPE integer USING a'
     ]
 
 
