@@ -1,4 +1,4 @@
-"""Fused aggregates over few column chunks, and rows that are only filtered: threads of the gateway run them.
+"""Fused aggregates over few column chunks, last points, and rows that are only filtered: threads of the gateway run them.
 
 That is where it sees the nodes' stripe files.
 Delete vectors and heap rows come from the node in one snapshot, as `small` brings them; the stripes are
@@ -21,13 +21,15 @@ import pyarrow as pa
 
 from orochi import errors, pgtypes
 from orochi import settings as process_settings
-from orochi.engine import fused, heapfilter, native, rows, shapes, stripes
+from orochi.engine import fused, heapfilter, native, newest, rows, shapes, stripes
 from orochi.executor import context, small, transport
 from orochi.planner import fragment as plan_fragment
 from orochi.storage.columnar import cache
 from orochi.storage.objects import places
 
 _THREADS = 2
+#: What last points decode is kept as rows, and not decoded again: it may be so many times more.
+_KEPT = 4
 _DELETED = (
     plan_fragment.OutputColumn("stripe_id", pgtypes.INT8, -1, "bigint"),
     plan_fragment.OutputColumn("row_number", pgtypes.INT4, -1, "integer"),
@@ -66,7 +68,6 @@ async def run(
 def _is_fused(part: plan_fragment.Fragment) -> bool:
     return bool(
         part.fused is not None
-        and part.fused.best is None
         and not part.snapshot
         and len(part.scans) == 1
         and part.scans[0].stripes
@@ -89,7 +90,12 @@ def _are_few(fragments: Sequence[plan_fragment.Fragment], limit: int) -> bool:
     found = 0
     try:
         for part in fragments:
-            found += fused.weight(_shape(part), part.scans[0], _folder(part.node_id), _cache(), limit - found)
+            shape, (scan,), left = _shape(part), part.scans, limit - found
+            if shape.best is None:
+                found += fused.weight(shape, scan, _folder(part.node_id), _cache(), left)
+            else:
+                enough = left * _KEPT
+                found += newest.weight(shape, scan, _folder(part.node_id), _cache(), enough) // _KEPT
             if found > limit:
                 return False
     except (OSError, native.Unsupported, errors.DataCorrupted, errors.StalePlan):
@@ -131,7 +137,8 @@ def _one(
     folder, deleted = _folder(part.node_id), stripes.by_stripe(pairs)
     if shape.rows:
         (scan,) = part.scans
-        found = rows.of_stripes(shape, scan, part.columns, folder, deleted, counters, lambda: False, _cache())
+        read = rows.of_stripes if shape.best is None else newest.of_stripes
+        found = read(shape, scan, part.columns, folder, deleted, counters, lambda: False, _cache())
         batches = [*heap, *found]
     else:
         answer = fused.run(

@@ -1,4 +1,4 @@
-"""The first groups by a bucket, and few rows of stripes: read from few chunk groups, PostgreSQL's answers."""
+"""The first groups by a bucket, last points, and few rows of stripes: read from few chunk groups, PostgreSQL's answers."""
 
 from __future__ import annotations
 
@@ -95,3 +95,29 @@ def test_it_is_explained(filled: oracle.Pair) -> None:
         "EXPLAIN SELECT date_trunc('hour', at) AS k, max(v) FROM readings GROUP BY k ORDER BY k DESC LIMIT 5"
     )
     assert any("the last 5 by at by 3600000000" in row[0] for row in rows)
+
+
+def _last_points() -> Iterator[str]:
+    for key, way, where in itertools.product(("host", "n", "day"), (" DESC", ""), _WHERE[:-1]):
+        yield f"SELECT DISTINCT ON ({key}) * FROM readings {where} ORDER BY {key}, at{way}"
+    yield "SELECT DISTINCT ON (host) host, n FROM readings ORDER BY host DESC NULLS LAST, at DESC LIMIT 3"
+    yield "SELECT DISTINCT ON (n) n, maybe FROM readings ORDER BY n, maybe DESC"  # nulls come first
+    yield "SELECT DISTINCT ON (host) host, day FROM readings ORDER BY host, day DESC"  # ties
+
+
+def test_last_points(filled: oracle.Pair) -> None:
+    """Of each series, however its last rows come and go: what was read of a stripe is kept, and not believed too long."""
+    for sql in _last_points():
+        filled.same(sql)
+    newest = "SELECT DISTINCT ON (host) * FROM readings ORDER BY host, at DESC"
+    for change in (
+        "DELETE FROM readings WHERE host = 'host_3' AND at > '2024-04-04 00:00+00'",
+        "INSERT INTO readings SELECT at + interval '1 s', host, day, 7, 7, 7 FROM readings WHERE n = 11 AND v > 90",
+        "DELETE FROM readings WHERE host = 'host_5'",
+        "UPDATE readings SET v = 1 WHERE at > '2024-04-04 04:00+00'",
+    ):
+        filled.both("BEGIN", change)
+        filled.same(newest)
+        filled.both("ROLLBACK", change)
+        filled.same(newest)
+        filled.same(newest)

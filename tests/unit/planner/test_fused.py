@@ -14,7 +14,7 @@ import pytest
 from orochi.engine import copybinary, fused, native, newest, rows, stripes
 from orochi.planner import fragment as fragments
 from orochi.planner import plan as plans
-from orochi.storage.columnar import writer
+from orochi.storage.columnar import cache, writer
 from tests.support import planner_world
 
 _COLUMNS = ("id", "made", "at", "day", "host", "region", "small", "whole", "big", "usage", "load", "flag")
@@ -220,10 +220,16 @@ def test_last_points(mixed: Mixed, key: str) -> None:
         assert part.fused is not None
         assert part.fused.best is not None
         scan = dataclasses.replace(part.scans[0], stripes=mixed.stripes)
-        args = (mixed.folder, mixed.deleted, stripes.Counters(), lambda: False)
-        found = newest.of_stripes(part.fused, scan, part.columns, *args)
         exact = part.sql.replace(scan.name, "(SELECT * FROM plain.m WHERE id <= 1000)")
-        assert _rows(found) == _rows(_copy(mixed.world.connection, exact, part.columns)), sql
+        wanted = _rows(_copy(mixed.world.connection, exact, part.columns))
+        kept = cache.Cache(64 << 20)
+        assert where or newest.weight(part.fused, scan, mixed.folder, kept, 10_000) > 0
+        for gone in ({}, mixed.deleted, mixed.deleted):  # what is kept of all rows must not hide a deletion
+            found = newest.of_stripes(
+                part.fused, scan, part.columns, mixed.folder, gone, stripes.Counters(), lambda: False, kept
+            )
+        assert _rows(found) == wanted, sql
+        assert where or newest.weight(part.fused, scan, mixed.folder, kept, 10_000) == 0
 
 
 def test_skips(mixed: Mixed) -> None:
