@@ -39,11 +39,20 @@ async def execute(session: context.Session, statement: parse.Statement, sink: co
             await relay.execute(session, statement, None, None, sink)
         return
     if ddl.concurrently:
+        _refuse_in_block(session, statement)
         await sink.notice("CONCURRENTLY is ignored for Orochi tables")
     async with shells.transactional(session):
         tag = await run(session, statement, ddl, sink)
     privileges.forget()
     await sink.complete(tag)
+
+
+def _refuse_in_block(session: context.Session, statement: parse.Statement) -> None:
+    if session.transaction.in_block:
+        what = "DROP INDEX" if isinstance(statement.tree, trees.ast.DropStmt) else "CREATE INDEX"
+        raise errors.OrochiError(
+            f"{what} CONCURRENTLY cannot run inside a transaction block", sqlstate="25001"
+        )
 
 
 async def run(

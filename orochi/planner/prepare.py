@@ -16,6 +16,7 @@ from orochi.planner import (
     narrowed,
     parse,
     prune,
+    rowcalls,
     safety,
     tableoids,
     tree,
@@ -64,6 +65,9 @@ def prepare(statement: parse.Statement, ctx: context.PlanContext, *, template: b
     named = tableoids.replaced(statement, scopes, ctx)
     if named is not statement:
         statement, scopes = named, names.resolve(named.tree, ctx)
+    called = rowcalls.replaced(statement, scopes, ctx)
+    if called is not statement:
+        statement, scopes = called, names.resolve(called.tree, ctx)
     analysis = analyze.Analysis(scopes, ctx, fold=not template)
     pruned = {id(item): prune.prune(item, analysis) for item in scopes.references}
     if analysis.wishes:

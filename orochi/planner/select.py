@@ -48,6 +48,8 @@ def plan(statement: parse.Statement, ctx: context.PlanContext) -> plans.SelectPl
     """
     prepared = prepare.prepare(statement, ctx)
     prepare.refuse_writes_inside(prepared)
+    if not prepared.references:  # a WITH query that had them was asked for nothing
+        return dataclasses.replace(pull.plan(prepared, ""), strategy="recursive")
     forced = ctx.force_strategy
     reason = f"orochi.force_strategy is {forced}" if forced else ""
     if forced in ("", "auto", "router", *_EXCHANGES):
