@@ -33,7 +33,7 @@ _MOST_KEYS, _FEWER = 100_000, 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Split:
+class Split:
     """The conditions of a sub-SELECT: pairs of equal expressions, inner and outer, and the rest."""
 
     pairs: tuple[tuple[tree.Node, tree.Node], ...]
@@ -67,7 +67,7 @@ def aggregate(
     inside = {id(level)} | {id(i) for i in prepared.scopes.levels if i.is_below(level)}
     if not _is_known(inside, prepared):
         return None
-    split = _split(level, prepared, inside)
+    split = split_where(level, prepared, inside)
     if split is None:
         return None
     asked = (
@@ -262,7 +262,7 @@ def _is_known(inside: set[int], prepared: prepare.Prepared) -> bool:
     )
 
 
-def _split(level: names.Level, prepared: prepare.Prepared, inside: set[int]) -> _Split | None:
+def split_where(level: names.Level, prepared: prepare.Prepared, inside: set[int]) -> Split | None:
     """The conditions, if the only way out of the sub-SELECT is by equalities in its WHERE."""
     where = {id(node): at for node, at in prepared.scopes.columns if id(at) in inside}
 
@@ -292,4 +292,4 @@ def _split(level: names.Level, prepared: prepare.Prepared, inside: set[int]) -> 
     others = (level.stmt.fromClause, level.stmt.targetList)
     if not pairs or False in ways(others):
         return None
-    return _Split(tuple(pairs), tuple(rest))
+    return Split(tuple(pairs), tuple(rest))

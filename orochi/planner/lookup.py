@@ -70,9 +70,17 @@ def _handed_on(item: names.Other, name: str) -> tree.Node | None:
         return found[0].val if tree.is_column(found[0].val) else None
     for star in stars if not found else ():
         column = tree.column(*tree.strings(star.val.fields)[:-1], name)
-        if origin(column, item.level) is not None:
+        if _is_of(item.level, name) and origin(column, item.level) is not None:
             return column
     return None
+
+
+def _is_of(level: names.Level, name: str) -> bool:
+    """Whether a FROM item of the level itself has such a column: a star shows none of other levels."""
+    return any(
+        name in item.visible if isinstance(item, names.Reference) else _handed_on(item, name) is not None
+        for item in level.relations.values()
+    )
 
 
 def of_parts(node: tree.Node, level: names.Level) -> tuple[names.Reference, str] | None:

@@ -15,6 +15,7 @@ from orochi.planner import (
     exchange,
     existence,
     gathered,
+    latest,
     names,
     parse,
     prepare,
@@ -52,6 +53,10 @@ def plan(statement: parse.Statement, ctx: context.PlanContext) -> plans.SelectPl
         return dataclasses.replace(pull.plan(prepared, ""), strategy="recursive")
     forced = ctx.force_strategy
     reason = f"orochi.force_strategy is {forced}" if forced else ""
+    if forced in ("", "auto", *_EXCHANGES) and not prepare.locking(prepared):
+        looked_up = latest.plan(prepared, plan)
+        if looked_up is not None:
+            return looked_up
     if forced in ("", "auto", "router", *_EXCHANGES):
         try:
             found = router.plan(prepared)

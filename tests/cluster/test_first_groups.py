@@ -121,3 +121,55 @@ def test_last_points(filled: oracle.Pair) -> None:
         filled.both("ROLLBACK", change)
         filled.same(newest)
         filled.same(newest)
+
+
+_TAGS = """CREATE TABLE tags (id bigint, name text{}, since timestamptz);
+    INSERT INTO tags SELECT i, 'host_' || (i % 9), timestamptz '2024-04-03 00:00+00' FROM generate_series(-9, 12) i;
+    INSERT INTO tags VALUES (NULL, NULL, NULL), (3, 'HOST_2', NULL)"""
+_BY_HOST = "SELECT * FROM readings c WHERE c.host = t.name ORDER BY at DESC LIMIT 1"
+
+
+def _looked_up() -> Iterator[str]:
+    yield f"SELECT DISTINCT ON (t.name) * FROM tags t INNER JOIN LATERAL ({_BY_HOST}) b ON true ORDER BY t.name, b.at DESC, t.id"
+    yield f"SELECT t.id, b.* FROM tags t LEFT JOIN LATERAL ({_BY_HOST}) b ON b.n > 0"
+    yield f"SELECT t.id, b.v FROM tags t, LATERAL ({_BY_HOST}) b WHERE t.id > 0"
+    yield f"SELECT count(*), max(b.v), b IS NULL FROM tags t CROSS JOIN LATERAL ({_BY_HOST}) b GROUP BY 3"
+    yield f"WITH t AS (SELECT DISTINCT name FROM tags) SELECT * FROM t, LATERAL ({_BY_HOST}) b"
+    for body in (
+        "n, v + 1 AS more FROM readings c WHERE n = t.id AND v > 50 ORDER BY at LIMIT 1",
+        "at AS x, host AS at FROM readings WHERE t.id = n ORDER BY 1 DESC LIMIT 1",
+        "maybe FROM readings c WHERE c.host = t.name ORDER BY maybe DESC LIMIT 1",
+        "maybe FROM readings c WHERE c.host = t.name ORDER BY c.maybe DESC NULLS LAST LIMIT 1",
+        "day FROM readings c WHERE c.host = t.name ORDER BY day DESC LIMIT 1",
+        "c FROM readings c WHERE c.host = t.name ORDER BY at LIMIT 1",
+        "host, generate_series(1, 2) FROM readings c WHERE c.host = t.name ORDER BY at LIMIT 1",
+        "at FROM readings c WHERE c.host = t.name ORDER BY at DESC LIMIT 2",
+        "at FROM readings c WHERE c.host = t.name ORDER BY at DESC OFFSET 1 LIMIT 1",
+        "at FROM readings c WHERE c.host = t.name AND c.n = t.id ORDER BY at DESC LIMIT 1",
+        "at FROM readings c WHERE c.host = t.name AND c.at < t.since ORDER BY at DESC LIMIT 1",
+        "at FROM readings c WHERE upper(c.host) = t.name ORDER BY at DESC LIMIT 1",
+        "max(at) AS at FROM readings c WHERE c.host = t.name ORDER BY 1 LIMIT 1",
+        "at FROM readings c WHERE c.host = t.name AND n IN (SELECT id FROM tags) ORDER BY at LIMIT 1",
+    ):
+        yield f"SELECT t.id, b.* FROM tags t LEFT JOIN LATERAL (SELECT {body}) b ON true"
+
+
+@pytest.mark.parametrize("place", ["local", "reference", "distributed", "collated"])
+def test_last_points_of_rows(filled: oracle.Pair, place: str) -> None:
+    """A LATERAL sub-SELECT's first row for each row of another table, wherever that is."""
+    pair = filled
+    pair.both("DROP TABLE IF EXISTS tags")
+    pair.both(*_TAGS.format(' COLLATE "C"' if place == "collated" else "").split(";\n"))
+    if place == "reference":
+        pair.orochi("SELECT create_reference_table('tags')")
+    if place == "distributed":
+        pair.orochi("SELECT create_distributed_table('tags', 'name', colocate_with => 'none')")
+    for sql in itertools.islice(_looked_up(), None if place == "local" else 6):
+        pair.same(sql)
+    pair.both("BEGIN", "INSERT INTO readings SELECT at, host, day, n, 3, 3 FROM readings WHERE n = 5")
+    pair.same(f"SELECT t.id, b.at FROM tags t, LATERAL ({_BY_HOST}) b")
+    pair.both("ROLLBACK")
+    rows = pair.orochi(f"EXPLAIN SELECT t.id, b.at FROM tags t, LATERAL ({_BY_HOST}) b")
+    assert any("Last Points" in row[0] for row in rows)
+    assert any("LIMIT 1" in row[0] for row in rows) == (place == "collated")
+    pair.both("DROP TABLE tags")
