@@ -21,7 +21,10 @@ from orochi.operations.arguments import Arguments
 Rows = list[tuple[str | None, ...]]
 _VOID: Rows = [("",)]
 _MOST_PARTITIONS = 32767
-_RANGE_HINT = "Make it a dimension by hash, or an index of the table."
+_RANGE_HINT = (
+    "Chunks are cut by time alone. ALTER TABLE ... SET (orochi.orderby = '{}') sorts compressed rows by it,"
+    " so that their minima and maxima exclude what conditions rule out; an index finds the others."
+)
 _BOUNDS = ("older_than", "newer_than", "created_before", "created_after")
 
 
@@ -53,7 +56,9 @@ async def create_hypertable(session: context.Session, sink: context.Sink, call: 
     partitions = None if hash_column is None else _partitions(call)
     created = await hypertable.create_hypertable(session, sink, oid, options)
     if created and hash_column is not None and partitions is not None:
-        await _add_hash(session, sink, oid, hash_column, partitions, if_not_exists=False)
+        (await shells.definition(session, oid)).column(hash_column)
+        await _is_dimension(session, sink, oid, hash_column, if_not_exists=False)
+        await _add_hash(session, oid, hash_column, partitions)
     if by_dimension:
         return [(str(oid), _bool(created))]
     shell = await shells.definition(session, oid)
@@ -79,44 +84,45 @@ async def add_dimension(session: context.Session, sink: context.Sink, call: Argu
                 else f"cannot {what} the number of partitions and an interval"
             )
         partitions = _partitions(call) if by_hash else 0
-    if not by_hash:
-        shell.column(column)
-        raise errors.FeatureNotSupported("a second dimension by range is not supported", hint=_RANGE_HINT)
-    created = await _add_hash(
-        session, sink, oid, column, partitions, if_not_exists=call.boolean("if_not_exists")
-    )
+    shell.column(column)
+    created = not await _is_dimension(session, sink, oid, column, if_not_exists=call.boolean("if_not_exists"))
+    if created and not by_hash:
+        raise errors.FeatureNotSupported(
+            "a second dimension by range is not supported", hint=_RANGE_HINT.format(definitions.quote(column))
+        )
+    if created:
+        await _add_hash(session, oid, column, partitions)
     if by_info:
         return [("2", _bool(created))]
     return [("2", shell.schema, shell.name, column, _bool(created))]
 
 
-async def _add_hash(
-    session: context.Session,
-    sink: context.Sink,
-    oid: int,
-    column: str,
-    partitions: int,
-    *,
-    if_not_exists: bool,
+async def _is_dimension(
+    session: context.Session, sink: context.Sink, oid: int, column: str, *, if_not_exists: bool
 ) -> bool:
-    shell = await shells.definition(session, oid)
-    attnum = shell.column(column).attnum
     table = session.snapshot().tables[ids.TableId(oid)]
-    distributed = table.distribution_column if table.kind is snapshots.TableKind.DISTRIBUTED else None
     assert table.dimension is not None
-    if column in (distributed, table.dimension.column):
-        if not if_not_exists:
-            raise errors.OrochiError(f'column "{column}" is already a dimension', sqlstate="42710")
-        await sink.notice(f'column "{column}" is already a dimension, skipping')
+    if column not in (_hashed(table), table.dimension.column):
         return False
-    if distributed is not None:
+    if not if_not_exists:
+        raise errors.OrochiError(f'column "{column}" is already a dimension', sqlstate="42710")
+    await sink.notice(f'column "{column}" is already a dimension, skipping')
+    return True
+
+
+def _hashed(table: snapshots.Table) -> str | None:
+    return table.distribution_column if table.kind is snapshots.TableKind.DISTRIBUTED else None
+
+
+async def _add_hash(session: context.Session, oid: int, column: str, partitions: int) -> None:
+    table = session.snapshot().tables[ids.TableId(oid)]
+    if (hashed := _hashed(table)) is not None:
         raise errors.FeatureNotSupported(
-            f'hypertable "{shell.name}" is divided by the hash of column "{distributed}" already',
-            detail=f"Column {attnum} would be its second dimension by hash.",
+            f'hypertable "{table.name}" is divided by the hash of column "{hashed}" already',
+            detail=f'Column "{column}" would be its second dimension by hash.',
             hint="alter_distributed_table() changes the column.",
         )
     await distribute.create_distributed_table(session, oid, column, partitions, None)
-    return True
 
 
 def _partitions(call: Arguments) -> int:

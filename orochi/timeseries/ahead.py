@@ -148,14 +148,14 @@ def _encode(
 
 
 def _stage(node: Connection, state: State, settings: process_settings.Settings) -> None:
-    """All rows of the chunk with their origins in a temporary table."""
+    """All rows of the chunk with their origins in a temporary table, older ones first."""
     columns = state.definition.columns
     names = ", ".join(definitions.quote(column.name) for column in columns)
-    node.execute(
-        f"CREATE TEMP TABLE orochi_ahead AS SELECT {names}, ctid AS {definitions.quote(_TID.name)},"
-        f" NULL::bigint AS {definitions.quote(_STRIPE.name)}, NULL::integer AS {definitions.quote(_ROW.name)}"
-        f" FROM {state.partition}".encode()
+    rows = (
+        f"SELECT {names}, ctid AS {definitions.quote(_TID.name)}, NULL::bigint AS {definitions.quote(_STRIPE.name)},"
+        f" NULL::integer AS {definitions.quote(_ROW.name)} FROM {state.partition}"
     )
+    node.execute(f"CREATE TEMP TABLE orochi_ahead AS {rows} WITH NO DATA".encode())
     wanted = tuple(scans.Column.of(column) for column in columns)
     scan = scans.Scan("orochi_scan_0", state.partition, wanted, state.stripes)
     deleted = stripe_rows.deleted_rows(node, iter((scan,)))
@@ -170,6 +170,7 @@ def _stage(node: Connection, state: State, settings: process_settings.Settings) 
             if kept.num_rows:
                 copy.write(copybinary.encode(kept, (*wanted, _STRIPE, _ROW), header=False, trailer=False))
         copy.write(copybinary.TRAILER)
+    node.execute(f"INSERT INTO {_TABLE} {rows}".encode())
 
 
 def _live(batch: pa.RecordBatch, deleted: dict[int, npt.NDArray[np.int32]]) -> pa.RecordBatch:

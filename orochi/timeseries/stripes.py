@@ -165,8 +165,10 @@ def _stage(node: Connection, state: State, settings: process_settings.Settings) 
     """
     table = f"{state.schema}.{_STAGING}"
     columns = ", ".join(definitions.quote(column.name) for column in state.definition.columns)
-    node.execute(f"CREATE UNLOGGED TABLE {table} AS SELECT {columns} FROM {state.partition}".encode())
+    rows = f"SELECT {columns} FROM {state.partition}"
+    node.execute(f"CREATE UNLOGGED TABLE {table} AS {rows} WITH NO DATA".encode())
     copy_rows(node, state, settings, table, state.definition.columns)
+    node.execute(f"INSERT INTO {table} {rows}".encode())
     return table
 
 
@@ -229,12 +231,15 @@ def _write_stripes(
 def _tables(
     node: Connection, state: State, source: _Source, options: writer.WriteOptions
 ) -> Iterator[pa.Table]:
-    """The rows of `source` in order, in pieces that each fit a stripe; PostgreSQL sorts, on disk if need be."""
+    """The rows of `source` in order, in pieces that each fit a stripe; PostgreSQL sorts, on disk if need be.
+
+    Those that are equal in that order stay as they came, so that first() and last() take the same ones as before.
+    """
     columns = [scans.Column.of(column) for column in state.definition.columns]
     listed = [definitions.quote(column.name) for column in state.definition.columns]
     names = ", ".join([*listed, source.origin_names] if source.origins else listed)
     terms = order_terms(state, _series(node, state, source.relation))
-    order = f" ORDER BY {', '.join(terms)}" if terms else ""
+    order = f" ORDER BY {', '.join([*terms, 'ctid'])}" if terms else ""
     decoder = copybinary.Decoder((*columns, *source.origins))
     pending: list[pa.RecordBatch] = []
     rows = 0

@@ -199,3 +199,16 @@ def test_a_hammered_chunk(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
     rows = pair.orochi("SELECT id, v FROM t WHERE id >= 10000")
     assert len(rows) == len(known[0]) + len(known[1])
     assert dict(rows) == known[0] | known[1]
+
+
+def test_rows_of_one_time_stay_in_their_order(pair: oracle.Pair) -> None:
+    pair.both("CREATE TABLE t (at timestamptz NOT NULL, id int)")
+    pair.orochi("SELECT create_hypertable('t', 'at')")
+    for first in (1, 13):
+        pair.both(
+            "INSERT INTO t SELECT timestamptz '2024-03-01' + g % 3 * interval '1 hour', g"
+            f" FROM generate_series({first}, {first + 11}) g"
+        )
+        pair.orochi("SELECT recompress_chunk(c) FROM show_chunks('t') c")
+        pair.same("SELECT at, array_agg(id) FROM t GROUP BY at ORDER BY at")
+    assert pair.orochi("SELECT first(id, at), last(id, at) FROM t") == [(3, 2)]

@@ -226,6 +226,8 @@ def _refused(pair: oracle.Pair, call: str, state: str, message: str) -> None:
         ("add_dimension('metrics', 'v')", "22023", "cannot omit both the number of partitions and an interval"),
         ("add_dimension('metrics', 'v', 2, 5)", "22023", "cannot specify both the number of partitions and the interval"),
         ("add_dimension('metrics', by_range('v', 5))", "0A000", "a second dimension by range is not supported"),
+        ("add_dimension('metrics', by_range('at'))", "42710", 'column "at" is already a dimension'),
+        ("add_dimension('metrics', 'none', chunk_time_interval => 5)", "42703", 'column "none" of relation'),
         ("add_dimension('metrics', by_hash('v', 5))", "0A000", "is divided by the hash of column"),
         ("set_chunk_time_interval('plain', 5)", "42809", 'table "plain" is not a hypertable'),
         ("set_chunk_time_interval('metrics', interval '1 day', 'v')", "42704", "does not have a matching dimension"),
