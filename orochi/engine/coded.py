@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 
 def is_coded(arrow: pa.DataType) -> bool:
@@ -61,18 +59,3 @@ def _differ(arrays: Sequence[pa.Array]) -> bool:
 def held_bytes(batch: pa.RecordBatch) -> int:
     """What a batch takes in memory, without dictionaries, which it shares with others."""
     return sum((array.indices if is_coded(array.type) else array).nbytes for array in batch.columns)
-
-
-def plain_bytes(batches: Sequence[pa.RecordBatch]) -> int:
-    """What batches would take in carrier form."""
-    return sum(_plain_bytes(array) for batch in batches for array in batch.columns)
-
-
-def _plain_bytes(array: pa.Array) -> int:
-    if not is_coded(array.type):
-        return int(array.nbytes)
-    if array.null_count == len(array):
-        return int(array.indices.nbytes)
-    lengths = pc.binary_length(array.dictionary).to_numpy()
-    codes = array.indices.drop_null().to_numpy()
-    return int(array.indices.nbytes + lengths[codes].sum(dtype=np.int64))

@@ -160,14 +160,14 @@ class Reader:
         """How many rows there are, and where each column's fields begin and end, and whether they are NULL."""
         form, count = self._form, len(self._columns)
         delimiter, special = ord(form.delimiter), ord(form.quote or "\\")
-        marks = self._space.marks(len(data) + 1)
-        found, specials = textfast.marks(data, delimiter, special, marks)
-        where = self._space.fields(count, found // count)
-        quote, escapes = (special, 0) if form.quote else (-1, form.null.count("\\"))
-        rows = textfast.fields(data, marks[:found], specials, quote, escapes, self._null, *where)
-        if rows >= 0:
-            self.lines = int(rows)
-            return self.lines, where
+        marks = self._space.marks(len(data))
+        found, lines, specials = textfast.marks(data, delimiter, special, marks)
+        marks = marks[:found]
+        if found == lines * count and textfast.is_regular(data, marks, count):
+            where = self._space.fields(count, lines)
+            if self._between(marks, specials, where, data):
+                self.lines = int(lines)
+                return self.lines, where
         self.lines = piece.count(b"\n")
         where = self._space.fields(count, self.lines)
         if form.quote:
@@ -177,6 +177,21 @@ class Reader:
         if rows < 0:
             raise Odd
         return int(rows), where
+
+    def _between(
+        self, marks: Vector, specials: int, where: tuple[Vector, Vector, Vector], data: Vector
+    ) -> bool:
+        """Find fields between regular marks; False if some field is not all that lies between two."""
+        form, count = self._form, len(self._columns)
+        rows, used = len(marks) // count, 0
+        quote, escapes = (ord(form.quote), 0) if form.quote else (-1, form.null.count("\\"))
+        for at in range(count):
+            places = (part[at, :rows] for part in where)
+            found = textfast.fields(data, marks, count, at, quote, escapes, self._null, *places)
+            if found < 0:
+                return False
+            used += found
+        return used == specials
 
 
 class Space:

@@ -64,6 +64,7 @@ class Load:
         time_column = dimension.column if dimension else None
         unsaid = not self._table.segmentby and not self._table.orderby
         self._request = direct.Request(
+            load=secrets.token_hex(8),
             path="",
             columns=self._columns,
             order=direct.sort_keys(self._table.segmentby, self._table.orderby, time_column),
@@ -223,8 +224,6 @@ class Load:
         shard = self._table.shards[position]
         path = f"s{shard.shard_id}/c{chunk.chunk_id}_{secrets.token_hex(4)}"
         request = dataclasses.replace(self._request, path=path)
-        rows = sum(batch.num_rows for batch in batches)
-        heap_bytes = await asyncio.to_thread(coded.plain_bytes, batches) + _HEAP_ROW_BYTES * rows
         batches = coded.alike(batches)
         answer = await self._session.runtime.transport.run_task(
             shard.node_id,
@@ -235,8 +234,8 @@ class Load:
         )
         for item in answer["stripes"]:
             place = {"shard": position, "chunk_id": int(chunk.chunk_id), "node_id": int(shard.node_id)}
-            share = heap_bytes * item["row_count"] // rows
-            self._written.append({**item, **place, "heap_bytes": share})
+            heap_bytes = item["raw_bytes"] + _HEAP_ROW_BYTES * item["row_count"]
+            self._written.append({**item, **place, "heap_bytes": heap_bytes})
 
     # --- files to the catalog ----------------------------------------------------------------------
 

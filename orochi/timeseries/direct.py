@@ -6,9 +6,11 @@ does. Running twice leaves files that nobody names, which the sweep removes.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import pathlib
 import secrets
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,10 +23,13 @@ from orochi import settings as process_settings
 from orochi.catalog import definition as definitions
 from orochi.engine import coded
 from orochi.storage.columnar import sorting, writer
+from orochi.storage.compression import habit
 from orochi.timeseries import stripes
 
 #: Distinct strings up to which their ranks are sorted in the place of them.
 _MAX_RANKS = 1 << 16
+#: So many stripes of a load are made alike, and so many loads are remembered.
+_ALIKE, _LOADS = 16, 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ class Request:
     """What to write.
 
     Attributes:
+        load: the load that the rows are of: stripes of one load are made alike.
         path: what file names begin with, below the node's stripe directory.
         columns: name and base type of every column, as the rows have them.
         order: texts of `sorting.SortKey`, the most significant first.
@@ -40,6 +46,7 @@ class Request:
         indexed: columns by which an index leads to times.
     """
 
+    load: str
     path: str
     columns: tuple[tuple[str, int], ...]
     order: tuple[str, ...]
@@ -50,6 +57,7 @@ class Request:
     def to_json(self) -> dict[str, Any]:
         """As it crosses the queue."""
         return {
+            "load": self.load,
             "path": self.path,
             "columns": [list(column) for column in self.columns],
             "order": list(self.order),
@@ -63,7 +71,49 @@ class Request:
         """The inverse of `to_json`."""
         columns = tuple((str(name), int(oid)) for name, oid in data["columns"])
         order, indexed = tuple(data["order"]), tuple(data["indexed"])
-        return cls(data["path"], columns, order, dict(data["options"]), data["time_column"], indexed)
+        options, time_column = dict(data["options"]), data["time_column"]
+        return cls(data["load"], data["path"], columns, order, options, time_column, indexed)
+
+
+class _Alike:
+    """What stripes of a load have in common; it is found anew after some of them, as rows may change.
+
+    Attributes:
+        habits: by column, how its chunks are encoded.
+        keys: the order of rows.
+        left: how many stripes more are made so.
+    """
+
+    def __init__(self, request: Request, table: pa.Table) -> None:
+        self.habits: dict[str, habit.Habit] = {}
+        self.left = _ALIKE
+        self.keys = [sorting.SortKey.parse(text) for text in request.order]
+        if request.time_column is not None:
+            sample = table.slice(0, stripes.SAMPLE_ROWS)
+            series = sorting.series_key(sample, request.time_column, request.indexed)
+            if series is not None:
+                self.keys.insert(0, sorting.SortKey(series))
+
+
+class _Known(threading.local):
+    """The last loads that this thread wrote stripes of."""
+
+    def __init__(self) -> None:
+        self.loads: collections.OrderedDict[str, _Alike] = collections.OrderedDict()
+
+    def of(self, request: Request, table: pa.Table) -> _Alike:
+        """What the stripes of the request's load have in common."""
+        found = self.loads.pop(request.load, None)
+        if found is None or not found.left:
+            found = _Alike(request, table)
+        found.left -= 1
+        self.loads[request.load] = found
+        if len(self.loads) > _LOADS:
+            self.loads.popitem(last=False)
+        return found
+
+
+_known = _Known()
 
 
 def sort_keys(segmentby: Sequence[str], orderby: Sequence[str], time_column: str | None) -> tuple[str, ...]:
@@ -77,30 +127,30 @@ def sort_keys(segmentby: Sequence[str], orderby: Sequence[str], time_column: str
 def write(
     settings: process_settings.Settings, request: Request, rows: Iterator[pa.RecordBatch]
 ) -> list[dict[str, Any]]:
-    """Write the rows as stripes; of each its path, its rows and bytes, and its column chunks for the catalog.
+    """Write the rows as stripes; of each its path, its rows and bytes, those of its values in carrier
+    form, and its column chunks for the catalog.
 
     Columns of strings may come as codes.
     """
-    options = dataclasses.replace(stripes.write_options(request.options), quick=True)
+    options = stripes.write_options(request.options)
     columns = [writer.StripeColumn(name, oid, -1) for name, oid in request.columns]
     table = pa.Table.from_batches(list(rows)).combine_chunks()
-    keys = [sorting.SortKey.parse(text) for text in request.order]
-    if request.time_column is not None:
-        sample = table.slice(0, stripes.SAMPLE_ROWS)
-        series = sorting.series_key(sample, request.time_column, request.indexed)
-        keys = keys if series is None else [sorting.SortKey(series), *keys]
-    table = in_order(table, keys)
+    alike = _known.of(request, table)
+    table = in_order(table, alike.keys)
     folder = settings.stripe_dir / pathlib.Path(request.path).parent
     folder.mkdir(parents=True, exist_ok=True)
     written: list[dict[str, Any]] = []
     for piece in writer.slices(table, options):
         path = f"{request.path}_{secrets.token_hex(6)}.stripe"
-        info = writer.write_stripe(settings.stripe_dir / path, piece.to_batches(), columns, options)
+        info = writer.write_stripe(
+            settings.stripe_dir / path, piece.to_batches(), columns, options, alike.habits
+        )
         written.append(
             {
                 "path": path,
                 "row_count": info.row_count,
                 "size_bytes": info.size_bytes,
+                "raw_bytes": info.raw_bytes,
                 "chunks": stripes.chunk_rows(info),
             }
         )
@@ -120,7 +170,7 @@ def in_order(table: pa.Table, keys: Sequence[sorting.SortKey]) -> pa.Table:
             order = np.argsort(values, kind="stable")
         else:
             order = order[np.argsort(values[order], kind="stable")]
-    return table.take(pa.array(order))
+    return pc.take(table, pa.array(order), boundscheck=False)
 
 
 def _ranks(table: pa.Table, key: sorting.SortKey) -> npt.NDArray[Any] | None:

@@ -22,40 +22,100 @@ from orochi.engine.kernels.copyrows import Vector
 _U8_IN = types.Array(types.uint8, 1, "C", readonly=True)
 _U8 = types.Array(types.uint8, 1, "C")
 _I32 = types.Array(types.int32, 1, "C")
-_U8_ROWS = types.Array(types.uint8, 2, "C")
-_I32_ROWS = types.Array(types.int32, 2, "C")
-
 _U64_ROWS = types.Array(types.uint64, 2, "C")
 
 #: Odd numbers that spread bits upwards.
 _MIX, _MIX_MORE = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 
 
-@numba.njit(types.UniTuple(types.int64, 2)(_U8_IN, types.int64, types.int64, _I32), cache=True, nogil=True)
-def marks(data: Vector, delimiter: int, special: int, out: Vector) -> tuple[int, int]:
-    """Where delimiters and newlines are, in `out`; how many they are, and how many bytes are `special`.
+def _equal(typing: Any, data: Any, at: Any, byte: Any) -> Any:
+    """Which of 64 bytes are `byte`, a bit each; the caller sees to it that they are there."""
 
-    `out` has a place more than the data has bytes.
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        kind = ir.VectorType(ir.IntType(8), 64)
+        place = builder.gep(array.data, [arguments[1]])
+        many = builder.load(builder.bitcast(place, kind.as_pointer()))
+        many.align = 1
+        one = builder.insert_element(ir.Constant(kind, ir.Undefined), arguments[2], ir.IntType(32)(0))
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
+        wanted = builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), lanes)
+        return builder.bitcast(builder.icmp_unsigned("==", many, wanted), ir.IntType(64))
+
+    return types.uint64(data, types.int64, types.uint8), generate
+
+
+def _lowest(typing: Any, bits: Any) -> Any:
+    """The place of the lowest bit that is set; there must be one."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+    return types.int64(types.uint64), generate
+
+
+def _many(typing: Any, bits: Any) -> Any:
+    """How many bits are set."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.uint64), generate
+
+
+_equal_at: Callable[[Vector, int, int], int] = extending.intrinsic(_equal)
+_lowest_bit: Callable[[int], int] = extending.intrinsic(_lowest)
+_bit_count: Callable[[int], int] = extending.intrinsic(_many)
+
+
+@numba.njit(types.UniTuple(types.int64, 3)(_U8_IN, types.int64, types.int64, _I32), cache=True, nogil=True)
+def marks(data: Vector, delimiter: int, special: int, out: Vector) -> tuple[int, int, int]:
+    """Where delimiters and newlines are, in `out`; how many both are, how many newlines, how many bytes `special`.
+
+    `out` has as many places as the data has bytes.
     """
-    between, found, specials = np.uint8(delimiter), 0, 0
-    mark = np.uint8(special)
-    for at in range(data.size):
+    between, mark, newline = np.uint8(delimiter), np.uint8(special), np.uint8(10)
+    found, lines, specials, at = 0, 0, 0, 0
+    while at + 64 <= data.size:
+        ends = _equal_at(data, at, newline)
+        lines += _bit_count(ends)
+        specials += _bit_count(_equal_at(data, at, mark))
+        bits = ends | _equal_at(data, at, between)
+        while bits != np.uint64(0):
+            out[found] = at + _lowest_bit(bits)
+            found += 1
+            bits &= bits - np.uint64(1)
+        at += 64
+    while at < data.size:
         byte = data[at]
-        out[found] = at
-        found += (byte == between) | (byte == np.uint8(10))
+        if byte == between or byte == newline:  # noqa: SIM109 - as compiled code has it
+            out[found] = at
+            found += 1
+            lines += byte == newline
         specials += byte == mark
-    return found, specials
+        at += 1
+    return found, lines, specials
+
+
+@numba.njit(types.boolean(_U8_IN, _I32, types.int64), cache=True, nogil=True)
+def is_regular(data: Vector, at: Vector, columns: int) -> bool:
+    """Whether marks are rows of so many fields, if every row has one newline among them."""
+    for last in range(columns - 1, at.size, columns):
+        if data[at[last]] != 10:
+            return False
+    return at.size > 0 and at[at.size - 1] == data.size - 1
 
 
 @numba.njit(
-    types.int64(_U8_IN, _I32, types.int64, types.int64, types.int64, _U8_IN, _I32_ROWS, _I32_ROWS, _U8_ROWS),
+    types.int64(_U8_IN, _I32, types.int64, types.int64, types.int64, types.int64, _U8_IN, _I32, _I32, _U8),
     cache=True,
     nogil=True,
 )
 def fields(
     data: Vector,
     at: Vector,
-    specials: int,
+    columns: int,
+    column: int,
     quote: int,
     escapes: int,
     null: Vector,
@@ -63,50 +123,45 @@ def fields(
     ends: Vector,
     valid: Vector,
 ) -> int:
-    """Fields between marks, as `textin.split_csv` and `textin.split_text` give them; rows, or -1.
+    """A column's fields between marks, as `textin.split_csv` and `textin.split_text` give them.
+
+    Returns how many quotes, or backslashes, these are: those of whole quoted fields, or of NULLs. Over all
+    columns they must be all that the data has, or a field is not what lies between two marks. -1: it is not.
 
     Args:
         data: rows, each ended by a newline.
-        at: its marks.
-        specials: how many quotes, or backslashes, it has: those of whole quoted fields, or of NULLs, must
-            be all, or a field is not what lies between two marks.
+        at: its marks, which are regular.
+        columns: how many a row has.
+        column: which is wanted.
         quote: CSV's quote, or -1 for text.
         escapes: backslashes in text's `null`.
         null: how NULL is written.
-        starts: of each column a row of offsets.
+        starts: an offset for each row.
         ends: the same.
         valid: 0 is NULL.
     """
-    columns = starts.shape[0]
-    rows = at.size // columns
-    if rows * columns != at.size or at.size == 0 or at[at.size - 1] != data.size - 1:
-        return -1
-    start, used, next_mark = 0, 0, 0
-    for row in range(rows):
-        for column in range(columns):
-            mark = np.int64(at[next_mark])
-            next_mark += 1
-            if (data[mark] == 10) != (column == columns - 1):
+    used, mark = 0, column
+    for row in range(starts.size):
+        first = np.int64(at[mark - 1]) + 1 if mark > 0 else 0
+        end, kind = np.int64(at[mark]), 1
+        mark += columns
+        if quote >= 0 and end > first and data[first] == quote:
+            if end - first < 2 or data[end - 1] != quote:
                 return -1
-            first, end, kind = start, mark, 1
-            if quote >= 0 and end > first and data[first] == quote:
-                if end - first < 2 or data[end - 1] != quote:
-                    return -1
-                first, end = first + 1, end - 1
-                used += 2
-            elif end - first == null.size:
-                kind = 0
-                for offset in range(null.size):
-                    if data[first + offset] != null[offset]:
-                        kind = 1
-                        break
-                if kind == 0:
-                    used += escapes
-            starts[column, row] = first
-            ends[column, row] = end
-            valid[column, row] = kind
-            start = mark + 1
-    return rows if used == specials else -1
+            first, end = first + 1, end - 1
+            used += 2
+        elif end - first == null.size:
+            kind = 0
+            for offset in range(null.size):
+                if data[first + offset] != null[offset]:
+                    kind = 1
+                    break
+            if kind == 0:
+                used += escapes
+        starts[row] = first
+        ends[row] = end
+        valid[row] = kind
+    return used
 
 
 @numba.njit(types.int64(_U8_IN, types.int64), cache=True, nogil=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -48,20 +49,22 @@ def build(column: pa.ChunkedArray) -> Shared | None:
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.chunk(0)
     values = encoded.dictionary
-    codes = encoded.indices.fill_null(-1).to_numpy()
+    codes = encoded.indices
+    if codes.null_count:
+        codes = codes.fill_null(-1)
+    codes = codes.to_numpy()
+    found: npt.NDArray[np.intp] = np.arange(len(values))
     if given:  # values of other stripes are left out
-        there = np.flatnonzero(np.bincount(codes + 1, minlength=len(values) + 1)[1:])
-        places = np.full(len(values) + 1, -1, np.int64)
-        places[there] = np.arange(len(there))
-        values, codes = values.take(pa.array(there)), places[codes]
-    few = len(values) <= MOST_VALUES and len(values) * LEAST_REPEATS <= len(column)
-    if values.nbytes > MOST_BYTES or not (few or len(values) == 1):
+        there = np.bincount(codes if not encoded.null_count else codes[codes >= 0], minlength=len(values))
+        found = np.flatnonzero(there)
+    few = len(found) <= MOST_VALUES and len(found) * LEAST_REPEATS <= len(column)
+    kept = values if len(found) == len(values) else values.take(pa.array(found))
+    if kept.nbytes > MOST_BYTES or not (few or len(found) == 1):
         return None
-    order = pc.sort_indices(values)
-    ranks = np.empty(len(values) + 1, np.int64)
-    ranks[order.to_numpy()] = np.arange(len(values))
-    ranks[-1] = -1
-    return Shared(values.take(order), ranks[codes])
+    order = pc.sort_indices(kept)
+    ranks = np.full(len(values) + 1, -1, np.int64)
+    ranks[found[order.to_numpy()]] = np.arange(len(found))
+    return Shared(kept.take(order), ranks[codes])
 
 
 def _promising(column: pa.ChunkedArray) -> bool:

@@ -12,7 +12,7 @@ import os
 import pathlib
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 
 import pyarrow as pa
 
@@ -48,7 +48,6 @@ class WriteOptions:
             that every column must use whose type it fits.
         level: Zstandard's level.
         codecs: column name to what `compression` is for that column.
-        quick: keep a column's codec from chunk group to chunk group: encoding takes a third of the time.
     """
 
     compression: str = "auto"
@@ -56,7 +55,6 @@ class WriteOptions:
     stripe_row_limit: int = 150_000
     chunk_group_row_limit: int = 10_000
     codecs: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    quick: bool = False
 
     def __post_init__(self) -> None:
         for named in (self.compression, *self.codecs.values()):
@@ -105,10 +103,13 @@ def write_stripe(
     batches: Iterable[pa.RecordBatch],
     columns: Sequence[StripeColumn],
     options: WriteOptions | None = None,
+    habits: MutableMapping[str, habit.Habit] | None = None,
 ) -> StripeInfo:
     """Writes all rows of `batches`, in their order, as one stripe at `path`.
 
     Batches hold carrier arrays of `columns`, or codes for them, matched by position. The folder must exist.
+    With `habits`, by column, codecs are kept from chunk group to chunk group, and from stripe to stripe:
+    encoding takes a third of the time.
 
     Raises:
         FileExistsError: there is a file at `path`; it is left as it is.
@@ -127,7 +128,11 @@ def write_stripe(
         at = layout.HEADER_SIZE
         described = []
         for index, column in enumerate(columns):
-            found = _column(column, [group.column(index) for group in groups], at, options, write)
+            choose: Callable[..., chooser.Encoded] = chooser.encode
+            if habits is not None:
+                choose = habits.setdefault(column.name, habit.Habit()).encode
+            pieces = [group.column(index) for group in groups]
+            found = _column(column, pieces, at, options, choose, write)
             at = found.end
             described.append(found.footer)
         group_rows = tuple(group.num_rows for group in groups)
@@ -192,6 +197,7 @@ def _column(
     groups: Sequence[pa.ChunkedArray],
     at: int,
     options: WriteOptions,
+    choose: Callable[..., chooser.Encoded],
     write: Callable[[bytes], int],
 ) -> _Written:
     """Write a column: its dictionary, its chunks, its filter."""
@@ -209,7 +215,6 @@ def _column(
         write(stored)
         at += table.extent
     written: list[layout.ColumnChunk] = []
-    choose = habit.Habit().encode if options.quick else chooser.encode
     row = 0
     for number, group in enumerate(groups):
         if shared is None:

@@ -112,6 +112,47 @@ def best_width(
     return best, best_size
 
 
+@numba.njit(
+    types.Tuple((types.int64, types.int64, types.boolean, types.int64, types.int64))(
+        _I64_IN, types.int64, types.int64, types.int64
+    ),
+    cache=True,
+    nogil=True,
+    error_model="numpy",
+)
+def cheapest(
+    values: Vector, most_judged: int, most_ranked: int, exception_bytes: int
+) -> tuple[int, int, bool, int, int]:
+    """The base, scale, folding, width and size that pack `values` (one at least) best.
+
+    About `most_judged` of the values tell the width, and about `most_ranked` of those the quantiles.
+    """
+    count = values.size
+    divisor = difference_gcd(values)
+    if divisor == np.uint64(0):
+        return values[0], 1, False, 0, 0
+    low, high = values[0], values[0]
+    for i in range(count):
+        low, high = min(low, values[i]), max(high, values[i])
+    # residuals that wrap are no multiples
+    scale = np.int64(1)
+    if np.uint64(high) - np.uint64(low) < np.uint64(1) << np.uint64(63):
+        scale = np.int64(divisor)
+    judged = values[:: max(1, count // most_judged) | 1].copy()
+    ranked = np.sort(judged[:: max(1, judged.size // most_ranked) | 1])
+    quantile, median = ranked[ranked.size // 50], ranked[ranked.size // 2]
+    width, size = best_width(judged, low, scale, False, count, exception_bytes)
+    best = (low, scale, False, width, size)
+    width, size = best_width(judged, median, scale, True, count, exception_bytes)
+    if size < best[4]:
+        best = (median, scale, True, width, size)
+    if quantile != low:
+        width, size = best_width(judged, quantile, scale, False, count, exception_bytes)
+        if size < best[4]:
+            best = (quantile, scale, False, width, size)
+    return best
+
+
 @numba.njit(types.int64(_U64, types.int64, _U32, _U64), cache=True, nogil=True)
 def extract_exceptions(values: Vector, width: int, positions: Vector, exceptions: Vector) -> int:
     """Moves values wider than `width` bits out, leaving 0; how many there were."""
@@ -230,6 +271,16 @@ def double_running_sum(differences: Vector, first: int, step: int, out: Vector) 
         step += differences[i]
         total += step
         out[i + 2] = total
+
+
+@numba.njit(types.int64(_I64_IN, _I64), cache=True, nogil=True)
+def run_starts(values: Vector, starts: Vector) -> int:
+    """Where runs of equal values begin, in `starts`, which has a place more than values; how many there are."""
+    found = 0
+    for i in range(values.size):
+        starts[found] = i
+        found += i == 0 or values[i] != values[i - 1]
+    return found
 
 
 @numba.njit(types.boolean(_I64_IN, types.int64, _I32), cache=True, nogil=True)

@@ -124,33 +124,10 @@ def _plan(values: buffers.Int64s) -> _Plan:
     """The cheapest base, scale and width for packing `values`."""
     from orochi.storage.compression import int_kernels
 
-    count = len(values)
-    scale = int(int_kernels.difference_gcd(values)) if count else 0
-    if scale == 0:
-        return _Plan(int(values[0]) if count else 0, 1, False, 0, _HEADER.size)
-    if int(values.max()) - int(values.min()) >= 1 << 63:
-        scale = 1  # residuals may wrap, and what wraps is no multiple
-    judged = np.ascontiguousarray(values[:: max(1, count // _JUDGED) | 1])
-    best: _Plan | None = None
-    for base, zigzag in _bases(values, judged):
-        width, size = int_kernels.best_width(judged, base, scale, zigzag, count, _EXCEPTION_BYTES)
-        if best is None or size + _HEADER.size < best.size:
-            best = _Plan(base, scale, zigzag, int(width), int(size) + _HEADER.size)
-    if best is None:
-        raise ValueError("no width fits the vector")
-    return best
-
-
-def _bases(values: buffers.Int64s, judged: buffers.Int64s) -> tuple[tuple[int, bool], ...]:
-    """Values of the vector to subtract, each with whether residuals are folded by zigzag."""
-    few = judged[:: max(1, len(judged) // _RANKED) | 1]
-    low, middle = len(few) // 50, len(few) // 2
-    ranked = np.partition(few, (low, middle))
-    minimum, quantile, median = int(values.min()), int(ranked[low]), int(ranked[middle])
-    bases = [(minimum, False), (median, True)]
-    if quantile != minimum:
-        bases.append((quantile, False))
-    return tuple(bases)
+    if not len(values):
+        return _Plan(0, 1, False, 0, _HEADER.size)
+    base, scale, zigzag, width, size = int_kernels.cheapest(values, _JUDGED, _RANKED, _EXCEPTION_BYTES)
+    return _Plan(base, scale, zigzag, width, _HEADER.size + size)
 
 
 def _pack(values: buffers.Int64s, plan: _Plan, order: int, first: int, step: int) -> bytes:

@@ -25,14 +25,32 @@ def encode(array: pa.Array) -> bytes | None:
     """None when runs are shorter than two values on average, and for bool."""
     if pa.types.is_boolean(array.type) or len(array) == 0:
         return None
+    dtype = buffers.dtype_of(array.type)
+    if dtype is not None and dtype.kind != "f":
+        return encode_integers(buffers.as_int64(array))
     starts = _run_starts(array)
     if len(starts) * 2 > len(array):
         return None
-    heads = array.take(pa.array(starts))
-    lengths = np.diff(starts, append=len(array))
-    dtype = buffers.dtype_of(array.type)
-    packed = dtype is not None and dtype.kind != "f"
-    table = integers.encode(buffers.as_int64(heads), (0, 1, 2)) if packed else plain.pack(heads)
+    return _pack(starts, len(array), 0, plain.pack(array.take(pa.array(starts))))
+
+
+def encode_integers(values: buffers.Int64s) -> bytes | None:
+    """What `encode` gives for an array of these integers, at least one."""
+    starts = _starts(values)
+    if len(starts) * 2 > len(values):
+        return None
+    return _pack(starts, len(values), 1, integers.encode(values[starts], (0, 1, 2)))
+
+
+def count(data: bytes) -> int:
+    """How many runs encoded bytes have."""
+    return int(_HEADER.unpack_from(data)[0])
+
+
+def _pack(starts: buffers.Int64s, count: int, packed: int, table: bytes) -> bytes:
+    lengths = np.empty(len(starts), np.int64)
+    np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
+    lengths[-1] = count - starts[-1]
     header = _HEADER.pack(len(starts), packed, 0, 0, 0, len(table))
     return b"".join((header, table, bytes(buffers.pad(len(table))), integers.encode(lengths, (0,))))
 
@@ -68,10 +86,15 @@ def decode_into(data: buffers.Data, out: buffers.Vector) -> None:
 
 def _run_starts(array: pa.Array) -> buffers.Int64s:
     if buffers.dtype_of(array.type) is not None:
-        keys = buffers.as_int64(array)
-    else:
-        keys = buffers.as_int64(array.dictionary_encode().indices)
-    return np.concatenate(([0], np.flatnonzero(keys[1:] != keys[:-1]) + 1)).astype(np.int64)
+        return _starts(buffers.as_int64(array))
+    return _starts(buffers.as_int64(array.dictionary_encode().indices))
+
+
+def _starts(values: buffers.Int64s) -> buffers.Int64s:
+    from orochi.storage.compression import int_kernels
+
+    starts = np.empty(len(values) + 1, np.int64)
+    return starts[: int_kernels.run_starts(values, starts)]
 
 
 def _parts(data: buffers.Data, count: int) -> tuple[int, bool, buffers.Vector, buffers.Int64s]:

@@ -11,22 +11,20 @@ reader brings the dictionary.
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 
 from orochi.storage.compression import buffers, integers, rle
 
 ID, NAME = 11, "shared_dictionary"
 
 _HEADER = 8
-#: Runs of fewer values on average are not tried; those of more take less than a bit a value.
-_SHORT, _LONG = 2, 200
+#: Runs of more values on average take less than a bit a value.
+_LONG = 200
 
 
 def encode(codes: buffers.Int64s) -> bytes:
     """The codes (not negative, at least one) as bytes."""
-    changes = int(np.count_nonzero(codes[1:] != codes[:-1])) + 1
-    runs = rle.encode(pa.array(codes)) if changes * _SHORT <= len(codes) else None
-    if runs is None or changes * _LONG > len(codes):
+    runs = rle.encode_integers(codes)
+    if runs is None or rle.count(runs) * _LONG > len(codes):
         packed = integers.encode(codes, (0,))
         if runs is None or len(runs) >= len(packed):
             return bytes(_HEADER) + packed

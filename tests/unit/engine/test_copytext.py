@@ -295,6 +295,3 @@ def test_batches_of_codes_are_made_alike() -> None:
     assert alike[0].schema == alike[1].schema
     assert [pa.types.is_dictionary(kind) for kind in alike[0].schema.types] == [True, False]
     assert [batch.to_pydict() for batch in alike] == [batch.to_pydict() for batch in given]
-    # int32 offsets or codes of ten values, and their letters
-    letters = sum(len(value or "") for batch in given for row in batch.to_pylist() for value in row.values())
-    assert 40 <= coded_batches.plain_bytes(given) - letters <= 52

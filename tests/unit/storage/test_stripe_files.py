@@ -14,6 +14,7 @@ import pytest
 from orochi import errors, pgtypes
 from orochi.planner import fragment
 from orochi.storage.columnar import cache, reader, scan, writer
+from orochi.storage.compression import habit
 
 COLUMNS = [
     writer.StripeColumn("id", pgtypes.INT8),
@@ -255,11 +256,11 @@ def test_codes_are_written_as_their_strings(tmp_path: pathlib.Path, nulls: int, 
     columns = [writer.StripeColumn("name", pgtypes.TEXT)]
     infos = [
         writer.write_stripe(
-            tmp_path / name, [pa.RecordBatch.from_arrays([array], ["name"])], columns, options
+            tmp_path / name, [pa.RecordBatch.from_arrays([array], ["name"])], columns, options, {}
         )
         for name, array, options in (
-            ("coded", coded, writer.WriteOptions(quick=True)),
-            ("plain", coded.dictionary_decode(), writer.WriteOptions(quick=True)),
+            ("coded", coded, writer.WriteOptions()),
+            ("plain", coded.dictionary_decode(), writer.WriteOptions()),
             ("forced", coded, writer.WriteOptions(compression="plain")),
         )
     ]
@@ -269,3 +270,23 @@ def test_codes_are_written_as_their_strings(tmp_path: pathlib.Path, nulls: int, 
     assert {chunk.codec for chunk in forced.chunks} == {"plain"}
     tables = [rows(tmp_path / name, ["name"]) for name in ("coded", "plain", "forced")]
     assert all(table.column(0).to_pylist() == coded.to_pylist() for table in tables)
+
+
+def test_habits_that_do_not_fit_the_next_stripe_change_no_value(tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(4)
+    columns = [writer.StripeColumn("i", pgtypes.INT8), writer.StripeColumn("d", pgtypes.FLOAT8)]
+    habits: dict[str, habit.Habit] = {}
+    odd = np.array([0x7FF8000000000001, 0x7FF0000000000001, 1 << 63], np.uint64).view(np.float64)
+    stripes = (
+        (np.full(3000, 7), np.arange(3000) / 4),
+        (np.arange(3000), rng.choice(odd, 3000)),
+        (rng.integers(-(2**63), 2**63 - 1, 3000), rng.standard_normal(3000)),
+        (np.full(3000, 7), np.zeros(3000)),
+    )
+    for number, (whole, double) in enumerate(stripes):
+        batch = pa.RecordBatch.from_arrays([pa.array(whole), pa.array(double)], ["i", "d"])
+        path = tmp_path / str(number)
+        writer.write_stripe(path, [batch], columns, writer.WriteOptions(chunk_group_row_limit=1000), habits)
+        read = rows(path, ["i", "d"])
+        assert read.column("i").to_numpy().tolist() == whole.tolist()
+        assert read.column("d").to_numpy().view(np.uint64).tolist() == double.view(np.uint64).tolist()
