@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import structlog
 
 from orochi import errors
@@ -104,10 +105,11 @@ class Load:
             self._table = await routing.ensure_chunks(
                 self._session, self._table, times.drop_null().to_numpy(zero_copy_only=False)
             )
+        row_bytes = coded.held_bytes(batch) / batch.num_rows
         for key, part in await asyncio.to_thread(self._split, batch):
             self._held.setdefault(key, []).append(part)
             self._rows[key] = self._rows.get(key, 0) + part.num_rows
-            self._sizes[key] = self._sizes.get(key, 0) + coded.held_bytes(part)
+            self._sizes[key] = self._sizes.get(key, 0) + int(row_bytes * part.num_rows)
             if self._rows[key] >= self._limit and key[1] is not None:
                 await self._send(key)
         self.rows += batch.num_rows
@@ -152,17 +154,12 @@ class Load:
             keys = batch.column(self._position(table.distribution_column))
         shards = self._shards(keys, batch.num_rows)
         if table.dimension is None:
-            ranges: npt.NDArray[np.int64] = np.zeros(batch.num_rows, np.int64)
+            ranges: npt.NDArray[np.int64] | int = 0
             starts = [chunk.range_start for chunk in table.shards[0].chunks]
         else:
-            column = batch.column(self._position(table.dimension.column))
-            times = column.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
             held = table.shards[0].chunks
             starts = [chunk.range_start for chunk in held]
-            covered = routing.covered(held, times) & np.asarray(column.is_valid())
-            ranges = np.where(
-                covered, np.searchsorted(np.array(starts, np.int64), times, side="right") - 1, -1
-            )
+            ranges = _places(held, starts, batch.column(self._position(table.dimension.column)))
         width = len(starts) + 1
         destinations = shards * width + ranges + 1
         first = int(destinations[0])
@@ -173,7 +170,7 @@ class Load:
         order = np.argsort(destinations, kind="stable")
         ordered = destinations[order]
         cuts = np.flatnonzero(np.diff(ordered)) + 1
-        rows = batch.take(pa.array(order))
+        rows = pc.take(batch, pa.array(order), boundscheck=False)
         parts = []
         for begin, end in zip([0, *cuts.tolist()], [*cuts.tolist(), batch.num_rows], strict=True):
             key = self._key(int(ordered[begin]), width, starts)
@@ -359,6 +356,17 @@ class Load:
 class _Output:
     name: str
     type_oid: int
+
+
+def _places(
+    held: Sequence[snapshots.Chunk], starts: Sequence[int], column: pa.Array
+) -> npt.NDArray[np.int64] | int:
+    """For each time the place of its chunk, -1 if it has none; one number if all have the same."""
+    times = column.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+    if not column.null_count and (only := routing.only_chunk(held, times)) is not None:
+        return only
+    covered = routing.covered(held, times) & np.asarray(column.is_valid())
+    return np.where(covered, np.searchsorted(np.array(starts, np.int64), times, side="right") - 1, -1)
 
 
 def _rows(rows: Sequence[Sequence[Any]]) -> str:

@@ -37,7 +37,10 @@ async def ensure_chunks(
     dimension = table.dimension
     if dimension is None:
         return table
-    wanted = np.unique(np.asarray(times if isinstance(times, np.ndarray) else list(times), np.int64))
+    given = np.asarray(times if isinstance(times, np.ndarray) else list(times), np.int64)
+    if only_chunk(table.shards[0].chunks, given) is not None:
+        return table
+    wanted = np.unique(given)
     for _ in range(_ROUNDS):
         missing = wanted[~covered(table.shards[0].chunks, wanted)]
         if not missing.size:
@@ -57,6 +60,15 @@ def covered(ranges: Sequence[snapshots.Chunk], times: npt.NDArray[np.int64]) -> 
     lasts = np.array([chunk.range_end - 1 for chunk in ranges], np.int64)
     at = np.searchsorted(starts, times, side="right") - 1
     return (at >= 0) & (times <= lasts[np.maximum(at, 0)])
+
+
+def only_chunk(ranges: Sequence[snapshots.Chunk], times: npt.NDArray[np.int64]) -> int | None:
+    """The place among the chunks, sorted by range, of the one that covers all times; None if several do."""
+    if not times.size or not ranges:
+        return None
+    ends = np.array([times.min(), times.max()])
+    first, last = np.searchsorted([chunk.range_start for chunk in ranges], ends, side="right") - 1
+    return int(first) if first == last and covered(ranges, ends).all() else None
 
 
 def chunks_at(shard: snapshots.Shard, times: Iterable[int]) -> tuple[snapshots.Chunk, ...]:
