@@ -165,7 +165,8 @@ class Reader:
         marks = marks[:found]
         if found == lines * count and textfast.is_regular(data, marks, count):
             where = self._space.fields(count, lines)
-            if self._between(marks, specials, where, data):
+            quote, escapes = (special, 0) if form.quote else (-1, form.null.count("\\"))
+            if textfast.fields(data, marks, quote, escapes, self._null, *where) == specials:
                 self.lines = int(lines)
                 return self.lines, where
         self.lines = piece.count(b"\n")
@@ -177,21 +178,6 @@ class Reader:
         if rows < 0:
             raise Odd
         return int(rows), where
-
-    def _between(
-        self, marks: Vector, specials: int, where: tuple[Vector, Vector, Vector], data: Vector
-    ) -> bool:
-        """Find fields between regular marks; False if some field is not all that lies between two."""
-        form, count = self._form, len(self._columns)
-        rows, used = len(marks) // count, 0
-        quote, escapes = (ord(form.quote), 0) if form.quote else (-1, form.null.count("\\"))
-        for at in range(count):
-            places = (part[at, :rows] for part in where)
-            found = textfast.fields(data, marks, count, at, quote, escapes, self._null, *places)
-            if found < 0:
-                return False
-            used += found
-        return used == specials
 
 
 class Space:

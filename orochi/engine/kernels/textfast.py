@@ -22,8 +22,12 @@ from orochi.engine.kernels.copyrows import Vector
 _U8_IN = types.Array(types.uint8, 1, "C", readonly=True)
 _U8 = types.Array(types.uint8, 1, "C")
 _I32 = types.Array(types.int32, 1, "C")
+_U8_ROWS = types.Array(types.uint8, 2, "C")
+_I32_ROWS = types.Array(types.int32, 2, "C")
 _U64_ROWS = types.Array(types.uint64, 2, "C")
 
+#: Rows whose fields are found together.
+_BLOCK = 1024
 #: Odd numbers that spread bits upwards.
 _MIX, _MIX_MORE = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 
@@ -107,15 +111,13 @@ def is_regular(data: Vector, at: Vector, columns: int) -> bool:
 
 
 @numba.njit(
-    types.int64(_U8_IN, _I32, types.int64, types.int64, types.int64, types.int64, _U8_IN, _I32, _I32, _U8),
+    types.int64(_U8_IN, _I32, types.int64, types.int64, _U8_IN, _I32_ROWS, _I32_ROWS, _U8_ROWS),
     cache=True,
     nogil=True,
 )
 def fields(
     data: Vector,
     at: Vector,
-    columns: int,
-    column: int,
     quote: int,
     escapes: int,
     null: Vector,
@@ -123,44 +125,47 @@ def fields(
     ends: Vector,
     valid: Vector,
 ) -> int:
-    """A column's fields between marks, as `textin.split_csv` and `textin.split_text` give them.
+    """Fields between marks, as `textin.split_csv` and `textin.split_text` give them.
 
-    Returns how many quotes, or backslashes, these are: those of whole quoted fields, or of NULLs. Over all
-    columns they must be all that the data has, or a field is not what lies between two marks. -1: it is not.
+    Returns how many quotes, or backslashes, these are: those of whole quoted fields, or of NULLs. They must be
+    all that the data has, or a field is not what lies between two marks. -1: it is not.
 
     Args:
         data: rows, each ended by a newline.
         at: its marks, which are regular.
-        columns: how many a row has.
-        column: which is wanted.
         quote: CSV's quote, or -1 for text.
         escapes: backslashes in text's `null`.
         null: how NULL is written.
-        starts: an offset for each row.
+        starts: of each column a row of offsets.
         ends: the same.
         valid: 0 is NULL.
     """
-    used, mark = 0, column
-    for row in range(starts.size):
-        first = np.int64(at[mark - 1]) + 1 if mark > 0 else 0
-        end, kind = np.int64(at[mark]), 1
-        mark += columns
-        if quote >= 0 and end > first and data[first] == quote:
-            if end - first < 2 or data[end - 1] != quote:
-                return -1
-            first, end = first + 1, end - 1
-            used += 2
-        elif end - first == null.size:
-            kind = 0
-            for offset in range(null.size):
-                if data[first + offset] != null[offset]:
-                    kind = 1
-                    break
-            if kind == 0:
-                used += escapes
-        starts[row] = first
-        ends[row] = end
-        valid[row] = kind
+    columns, used = starts.shape[0], 0
+    rows = at.size // columns
+    for begin in range(0, rows, _BLOCK):  # a column of some rows after another: they stay in the cache
+        stop = min(begin + _BLOCK, rows)
+        for column in range(columns):
+            mark = begin * columns + column
+            for row in range(begin, stop):
+                first = np.int64(at[mark - 1]) + 1 if mark > 0 else 0
+                end, kind = np.int64(at[mark]), 1
+                mark += columns
+                if quote >= 0 and end > first and data[first] == quote:
+                    if end - first < 2 or data[end - 1] != quote:
+                        return -1
+                    first, end = first + 1, end - 1
+                    used += 2
+                elif end - first == null.size:
+                    kind = 0
+                    for offset in range(null.size):
+                        if data[first + offset] != null[offset]:
+                            kind = 1
+                            break
+                    if kind == 0:
+                        used += escapes
+                starts[column, row] = first
+                ends[column, row] = end
+                valid[column, row] = kind
     return used
 
 
