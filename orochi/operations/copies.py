@@ -300,7 +300,7 @@ async def _create(session: context.Session, copied: Copied) -> None:
 
 def _default(table: snapshots.Table, column: snapshots.Column) -> str | None:
     if column.identity:
-        return cells.identity_sql(table, column)
+        return cells.identity_sql(table, column.name)
     return None if column.generated else column.default_sql
 
 

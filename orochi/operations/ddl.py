@@ -20,6 +20,7 @@ from orochi.operations import (
     one_shard,
     privileges,
     relay,
+    row_defaults,
     shells,
     storage_options,
     striped,
@@ -222,7 +223,7 @@ async def _follow(
         session, before, after, ddl.using
     ):
         table = await unstripe.to_heap(session, table, before)
-    fills = await _fills(session, table, before, after)
+    fills, by_row = await _fills(session, table, before, after)
     snapshot = session.snapshot()
     work: dict[int, list[str]] = {}
     for shard in table.shards:
@@ -232,6 +233,7 @@ async def _follow(
             shard.schema,
             using=ddl.using,
             fills=fills,
+            by_row=await row_defaults.of_shard(session, table, shard, by_row),
             references=colocation.referenced_schemas(after, snapshot, shard.index, shard.schema),
             chunk_schemas=[chunk.schema for chunk in shard.chunks if table.dimension is not None],
         )
@@ -258,10 +260,11 @@ async def _fills(
     table: snapshots.Table,
     before: definitions.Definition,
     after: definitions.Definition,
-) -> dict[str, str]:
-    """What existing rows get in new columns whose default a node cannot compute."""
+) -> tuple[dict[str, str], list[definitions.Column]]:
+    """What existing rows get in new columns whose default a node cannot compute, and those where each gets another."""
     known = {column.attnum for column in before.columns}
     fills: dict[str, str] = {}
+    by_row: list[definitions.Column] = []
     for column in after.columns:
         if column.attnum in known or column.generated:
             continue
@@ -271,13 +274,13 @@ async def _fills(
             continue
         if column.identity or column.volatility == "v":
             if await shells.shards_have_rows(session, table):
-                raise _each_another(column)
+                by_row.append(column)
         elif column.volatility == "s":
             result = await session.coordinator.query(f"SELECT ({column.default})::{column.type}::text")
             value = result[-1].rows[0][0]
             if value is not None:
                 fills[column.name] = f"{definitions.quote_literal(value.decode())}::{column.type}"
-    return fills
+    return fills, by_row
 
 
 async def _domain_value(
@@ -304,12 +307,8 @@ async def _domain_value(
     if value is None or column.default is not None:
         return None  # that one the nodes are told with the column
     if safety.may_be_volatile(default, session.runtime.builtins):
-        raise _each_another(column)
+        raise errors.FeatureNotSupported(
+            f'column "{column.name}" cannot be added: its domain\'s default gives each row another value',
+            hint="Add the column with DEFAULT NULL, fill it by UPDATE, and then drop that default.",
+        )
     return f"{definitions.quote_literal(value.decode())}::{column.type}"
-
-
-def _each_another(column: definitions.Column) -> errors.OrochiError:
-    return errors.FeatureNotSupported(
-        f'column "{column.name}" cannot be added: its default gives each row another value',
-        hint="Add the column without a default, fill it by UPDATE, and then set the default.",
-    )

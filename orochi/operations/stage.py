@@ -75,7 +75,7 @@ async def _create_sql(session: context.Session, target: snapshots.Table) -> list
     statements.append(f"CREATE TEMPORARY TABLE {NAME} ({body})")
     statements += [
         f"ALTER TABLE {RELATION} ALTER {quoting.identifier(column.name)} "
-        f"SET DEFAULT {cells.identity_sql(target, column)}"
+        f"SET DEFAULT {cells.identity_sql(target, column.name)}"
         for column in target.columns
         if column.identity
     ]

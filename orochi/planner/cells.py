@@ -109,7 +109,7 @@ def make(node: trees.Node, column: snapshots.Column | None) -> Cell:
 def default(table: snapshots.Table, column: snapshots.Column) -> Cell | None:
     """What a column gets when the statement gives it nothing; None if NULL."""
     if column.identity:
-        return Cell(identity_sql(table, column), is_expression=True)
+        return Cell(identity_sql(table, column.name), is_expression=True)
     if column.default_sql is None or column.generated:
         return None
     if column.default_is_volatile:
@@ -118,11 +118,12 @@ def default(table: snapshots.Table, column: snapshots.Column) -> Cell | None:
     return Cell(f"({column.default_sql})", type_oid=-1)
 
 
-def identity_sql(table: snapshots.Table, column: snapshots.Column) -> str:
+def identity_sql(table: snapshots.Table, column: str) -> str:
     """The next value of an identity column."""
     relation = quoting.text(quoting.relation(table.schema, table.name))
-    name = quoting.text(column.name)
-    return f"pg_catalog.nextval(pg_catalog.pg_get_serial_sequence({relation}, {name})::regclass)"
+    return (
+        f"pg_catalog.nextval(pg_catalog.pg_get_serial_sequence({relation}, {quoting.text(column)})::regclass)"
+    )
 
 
 def is_whole_row_source(node: trees.Node) -> bool:

@@ -1,7 +1,7 @@
 """Rows that PostgreSQL knows it need not read, which matters to what may fail on one: said in WHERE too.
 
 HAVING without GROUP BY and aggregates: the only group is there whatever FROM gives. Terms of HAVING that are one value
-for the statement, or that hold for no group, are a gate to WHERE as well. Aggregates inside of what is NULL anyway
+for all rows of a group, or that hold for no group, are a gate to WHERE as well. Aggregates inside of what is NULL anyway
 are not computed; where a single table has no others, it is not scanned.
 """
 
@@ -49,9 +49,7 @@ def _of_having(node: tree.Node, ctx: context.PlanContext) -> tuple[tree.Node, ..
         parts = (node.targetList or (), node.havingClause, node.sortClause or (), node.distinctClause or ())
         if not any(_may_aggregate(part, ctx) for part in parts):
             return (_NEVER,)
-    elif any(isinstance(item, ast.ColumnRef) for term in terms for item in tree.walk(term)):
-        return ()
-    return tuple(term for term in terms if _is_constant(term, ctx))
+    return tuple(term for term in terms if _is_moved(term, ctx))
 
 
 def _of_aggregates(node: tree.Node, ctx: context.PlanContext) -> tuple[tree.Node, ...]:
@@ -86,7 +84,7 @@ def _is_aggregate(node: tree.Node, ctx: context.PlanContext) -> bool:
     return found is not None and set(found.kinds) == {"a"}
 
 
-def _is_constant(term: tree.Node, ctx: context.PlanContext) -> bool:
+def _is_moved(term: tree.Node, ctx: context.PlanContext) -> bool:
     """Whether PostgreSQL moves a term of HAVING: no aggregates, nothing volatile, no sub-SELECTs."""
     if _may_aggregate(term, ctx):
         return False

@@ -21,6 +21,7 @@ def statements(
     *,
     using: Mapping[str, str] | None = None,
     fills: Mapping[str, str] | None = None,
+    by_row: Mapping[str, str] | None = None,
     references: Mapping[int, str] | None = None,
     chunk_schemas: Sequence[str] = (),
 ) -> list[str]:
@@ -32,6 +33,7 @@ def statements(
         schema: the shard's schema.
         using: the USING expression of columns whose values are to change, be it that their type stays the same.
         fills: for new columns with a default that only the coordinator computes: its value, as SQL.
+        by_row: for new columns of which each row gets another value: these, an array of text, as SQL.
         references: schemas of the shards that foreign keys refer to, by the shell's OID.
         chunk_schemas: of the shard's partitions. They follow their parent by themselves, but for
             names: a key or an index that is there already is adopted, with the name it has.
@@ -42,7 +44,7 @@ def statements(
         *_dropped(before, after, schema, relation),
         *_retyped(before, after, relation, using or {}),
         *_dropped_columns(before, after, relation),
-        *_columns(before, after, relation, fills or {}),
+        *_columns(before, after, relation, fills or {}, by_row or {}),
     ]
     for _, chunk in chunks:
         found += _added_indexes(before, after, chunk)
@@ -105,13 +107,19 @@ def _loses_default(former: definitions.Column, column: definitions.Column) -> bo
     return _changes_type(former, column) and former.node_default is not None and not former.generated
 
 
-def _columns(before: Definition, after: Definition, relation: str, fills: Mapping[str, str]) -> list[str]:
+def _columns(
+    before: Definition,
+    after: Definition,
+    relation: str,
+    fills: Mapping[str, str],
+    by_row: Mapping[str, str],
+) -> list[str]:
     old = {column.attnum: column for column in before.columns}
     found = []
     for column in after.columns:
         former = old.get(column.attnum)
         if former is None:
-            found += _new_column(column, relation, fills)
+            found += _new_column(column, relation, fills, by_row)
             continue
         if former.name != column.name:
             found.append(
@@ -121,17 +129,35 @@ def _columns(before: Definition, after: Definition, relation: str, fills: Mappin
     return found
 
 
-def _new_column(column: definitions.Column, relation: str, fills: Mapping[str, str]) -> list[str]:
-    if column.name not in fills:
-        return [f"ALTER TABLE {relation} ADD COLUMN {column.sql()}"]
+def _new_column(
+    column: definitions.Column, relation: str, fills: Mapping[str, str], by_row: Mapping[str, str]
+) -> list[str]:
     plain = column.sql().removesuffix(" NOT NULL")
-    statements = [
-        f"ALTER TABLE {relation} ADD COLUMN {plain} DEFAULT {fills[column.name]}",
-        f"ALTER TABLE {relation} ALTER COLUMN {_quote(column.name)} DROP DEFAULT",
-    ]
+    if column.name in by_row:
+        statements = [
+            f"ALTER TABLE {relation} ADD COLUMN {plain}",
+            _handed_out(column, relation, by_row[column.name]),
+        ]
+    elif column.name in fills:
+        statements = [
+            f"ALTER TABLE {relation} ADD COLUMN {plain} DEFAULT {fills[column.name]}",
+            f"ALTER TABLE {relation} ALTER COLUMN {_quote(column.name)} DROP DEFAULT",
+        ]
+    else:
+        return [f"ALTER TABLE {relation} ADD COLUMN {column.sql()}"]
     if column.not_null:
         statements.append(f"ALTER TABLE {relation} ALTER COLUMN {_quote(column.name)} SET NOT NULL")
     return statements
+
+
+def _handed_out(column: definitions.Column, relation: str, values: str) -> str:
+    """Each row gets the next of `values`; rows in the same order on all nodes that have them."""
+    numbered = f"SELECT tableoid AS part, ctid AS place, row_number() OVER (ORDER BY r::text) AS n FROM {relation} AS r"
+    return (
+        f"UPDATE {relation} AS r SET {_quote(column.name)} = v.value::{column.type}"
+        f" FROM ({numbered}) AS p, unnest({values}) WITH ORDINALITY AS v(value, n)"
+        " WHERE r.tableoid = p.part AND r.ctid = p.place AND v.n = p.n"
+    )
 
 
 def _actions(former: definitions.Column, column: definitions.Column) -> list[str]:
