@@ -6,15 +6,14 @@ spread to their rows again here. What null slots hold is zero.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
+from orochi.storage.columnar import dictionaries, skiplist
 from orochi.storage.columnar import format as layout
-from orochi.storage.columnar import skiplist
 from orochi.storage.compression import boolean, buffers, chooser, registry, shared_dictionary
 
 #: What turns a codec's bytes into fixed-width values.
@@ -48,23 +47,28 @@ def encode(
 
 
 def encode_codes(
-    codes: buffers.Int64s, values: pa.Array, type_oid: int, *, compression: str, level: int
+    codes: buffers.Int64s,
+    facts: dictionaries.Facts,
+    values: pa.Array,
+    type_oid: int,
+    *,
+    compression: str,
+    level: int,
 ) -> tuple[bytes, chooser.Encoded, skiplist.Stats]:
     """What `encode` gives, of codes into a shared dictionary that is in the order of bytes; -1 is null."""
-    dense = codes[codes >= 0] if int(codes.min()) < 0 else codes
-    rows, nulls = len(codes), len(codes) - len(dense)
-    if nulls == rows:
+    rows = len(codes)
+    if facts.ends is None:
         missing = pa.nulls(rows, values.type)
         return encode(missing, type_oid, compression=compression, level=level, codec=None)
-    bitmap = b""
-    if nulls:
+    dense, bitmap = codes, b""
+    if facts.nulls:
+        dense = codes[codes >= 0]
         bitmap = boolean.encode(pa.array(codes >= 0)) or b""
         bitmap += bytes(buffers.pad(len(bitmap)))
     data = bitmap + shared_dictionary.encode(dense)
     encoded = chooser.store(data, shared_dictionary.ID, compression=compression, level=level)
     stored = bytes(encoded.data)
-    ends = values.take(pa.array([int(dense.min()), int(dense.max())]))
-    stats = dataclasses.replace(skiplist.compute(ends, type_oid), rows=rows, null_count=nulls)
+    stats = skiplist.between(*facts.ends, values.type, type_oid, rows, facts.nulls)
     return stored + bytes(buffers.pad(len(stored))), encoded, stats
 
 

@@ -24,18 +24,46 @@ _RUNS, _RUN = 8, 128
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of some rows.
+
+    Attributes:
+        ends: the bytes of the least and of the greatest value; None if all are null.
+        letters: the bytes of all values.
+    """
+
+    nulls: int
+    ends: tuple[bytes, bytes] | None
+    letters: int
+
+    def raw_bytes(self, rows: int) -> int:
+        """What the rows, so many, take in carrier form."""
+        return 4 * (rows + 1) + ((rows + 7) // 8 if self.nulls else 0) + self.letters
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Shared:
-    """A column's dictionary, and every row's code, -1 for null."""
+    """A column's dictionary, and every row's code, -1 for null.
+
+    Attributes:
+        octets: the values as binary.
+        lengths: how many bytes each has.
+    """
 
     values: pa.Array
+    octets: pa.Array
+    lengths: buffers.Int64s
     codes: buffers.Int64s
 
-    def raw_bytes(self, codes: buffers.Int64s) -> int:
-        """What rows with these codes take in carrier form."""
-        offsets, _ = buffers.byte_parts(self.values)
-        lengths = np.append(np.diff(offsets), 0)
-        bitmap = (len(codes) + 7) // 8 if int(codes.min()) < 0 else 0
-        return 4 * (len(codes) + 1) + bitmap + int(lengths[codes].sum(dtype=np.int64))
+    def facts(self, codes: buffers.Int64s) -> Facts:
+        """What is to be known of rows with these codes."""
+        from orochi.storage.compression import int_kernels
+
+        nulls, low, high, letters = int_kernels.code_facts(codes, self.lengths)
+        if nulls == len(codes):
+            return Facts(nulls, None, letters)
+        ends = self.octets[low].as_py(), self.octets[high].as_py()
+        return Facts(nulls, ends, letters)
 
 
 def build(column: pa.ChunkedArray) -> Shared | None:
@@ -64,7 +92,9 @@ def build(column: pa.ChunkedArray) -> Shared | None:
     order = pc.sort_indices(kept)
     ranks = np.full(len(values) + 1, -1, np.int64)
     ranks[found[order.to_numpy()]] = np.arange(len(found))
-    return Shared(kept.take(order), ranks[codes])
+    ordered = kept.take(order)
+    offsets, _ = buffers.byte_parts(ordered)
+    return Shared(ordered, ordered.cast(pa.binary()), np.diff(offsets).astype(np.int64), ranks[codes])
 
 
 def _promising(column: pa.ChunkedArray) -> bool:

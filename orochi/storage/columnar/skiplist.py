@@ -55,7 +55,8 @@ def compute(array: pa.Array, type_oid: int) -> Stats:
     if buffers.is_bytes(array.type):
         if type_oid not in BOUNDED_BYTES:
             return Stats(rows, nulls, exact=False)
-        return _bytes(dense, rows, nulls)
+        bounds = pc.min_max(dense.cast(pa.binary()) if pa.types.is_string(dense.type) else dense)
+        return between(bounds["min"].as_py(), bounds["max"].as_py(), dense.type, type_oid, rows, nulls)
     if pa.types.is_boolean(array.type):
         trues = dense.true_count
         total = trues if type_oid in _SUMMED else None
@@ -188,10 +189,11 @@ def _floats(values: buffers.Vector, rows: int, nulls: int, summed: bool) -> Stat
     return Stats(rows, nulls, low, float("nan"), total=total)
 
 
-def _bytes(dense: pa.Array, rows: int, nulls: int) -> Stats:
-    text = pa.types.is_string(dense.type)
-    bounds = pc.min_max(dense.cast(pa.binary()) if text else dense)
-    low, high = bounds["min"].as_py(), bounds["max"].as_py()
+def between(low: bytes, high: bytes, arrow: pa.DataType, type_oid: int, rows: int, nulls: int) -> Stats:
+    """The statistics of a chunk of strings or binary whose least and greatest values are these."""
+    if type_oid not in BOUNDED_BYTES:
+        return Stats(rows, nulls, exact=False)
+    text = pa.types.is_string(arrow)
     exact = len(low) <= PREFIX_BYTES and len(high) <= PREFIX_BYTES
     try:
         cut_low = _text_prefix(low) if text else low[:PREFIX_BYTES]

@@ -226,10 +226,11 @@ def _column(
         else:
             codes = shared.codes[row : row + len(group)]
             row += len(group)
+            facts = shared.facts(codes)
             found = chunks.encode_codes(
-                codes, shared.values, column.type_oid, compression=block, level=options.level
+                codes, facts, shared.values, column.type_oid, compression=block, level=options.level
             )
-            raw = shared.raw_bytes(codes)
+            raw = facts.raw_bytes(len(codes))
         stored, chunk = _described(found, column, number, at, raw)
         write(stored)
         at += chunk.extent

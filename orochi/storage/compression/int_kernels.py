@@ -273,6 +273,23 @@ def double_running_sum(differences: Vector, first: int, step: int, out: Vector) 
         out[i + 2] = total
 
 
+@numba.njit(types.UniTuple(types.int64, 4)(_I64_IN, _I64_IN), cache=True, nogil=True)
+def code_facts(codes: Vector, lengths: Vector) -> tuple[int, int, int, int]:
+    """Of codes, -1 is null: how many are null, the least and the greatest other one, the bytes of their values.
+
+    `lengths` are those of the dictionary's values.
+    """
+    nulls, low, high, total = 0, lengths.size, -1, 0
+    for i in range(codes.size):
+        code = codes[i]
+        if code < 0:
+            nulls += 1
+        else:
+            low, high = min(low, code), max(high, code)
+            total += lengths[code]
+    return nulls, low, high, total
+
+
 @numba.njit(types.int64(_I64_IN, _I64), cache=True, nogil=True)
 def run_starts(values: Vector, starts: Vector) -> int:
     """Where runs of equal values begin, in `starts`, which has a place more than values; how many there are."""
