@@ -13,6 +13,7 @@ import pathlib
 
 from orochi import settings as process_settings
 from orochi.executor import names
+from orochi.storage import arrow
 
 _JOB_THREADS = 16
 #: Where Linux shares processors among sessions and not processes (`sched_autogroup_enabled`), how this session yields.
@@ -75,6 +76,7 @@ def _run(node_id: int, settings: process_settings.Settings, *arguments: str) -> 
     os.environ["OROCHI_NODE_ID"] = str(node_id)  # the app reads its settings when it is imported
     process_settings.get.cache_clear()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
+    arrow.without_pandas()
     from workers import app
 
     app.app.worker_main([*_COMMON, *arguments])

@@ -20,6 +20,7 @@ from orochi import settings as process_settings
 from orochi.executor import cluster_metrics
 from orochi.gateway import listener, stacks
 from orochi.operations import run
+from orochi.storage import arrow
 
 log = structlog.get_logger()
 
@@ -80,6 +81,7 @@ async def _runtime(settings: process_settings.Settings) -> runtime.Runtime:
 def main(settings: process_settings.Settings) -> None:
     """Run a gateway in this process."""
     logs.setup(settings.log_level, json=settings.log_json, process="gateway")
+    arrow.without_pandas()
     with (
         contextlib.suppress(KeyboardInterrupt),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
