@@ -274,8 +274,7 @@ class _Refresh:
                 continue
             pieces = buckets.cut(low, high, ends, self._bucket.width or self._bucket.slack, BATCH)
             result += [(piece,) for piece in pieces]
-        result += [tuple(single[at : at + BATCH]) for at in range(0, len(single), BATCH)]
-        return result
+        return result + buckets.in_batches(self._bucket, single, BATCH)
 
     # --- doing it ----------------------------------------------------------------------------------
 

@@ -92,6 +92,22 @@ def on_grid(bucket: snapshots.Bucket, found: Ranges) -> Ranges:
     return united(result)
 
 
+def in_batches(bucket: snapshots.Bucket, points: Iterable[Range], most: int) -> list[Ranges]:
+    """Single buckets, in order, in batches of at most `most`, each of few ranges: long conditions are slow to plan."""
+    result: list[list[Range]] = []
+    parts = 0
+    for point in points:
+        last = result[-1] if result else []
+        follows = bool(last) and bucket.width is not None and point[0] - last[-1][0] == bucket.width
+        if not last or len(last) == most or (parts == LISTED and not follows):
+            result.append([point])
+            parts = 1
+        else:
+            last.append(point)
+            parts += not follows
+    return [tuple(batch) for batch in result]
+
+
 def touching(bucket: snapshots.Bucket, first: int, last: int) -> Range:
     """A range that holds the buckets of all rows between two times, both included."""
     if bucket.width is None:

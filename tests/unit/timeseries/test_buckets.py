@@ -35,6 +35,19 @@ def test_whole_buckets() -> None:
     assert buckets.touching(bucket, 14, 40) == (13, 40)
 
 
+def test_batches_of_single_buckets_have_few_ranges() -> None:
+    chance = random.Random(2)
+    for width in (10, None):
+        bucket = snapshots.Bucket("b", pgtypes.INT8, "at", "", width=width, phase=3, slack=10)
+        points = [(start, start) for start in range(3, 20_000, 10) if start < 4_000 or chance.random() < 0.3]
+        batches = buckets.in_batches(bucket, points, 300)
+        assert [point for batch in batches for point in batch] == points
+        for batch in batches:
+            assert len(batch) <= 300
+            assert len(buckets.on_grid(bucket, batch)) <= buckets.LISTED
+        assert len(batches[0]) == (300 if width else buckets.LISTED)
+
+
 def test_constants() -> None:
     assert buckets.literal(pgtypes.TIMESTAMPTZ, 0) == "'2000-01-01 00:00:00+00'::timestamptz"
     assert buckets.literal(pgtypes.DATE, -1) == "'1999-12-31'::date"
