@@ -78,10 +78,25 @@ def run(
     return results.of_groups(shape, grouping.merge(shape, parts), outputs)
 
 
-def weight(
+@dataclasses.dataclass(frozen=True, slots=True)
+class Survey:
+    """What the skip lists tell of a scan.
+
+    Attributes:
+        weight: how many column chunks `run` would decode.
+        stripes: the ids of those that may hold rows it wants.
+        passed_over: chunk groups of all others.
+    """
+
+    weight: int
+    stripes: frozenset[int]
+    passed_over: int
+
+
+def survey(
     shape: shapes.Shape, scan: contract.Scan, stripe_dir: pathlib.Path, kept: cache.Cache, enough: int
-) -> int:
-    """How many column chunks `run` would decode; it is not counted beyond `enough`.
+) -> Survey:
+    """How much `run` would decode, and of which stripes; nothing more is looked at once it is beyond `enough`.
 
     Raises:
         FileNotFoundError: a stripe is not here.
@@ -89,12 +104,18 @@ def weight(
         DataCorrupted: a footer is damaged.
     """
     work = _work(shape, scan, stripe_dir, {}, lambda: False, kept)
-    found = 0
+    found, wanted, passed_over = 0, set(), 0
     for stripe in scan.stripes:
-        found += work.weight(stripe)
+        total, left, chunks = work.weight(stripe)
+        found += chunks
+        # rows that are deleted may have told which groups are the first: then no stripe is sure not to matter
+        if left or shape.top is not None:
+            wanted.add(stripe.stripe_id)
+        else:
+            passed_over += total
         if found > enough:
             break
-    return found
+    return Survey(found, frozenset(wanted), passed_over)
 
 
 def _work(
@@ -177,11 +198,17 @@ class Work:
         except FileNotFoundError as error:
             raise errors.StalePlan(f"stripe {stripe.stripe_id} is not on this node any more") from error
 
-    def weight(self, stripe: contract.StripeRef) -> int:
-        """How many column chunks of a stripe the skip list leaves."""
-        with self.open(stripe) as source:
-            groups, left = Stripe(self, source, None).pruned()
-            return len(groups) * len({*(name for name, _ in left), *self.needed})
+    def weight(self, stripe: contract.StripeRef) -> tuple[int, int, int]:
+        """How many chunk groups a stripe has, how many the skip list leaves, and of these column chunks to decode."""
+        key = (self._stripe_dir, stripe.path, self.asked, frozenset(self.needed))
+        known: tuple[int, int, int] | None = self.cache.get(key)
+        if known is None:
+            with self.open(stripe) as source:
+                groups, left = Stripe(self, source, None).pruned()
+                columns = {*(name for name, _ in left), *self.needed}
+                known = len(source.footer.group_rows), len(groups), len(groups) * len(columns)
+            self.cache.put(key, known, 256 + self.asked_bytes)
+        return known
 
 
 class Stripe:

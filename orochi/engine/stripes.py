@@ -24,9 +24,9 @@ STRIPE_ID, ROW_NUMBER = "orochi_stripe_id", reader.ROW_NUMBER
 class Counters:
     """Chunk groups that scans considered, and those the skip list ruled out."""
 
-    def __init__(self) -> None:
-        self.total = 0
-        self.skipped = 0
+    def __init__(self, skipped: int = 0) -> None:
+        self.total = skipped
+        self.skipped = skipped
 
 
 def read_stripes(

@@ -54,15 +54,16 @@ async def run(
     if not limit or not small.limit_of(session) or not all(_is_fused(part) for part in fragments):
         return None
     loop = asyncio.get_running_loop()
-    if not await loop.run_in_executor(_pool(), _are_few, fragments, limit):
+    surveyed = await loop.run_in_executor(_pool(), _surveyed, fragments, limit)
+    if surveyed is None:
         return None
+    fragments, passed_over = surveyed
     asked = [item for part in fragments for item in _asked(part)]
     answers = await small.run(session, asked, transport.NO_INPUTS, steady=True)
     if answers is None:
         return None
-    return await loop.run_in_executor(
-        _pool(), _answered, fragments, {answer.fragment: answer.batches for answer in answers}
-    )
+    found = {answer.fragment: answer.batches for answer in answers}
+    return await loop.run_in_executor(_pool(), _answered, fragments, found, passed_over)
 
 
 def _is_fused(part: plan_fragment.Fragment) -> bool:
@@ -86,21 +87,29 @@ def _shape(part: plan_fragment.Fragment) -> shapes.Shape:
     return part.fused
 
 
-def _are_few(fragments: Sequence[plan_fragment.Fragment], limit: int) -> bool:
-    found = 0
+def _surveyed(
+    fragments: Sequence[plan_fragment.Fragment], limit: int
+) -> tuple[list[plan_fragment.Fragment], dict[int, int]] | None:
+    """The fragments without stripes that do not matter, and the chunk groups of these; None if they decode much."""
+    found, narrowed, passed_over = 0, [], {}
     try:
         for part in fragments:
             shape, (scan,), left = _shape(part), part.scans, limit - found
             if shape.best is None:
-                found += fused.weight(shape, scan, _folder(part.node_id), _cache(), left)
+                survey = fused.survey(shape, scan, _folder(part.node_id), _cache(), left)
+                found += survey.weight
+                kept = tuple(stripe for stripe in scan.stripes if stripe.stripe_id in survey.stripes)
+                scan = dataclasses.replace(scan, stripes=kept)
+                passed_over[part.number] = survey.passed_over
             else:
                 enough = left * _KEPT
                 found += newest.weight(shape, scan, _folder(part.node_id), _cache(), enough) // _KEPT
+            narrowed.append(dataclasses.replace(part, scans=(scan,)))
             if found > limit:
-                return False
+                return None
     except (OSError, native.Unsupported, errors.DataCorrupted, errors.StalePlan):
-        return False  # a worker will say what is wrong
-    return True
+        return None  # a worker will say what is wrong
+    return narrowed, passed_over
 
 
 def _asked(part: plan_fragment.Fragment) -> list[plan_fragment.Fragment]:
@@ -120,20 +129,27 @@ def _asked(part: plan_fragment.Fragment) -> list[plan_fragment.Fragment]:
 
 
 def _answered(
-    fragments: Sequence[plan_fragment.Fragment], answers: Mapping[int, list[pa.RecordBatch]]
+    fragments: Sequence[plan_fragment.Fragment],
+    answers: Mapping[int, list[pa.RecordBatch]],
+    passed_over: Mapping[int, int],
 ) -> list[transport.FragmentResult] | None:
     try:
-        return [_one(part, answers[2 * part.number], answers[2 * part.number + 1]) for part in fragments]
+        return [
+            _one(
+                part, answers[2 * part.number], answers[2 * part.number + 1], passed_over.get(part.number, 0)
+            )
+            for part in fragments
+        ]
     except (native.Unsupported, errors.StalePlan, errors.DataCorrupted):
         return None
 
 
 def _one(
-    part: plan_fragment.Fragment, heap: list[pa.RecordBatch], vectors: list[pa.RecordBatch]
+    part: plan_fragment.Fragment, heap: list[pa.RecordBatch], vectors: list[pa.RecordBatch], passed_over: int
 ) -> transport.FragmentResult:
     started, shape = time.perf_counter(), _shape(part)
     pairs = [(row["stripe_id"], row["row_number"]) for batch in vectors for row in batch.to_pylist()]
-    counters = stripes.Counters()
+    counters = stripes.Counters(passed_over)
     folder, deleted = _folder(part.node_id), stripes.by_stripe(pairs)
     if shape.rows:
         (scan,) = part.scans

@@ -32,7 +32,7 @@ def open_stripe(
     """
     match places.place_of(path):
         case places.Place.LOCAL:
-            return reader.StripeReader(stripe_dir / path, cache=cache)
+            return reader.StripeReader(f"{stripe_dir}/{path}", cache=cache)
         case places.Place.FROZEN:
             raise failures.archived(places.key_of(path))
         case places.Place.COLD:
