@@ -1,6 +1,6 @@
 """Batches whose columns of strings may be codes into a dictionary, as large loads carry them.
 
-Codes are int32; null has no code. Dictionaries of one column and load only grow, so the longest serves all its
+Codes are int16; null has no code. Dictionaries of one column and load only grow, so the longest serves all its
 batches.
 """
 

@@ -107,7 +107,7 @@ class Reader:
             columns: those of the data.
             form: how it is written.
             utc: times without a zone are of UTC.
-            coded: columns of strings that come as int32 codes into a dictionary while they have few values. A
+            coded: columns of strings that come as int16 codes into a dictionary while they have few values. A
                 dictionary only grows: a later one of the same column has the earlier ones' values in front.
         """
         self.lines = 0

@@ -16,7 +16,7 @@ from orochi.engine.kernels import textfast
 
 Vector = npt.NDArray[Any]
 
-#: Words of a column at most, and their bytes.
+#: Words of a column at most, so that codes are int16, and their bytes.
 MOST_WORDS, MOST_BYTES = 1 << 14, 1 << 18
 #: A word comes on average so often, after the first few.
 _REPEATS, _FEW = 8, 256
@@ -46,7 +46,7 @@ class Words:
         """Fields as codes into all words so far; None if they are too many or too long, or have quotes in them."""
         if (valid == 2).any():
             return None
-        codes = np.empty(len(starts), np.int32)
+        codes = np.empty(len(starts), np.int16)
         count = textfast.codes(
             data,
             starts,
@@ -70,5 +70,5 @@ class Words:
                 pa.py_buffer(self._bounds[: count + 1].copy()),
                 pa.py_buffer(self._bytes[:size].copy()),
             )
-        held = pa.Array.from_buffers(pa.int32(), len(codes), [validity, pa.py_buffer(codes)], nulls)
+        held = pa.Array.from_buffers(pa.int16(), len(codes), [validity, pa.py_buffer(codes)], nulls)
         return pa.DictionaryArray.from_arrays(held, self._values, safe=False)

@@ -123,23 +123,23 @@ class _Stream:
                 size += len(payload)
                 if size < wanted and not header:
                     continue
-                rows = b"".join(held)
                 if header:
+                    rows = b"".join(held)
                     end = self._header_end(rows)
                     if b"\r" in rows[:end]:
                         return await self._rest(rows, sql=self._plan.sql)
                     header = not end
                     rows = rows[end:]
                     self._lines += bool(end)
-                held, size = [rows], len(rows)
-                if size < wanted or header:
-                    continue
-                end = copytext.whole_rows(rows, self._form)
-                if not end:
+                    held, size = [rows], len(rows)
+                    if size < wanted or header:
+                        continue
+                piece, rest = self._cut(held)
+                held, size = [rest], len(rest)
+                if not piece:
                     wanted = 2 * size
                     continue
-                piece, rest, wanted = rows[:end], rows[end:], PIECE_BYTES
-                held, size = [rest], len(rest)
+                wanted = PIECE_BYTES
                 if running is not None:
                     await running
                     running = None
@@ -154,6 +154,16 @@ class _Stream:
             if running is not None:
                 running.cancel()
                 await asyncio.gather(running, return_exceptions=True)
+
+    def _cut(self, held: list[bytes]) -> tuple[bytes, bytes]:
+        """Whole rows, and what follows them."""
+        *before, last = held
+        end = (
+            last.rfind(b"\n") + 1
+        )  # nearly always a row's end: all before it is joined once and not copied again
+        piece, rest = b"".join([*before, last[:end]]), last[end:]
+        end = copytext.whole_rows(piece, self._form)
+        return (piece, rest) if end == len(piece) else (piece[:end], piece[end:] + rest)
 
     async def _last(self, piece: bytes, *, header: bool) -> None:
         """What follows the last piece; its last line may lack its end."""

@@ -21,6 +21,7 @@ from orochi.engine.kernels.copyrows import Vector
 
 _U8_IN = types.Array(types.uint8, 1, "C", readonly=True)
 _U8 = types.Array(types.uint8, 1, "C")
+_I16 = types.Array(types.int16, 1, "C")
 _I32 = types.Array(types.int32, 1, "C")
 _U8_ROWS = types.Array(types.uint8, 2, "C")
 _I32_ROWS = types.Array(types.int32, 2, "C")
@@ -213,7 +214,7 @@ def _word(data: Vector, at: int, size: int) -> int:
 
 
 @numba.njit(
-    types.int64(_U8_IN, _I32, _I32, _U8, _I32, _U64_ROWS, types.int64, _I32, _U8, _I32),
+    types.int64(_U8_IN, _I32, _I32, _U8, _I32, _U64_ROWS, types.int64, _I32, _U8, _I16),
     cache=True,
     nogil=True,
 )
