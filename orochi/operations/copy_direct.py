@@ -158,9 +158,8 @@ class _Stream:
     def _cut(self, held: list[bytes]) -> tuple[bytes, bytes]:
         """Whole rows, and what follows them."""
         *before, last = held
-        end = (
-            last.rfind(b"\n") + 1
-        )  # nearly always a row's end: all before it is joined once and not copied again
+        # nearly always a row's end: all before it is joined once and not copied again
+        end = last.rfind(b"\n") + 1
         piece, rest = b"".join([*before, last[:end]]), last[end:]
         end = copytext.whole_rows(piece, self._form)
         return (piece, rest) if end == len(piece) else (piece[:end], piece[end:] + rest)
