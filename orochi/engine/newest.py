@@ -24,6 +24,8 @@ from orochi.storage.compression import buffers
 
 #: What the cache is charged for a key with its value and row.
 _POINT_BYTES = 160
+#: Whole numbers so close together are few, whichever of them there are.
+_FEW_KEYS = 20_000
 
 
 def of_stripes(
@@ -124,6 +126,9 @@ class _Search:
         self._key, self._best = key.column, shape.best
         self._sign = 1 if shape.best.descending else -1
         self._work = fused.Work(shape, {key.column}, types, stripe_dir, cancelled, kept)
+        # what is searched is far more than what is found: it would drive that out of the cache
+        self._reading = fused.Work(shape, {key.column}, types, stripe_dir, cancelled, cache.Unfilled(kept))
+        self._stripes = scan.stripes
         self.sources = [opened.enter_context(self._work.open(stripe)) for stripe in scan.stripes]
         self.promises = [self._promise(source) for source in self.sources]
         self.order = sorted(range(len(self.sources)), key=self.promises.__getitem__, reverse=True)
@@ -161,18 +166,33 @@ class _Search:
         groups, left = fused.Stripe(self._work, self.sources[at], None).pruned()
         searched = len({self._key, self._best.column, *(name for name, _ in left)})
         keys = self.keys(at)
-        holding = len(groups) if keys is None else min(len(groups), len(keys))
+        if keys is not None:
+            holding = min(len(groups), len(keys))
+        else:  # all stripes are searched, and few are the newest that hold a key
+            holding = 0 if self._has_few_keys(at) and at != self.order[0] else len(groups)
         return len(groups) * searched + holding * len(self.shape.outputs)
+
+    def _has_few_keys(self, at: int) -> bool:
+        column = self.sources[at].footer.column(self._key)
+        if column is None:
+            return True
+        low, high = column.stats.minimum, column.stats.maximum
+        return isinstance(low, int) and isinstance(high, int) and high - low < _FEW_KEYS
 
     def points(self, at: int, gone: np.ndarray | None) -> tuple[_Points, int]:
         """A stripe's best rows but for those that are `gone`; how many chunk groups were ruled out."""
         known = self.known(at)
         if known is not None and (gone is None or not np.isin(known.rows, gone).any()):
             return known, 0
-        found, skipped = self._look(fused.Stripe(self._work, self.sources[at], gone))
+        with self.reading(at) as source:
+            found, skipped = self._look(fused.Stripe(self._reading, source, gone))
         if gone is None and self._is_whole(at):
             self.cache.put(self._name(at), found, _POINT_BYTES * len(found.keys))
         return found, skipped
+
+    def reading(self, at: int) -> reader.StripeReader:
+        """A stripe opened once more, which leaves nothing in the cache."""
+        return self._reading.open(self._stripes[at])
 
     def _is_whole(self, at: int) -> bool:
         """Whether the conditions leave all rows of a stripe."""
@@ -236,7 +256,8 @@ def _fetched(
         key = (source.key, "rows", names, rows.tobytes())
         columns: list[pa.Array | None] | None = search.cache.get(key)
         if columns is None:
-            columns = _columns(source, names, rows)
+            with search.reading(at) as opened:
+                columns = _columns(opened, names, rows)
             size = sum(column.nbytes for column in columns if column is not None)
             search.cache.put(key, columns, size + 128 * len(columns) + rows.nbytes)
         arrays = [

@@ -29,7 +29,7 @@ from orochi.storage.objects import places
 
 _THREADS = 2
 #: What last points decode is kept as rows, and not decoded again: it may be so many times more.
-_KEPT = 4
+_KEPT = 8
 _DELETED = (
     plan_fragment.OutputColumn("stripe_id", pgtypes.INT8, -1, "bigint"),
     plan_fragment.OutputColumn("row_number", pgtypes.INT4, -1, "integer"),

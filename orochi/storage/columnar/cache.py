@@ -62,6 +62,22 @@ class Cache:
             self._size = 0
 
 
+class Unfilled(Cache):
+    """A cache that is only read: for what is decoded once, to keep something small that is made of it."""
+
+    def __init__(self, kept: Cache) -> None:
+        super().__init__(0)
+        self._kept = kept
+
+    def get(self, key: Hashable) -> Any:
+        """What the other cache has."""
+        return self._kept.get(key)
+
+    def put(self, key: Hashable, value: Any, size: int) -> bool:
+        """Keeps nothing."""
+        return False
+
+
 def file_key(status: os.stat_result) -> tuple[int, int, int, int]:
     """What tells a file from every other file."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
