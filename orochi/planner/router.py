@@ -203,6 +203,8 @@ def _fragment(prepared: prepare.Prepared, units: list[scans.Unit]) -> plans.Dist
     """The whole statement as one fragment, for a shard with stripes."""
     if prepare.locking(prepared):
         raise spread.Unfit("compressed rows cannot be locked")
+    if any(item.sampled for item in prepared.references):
+        raise spread.Unfit("TABLESAMPLE is of a table, not of rows that were read")
     for node, _ in prepared.scopes.columns:
         if tree.strings(node.fields)[-1] in names.SYSTEM_COLUMNS:
             raise spread.Unfit("compressed rows have no system columns")

@@ -46,6 +46,7 @@ _FUNCTIONS = (
     "INSERT INTO t VALUES (21, 2, 'x') ON CONFLICT (id) DO UPDATE SET name = told(excluded) RETURNING t.told",
     "UPDATE t SET g = g + 1 WHERE id = 21 RETURNING told(old), new.told",
     "DELETE FROM t WHERE id = 21 RETURNING told(old), new.told",
+    "SELECT g FROM t TABLESAMPLE BERNOULLI (100) WHERE id = 5",
     "WITH unused AS (SELECT g FROM t) SELECT 1 AS one",
     "WITH unused AS (SELECT 1 / (g - g) FROM t) SELECT x FROM generate_series(1, 2) x UNION VALUES (3)",
     "UPDATE t SET name = told(t.*) WHERE id < 3 RETURNING *",
@@ -157,3 +158,11 @@ def test_calls_in_parts_of_statements(pair: oracle.Pair) -> None:
     pair.orochi("CREATE TABLE near AS SELECT 1 AS k")
     refers = oracle.ask(pair.gateway, "ALTER TABLE near ADD FOREIGN KEY (k) REFERENCES far")
     assert (refers.sqlstate, refers.hint) == ("0A000", "Distribute near first.")
+
+
+def test_casts_of_rows_are_refused(pair: oracle.Pair) -> None:
+    pair.orochi("CREATE TABLE t (id int, name text)")
+    pair.orochi("SELECT create_reference_table('t')")
+    pair.orochi("CREATE FUNCTION told(t) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $1.name'")
+    refused = oracle.ask(pair.gateway, "CREATE CAST (t AS text) WITH FUNCTION told(t)")
+    assert (refused.sqlstate, refused.hint) == ("0A000", "Call the function.")

@@ -216,6 +216,11 @@ BEGIN
     THEN
         RAISE EXCEPTION 'rules on Orochi tables are not supported'
             USING ERRCODE = '0A000', HINT = 'Use a view, or rewrite the query.';
+    ELSIF tag = 'CREATE CAST' AND EXISTS (SELECT FROM pg_cast k JOIN pg_type y ON y.oid IN (k.castsource, k.casttarget)
+            JOIN orochi.orochi_tables t ON t.table_oid = y.typrelid WHERE k.oid = made)
+    THEN
+        RAISE EXCEPTION 'casts of rows of Orochi tables are not supported'
+            USING ERRCODE = '0A000', HINT = 'Call the function.';
     ELSIF tag IN ('CREATE FUNCTION', 'CREATE PROCEDURE') THEN
         SELECT n INTO past FROM orochi._relations_past_children(made) AS n
             WHERE n IN (SELECT c.relname FROM pg_class c JOIN orochi.orochi_tables t ON t.table_oid = c.oid) LIMIT 1;
