@@ -343,7 +343,7 @@ def test_ddl_reaches_every_shard(world: World) -> None:
         ("ALTER TABLE q ADD COLUMN x int UNIQUE", "0A000"),
         ("CREATE UNIQUE INDEX ON q (w)", "0A000"),
         ("ALTER TABLE q ADD FOREIGN KEY (id) REFERENCES plain_one", "0A000"),
-        ("ALTER TABLE q ADD COLUMN x float8 DEFAULT random()", "0A000"),
+        ("ALTER TABLE q ADD COLUMN x float8 DEFAULT random() CHECK (x > 2)", "23514"),
         ("ALTER TABLE q ADD CHECK (w <> 'w5')", "23514"),
         ("ALTER TABLE q SET (orochi.nonsense = 1)", "22023"),
         ("ALTER TABLE q SET (orochi.segmentby = 'nope')", "42703"),
