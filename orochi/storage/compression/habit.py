@@ -14,6 +14,8 @@ from orochi.storage.compression import alp, chooser, registry
 #: Bytes a value may take, relative to those of the chunk that was chosen for, before it is chosen anew.
 _ALLOWANCE = 1.25
 _SLACK_BYTES = 256
+#: Fewer values say nothing of the column: any codec does as well for them.
+_LEAST_VALUES = 1000
 
 
 class Habit:
@@ -34,7 +36,7 @@ class Habit:
             if found is not None:
                 return found
         chosen = chooser.encode(array, compression=compression, level=level, codec=codec, prefix=prefix)
-        if len(array):
+        if len(array) >= _LEAST_VALUES:
             self._codec, self._block = chosen.codec, chosen.block
             self._bytes_per_value = (len(chosen.data) - len(prefix)) / len(array)
             self._orders = alp.ORDERS

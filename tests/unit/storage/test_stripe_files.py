@@ -290,3 +290,15 @@ def test_habits_that_do_not_fit_the_next_stripe_change_no_value(tmp_path: pathli
         read = rows(path, ["i", "d"])
         assert read.column("i").to_numpy().tolist() == whole.tolist()
         assert read.column("d").to_numpy().view(np.uint64).tolist() == double.view(np.uint64).tolist()
+
+
+def test_a_stripe_of_few_rows_forms_no_habit(tmp_path: pathlib.Path) -> None:
+    columns = [writer.StripeColumn("d", pgtypes.FLOAT8)]
+    habits: dict[str, habit.Habit] = {}
+    found = []
+    rng = np.random.default_rng(5)
+    for number, values in enumerate((rng.standard_normal(7), rng.integers(0, 10_000, 5000) / 100)):
+        batch = pa.RecordBatch.from_arrays([pa.array(values)], ["d"])
+        info = writer.write_stripe(tmp_path / str(number), [batch], columns, None, habits)
+        found.append(info.chunks[0].codec)
+    assert found[1] == "alp"
