@@ -20,6 +20,7 @@ from orochi.operations import (
     insert,
     local,
     modify,
+    ordered,
     rehearse,
     relay,
     select,
@@ -171,6 +172,8 @@ async def _run_with_stats(
         loaded[owner[result.fragment]][1].extend(result.batches)
     if plan.final_sql is not None:
         loaded = await counting.applied(plan.intermediates, loaded)
+        if plan.ordering is not None and await ordered.answer(session, plan, loaded, counter):
+            return
         await reduce.finish(session, loaded, plan.final_sql, counter, select.keys_of(plan))
     else:
         counter.count = sum(item.rows for item in stats.values())

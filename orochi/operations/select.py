@@ -1,9 +1,8 @@
 """SELECT: plan, run fragments where the rows are, finish exactly as PostgreSQL would.
 
-Router plans hand node bytes through. Distributed plans gather fragment results as Arrow and
-either encode them as they come (no final SQL) or give them to the coordinator PostgreSQL, which
-runs the final SQL in the client's own session, so that expressions, collations and functions are
-its own.
+Router plans hand node bytes through. Distributed plans gather fragment results as Arrow and either encode
+them, as they come or sorted, or give them to the coordinator PostgreSQL, which runs the final SQL in the
+client's own session, so that expressions, collations and functions are its own.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from orochi.operations import (
     describe,
     frozen,
     local,
+    ordered,
     own_types,
     planned,
     scrolling,
@@ -273,6 +273,8 @@ async def _run_distributed(
         if settings is not None:
             return await _concatenate(session, plan, settings, sink, inputs)
     loaded = await gather(session, plan, inputs)
+    if plan.ordering is not None and (tag := await ordered.answer(session, plan, loaded, sink)):
+        return tag
     final_sql = plan.final_sql
     if final_sql is None:
         name = plan.intermediates[0].name

@@ -210,6 +210,8 @@ def _distributed(
     found["Plans"] = [_intermediate(item, snapshot, stats, timing) for item in plan.intermediates]
     if plan.final_sql is not None:
         found["Combine"] = plan.final_sql
+        if plan.ordering is not None and plan.ordering.fits(plan.intermediates[0].columns):
+            found["Combined by"] = "gateway"
     else:
         found["Combine"] = "rows as they come" + (f", at most {plan.limit}" if plan.limit is not None else "")
     return found

@@ -138,3 +138,38 @@ def test_folded(table: oracle.Pair) -> None:
         if name != "statement_timestamp":
             assert found == table.orochi(f"SELECT ({use})::text"), name
     table.gateway.execute("COMMIT")
+
+
+def test_sorted_by_the_gateway(table: oracle.Pair) -> None:
+    """Rows of all shards in PostgreSQL's own order, whatever is NULL, NaN or equal."""
+    table.both(
+        "CREATE TABLE o (k int NOT NULL, b bool, i int2, f float8, s text, v varchar(9), d date, at timestamptz)"
+    )
+    table.orochi("SELECT create_distributed_table('o', 'k', 4)")
+    table.both(
+        """INSERT INTO o SELECT k, nullif(k % 3, 0) = 1, nullif(k % 5, 2),
+               (ARRAY['-0', '0', '-Infinity', '1e300', '2.5', NULL])[k % 6 + 1]::float8,
+               (ARRAY['ä', 'a', 'Z', '', '\U0001f600', '\uffee', NULL])[k % 7 + 1], nullif('v' || k % 4, 'v2'),
+               (ARRAY['infinity', '-infinity', '2024-02-29', NULL])[k % 4 + 1]::date,
+               timestamptz '2024-10-27' + k * interval '1 hour'
+           FROM generate_series(1, 84) AS k"""
+    )
+    for sql in (
+        "SELECT s, v, k FROM o ORDER BY s, v DESC, k",
+        "SELECT f, d, b, i, k FROM o ORDER BY f DESC, d NULLS FIRST, b DESC NULLS LAST, i, k DESC",
+        "SELECT at, k AS s FROM o ORDER BY s DESC OFFSET 80",
+        "SELECT s AS x, s AS x FROM o ORDER BY at LIMIT 7 OFFSET 3",
+        "SELECT k, max(f) AS m, count(*) FROM o GROUP BY k ORDER BY m DESC NULLS LAST, k LIMIT 40",
+        "SELECT k, row_number() OVER (PARTITION BY k ORDER BY at) AS n, upper(s) FROM o ORDER BY upper(s), n, k",
+        "SELECT k FROM o WHERE k < 0 ORDER BY k",
+        "SELECT k FROM o ORDER BY k LIMIT 0",
+    ):
+        plan = "\n".join(line for (line,) in table.orochi(f"EXPLAIN {sql}"))
+        assert "Combined by: gateway" in plan, plan
+        table.same(sql)
+    by_postgresql = 'SELECT k, s FROM o ORDER BY s COLLATE "C" DESC, k'
+    assert "Combined by" not in "\n".join(line for (line,) in table.orochi(f"EXPLAIN {by_postgresql}"))
+    table.same(by_postgresql)
+    table.both("UPDATE o SET f = 'NaN' WHERE k % 12 = 5")
+    for sql in ("SELECT f, k FROM o ORDER BY f DESC, k", "SELECT f, k FROM o ORDER BY f, k DESC LIMIT 80"):
+        table.same(sql)
