@@ -2,7 +2,8 @@
 
 Chunk groups that the skip list rules out are not read; those whose every row passes, and whose
 statistics hold the answer, are not decoded. Deleted rows never count. Stripes are worked on by a few
-threads, as the kernels do not hold the interpreter.
+threads, as the kernels do not hold the interpreter. A stripe never changes, so the cache keeps its groups, too:
+the next query that wants the same of it only merges them, whichever others it reads.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from orochi.storage.objects import opening
 
 #: Threads of one process that work on stripes.
 _THREADS = 4
+#: A stripe's groups are kept for the next query if they are that much fewer than its rows.
+_ROWS_PER_GROUP = 16
 
 
 def run(
@@ -170,6 +173,7 @@ class Work:
         if any(isinstance(condition, predicates.Anything) for _, condition in self.conditions):
             raise native.Unsupported("a condition that the carrier does not decide")
         self.asked = tuple((item.column, item.op, item.values) for item in shape.conditions)
+        self.grouped = repr((shape.keys, shape.outputs))
         self.asked_bytes = 64 * sum(len(item.values) for item in shape.conditions)
         self._stripe_dir = stripe_dir
         self._cancelled = cancelled
@@ -224,13 +228,31 @@ class Stripe:
     def run(self) -> tuple[list[grouping.Partial], int, int]:
         """The stripe's groups, and what was skipped."""
         total = len(self._footer.group_rows)
-        groups, kept, skipped = self.wanted()
+        groups, left = self.pruned()
+        skipped = total - len(groups)
+        # of all rows of these chunk groups, whatever was asked, if none can fail a condition
+        key = (
+            self._source.key,
+            "partial",
+            self._work.grouped,
+            tuple(groups),
+            self._work.asked if left else (),
+        )
+        known: list[grouping.Partial] | None = None
+        if self._deleted is None:
+            known = self._work.cache.get(key)
+        if known is not None:
+            return known, total, skipped
+        groups, kept = self.passing(groups)
         if not groups:
             return [], total, skipped
         self._prefetch(self._work.needed, groups)
         columns = {name: self._column(name, groups) for name in self._work.needed}
         rows = sum(self._footer.group_rows[group] for group in groups)
-        return [grouping.aggregate(self._work.shape, rows, columns, kept, self._summable())], total, skipped
+        found = grouping.aggregate(self._work.shape, rows, columns, kept, self._summable())
+        if self._deleted is None and len(found.counts) * _ROWS_PER_GROUP <= rows:
+            self._work.cache.put(key, [found], found.nbytes + self._work.asked_bytes)
+        return [found], total, skipped
 
     def _summable(self) -> set[str]:
         """Columns whose bounds in the whole stripe tell that no sum overflows."""

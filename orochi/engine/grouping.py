@@ -58,6 +58,12 @@ class Partial:
     valued: dict[str, Vector]
     states: dict[tuple[str, str], Vector]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory, about."""
+        vectors = (self.counts, *self.keys, *self.valued.values(), *self.states.values())
+        return 1024 + sum(int(vector.nbytes) for vector in vectors)
+
 
 def needs(shape: shapes.Shape) -> dict[str, set[str]]:
     """For each argument the states it needs: of `sum`, `min`, `max`; none is a count."""

@@ -125,6 +125,12 @@ def _check(mixed: Mixed, sql: str) -> stripes.Counters:
     whole = dataclasses.replace(part.fused, partial=False)
     mem = _copy(world.connection, f"SELECT {listed} FROM {heap}", scan.columns)
     answer = fused.run(whole, scan, columns, mixed.folder, mixed.deleted, mem, counters, lambda: False)
+    # groups that the cache keeps for all queries over the stripes, as long as none of their rows is deleted
+    undeleted = [
+        fused.run(whole, scan, columns, mixed.folder, {}, mem, stripes.Counters(), lambda: False, kept)
+        for kept in (cache.shared(), cache.shared(), cache.Cache(0))
+    ]
+    assert _rows(undeleted[:1]) == _rows(undeleted[1:2]) == _rows(undeleted[2:]), sql
     exact = _copy(world.connection, part.sql.replace(scan.name, "plain.m"), columns)
     first_two = [at for at, o in enumerate(part.fused.outputs) if o.kind != "moment" or o.index < 3]
     names = [columns[at].name for at in first_two]
