@@ -60,6 +60,7 @@ app.conf.update(
     task_queues=queues_of(_SETTINGS.node_id),
     task_create_missing_queues=False,
     task_send_sent_event=True,
+    worker_consumer="workers.consuming:Consumer",
     worker_send_task_events=True,
     worker_prefetch_multiplier=1,
     worker_hijack_root_logger=False,

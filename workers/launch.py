@@ -29,6 +29,7 @@ def fragments(node_id: int, slot: int, settings: process_settings.Settings) -> N
         f"--hostname=node{node_id}.slot{slot}@%h",
         f"--queues={names.fragment_queue(node_id)}",
         "--pool=solo",
+        redelivers=False,
     )
 
 
@@ -72,11 +73,13 @@ def _be_nice(settings: process_settings.Settings) -> None:
             _AUTOGROUP.write_text(str(settings.maintenance_nice))
 
 
-def _run(node_id: int, settings: process_settings.Settings, *arguments: str) -> None:
+def _run(node_id: int, settings: process_settings.Settings, *arguments: str, redelivers: bool = True) -> None:
     os.environ["OROCHI_NODE_ID"] = str(node_id)  # the app reads its settings when it is imported
     process_settings.get.cache_clear()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     arrow.without_pandas()
     from workers import app
 
+    # what a fragment's lost worker leaves is sent again by the gateway, seconds before Redis could be asked for it
+    app.app.conf.broker_transport_options["ack_emulation"] = redelivers
     app.app.worker_main([*_COMMON, *arguments])

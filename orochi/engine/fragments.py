@@ -70,6 +70,8 @@ def run_fragment(
         OrochiError: a stripe is gone or damaged, or the query was cancelled.
     """
     run = _Run(fragment, connection, stripe_dir, cancelled, emit, staged or staging.Staging(staging.none))
+    if run.recall() and run.vectorise(None):
+        return run.stats("duckdb")
     if run.has_inputs and run.is_vectorised:
         # rows of stages are loaded outside the transaction, so first see whether they have to be
         with _transaction(connection, fragment.settings, fragment.snapshot, with_stripes=True):
@@ -96,6 +98,8 @@ def run_together(
     """
     first = group[0]
     run = _Run(first, connection, stripe_dir, cancelled, emit, staged, group[1:])
+    if run.recall():
+        return run.stats("duckdb") if run.vectorise(None) else None
     with _transaction(connection, first.settings, first.snapshot, with_stripes=True):
         return run.stats("duckdb") if run.vectorise(None) else None
 
@@ -129,6 +133,25 @@ class _Run:
         self.is_vectorised = self.has_stripes and fragment.vector_sql is not None
         self._staged_inputs = staged
         self._inputs: dict[str, str] = {}
+        self._recalled: dict[str, kept.Loaded] = {}
+
+    def recall(self) -> bool:
+        """Whether DuckDB may answer, and all rows are kept as the node has them now: then no transaction is needed.
+
+        One statement tells what the node has, so all scans are of one snapshot.
+        """
+        if not self.is_vectorised or self._fragment.fused is not None or self._fragment.snapshot:
+            return False
+        view = kept.View(self._connection, (), {})
+        found = {}
+        for parts in self._parts:
+            if parts[0].input is None:
+                loaded = kept.shared().again(_different(parts), view, self._stripe_dir)
+                if loaded is None:
+                    return False
+                found[parts[0].name] = loaded
+        self._recalled = found
+        return True
 
     def stage(self) -> None:
         """Have the rows of earlier stages on the node."""
@@ -302,7 +325,7 @@ class _Run:
     def _native_table(self, parts: Sequence[contract.Scan], view: kept.View) -> pa.Table | lasting.Rows:
         if parts[0].input is not None:
             return self._staged_inputs.native(parts)
-        different = list({(part.relation, part.stripes): part for part in parts}.values())
+        different = _different(parts)
 
         def load() -> kept.Loaded:
             counters, heap_rows = stripes.Counters(), 0
@@ -325,10 +348,17 @@ class _Run:
             rows = tables.table(batches(), parts[0].columns)
             return kept.Loaded(rows, heap_rows, counters.total, counters.skipped)
 
-        found = kept.shared().rows(different, view, self._stripe_dir, load)
+        found = self._recalled.get(parts[0].name) or kept.shared().rows(
+            different, view, self._stripe_dir, load
+        )
         self._counters.total += found.groups
         self._counters.skipped += found.skipped
         return found.rows
+
+
+def _different(parts: Sequence[contract.Scan]) -> list[contract.Scan]:
+    """The scans that read something that those before them do not."""
+    return list({(part.relation, part.stripes): part for part in parts}.values())
 
 
 class _transaction:  # noqa: N801 - reads as a statement

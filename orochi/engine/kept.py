@@ -104,6 +104,14 @@ class Keeper:
         self._cache = cache.Cache(limit_bytes)
         self._connection: psycopg.Connection[Any] | None = None
 
+    def again(self, parts: Sequence[contract.Scan], view: View, stripe_dir: pathlib.Path) -> Loaded | None:
+        """What scans of several shards read, if it is kept from a snapshot that sees the same transactions; else None."""
+        if view.connection is not self._connection:
+            return None
+        key = _key(parts, stripe_dir)
+        kept: _Kept | None = None if key is None else self._cache.get(key)
+        return kept.loaded if kept is not None and kept.snapshot == view.snapshot() else None
+
     def rows(
         self,
         parts: Sequence[contract.Scan],

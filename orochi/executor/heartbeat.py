@@ -97,12 +97,10 @@ class Heartbeat:
             self._work = work
         return True
 
-    def end(self, work: Work) -> None:
-        """Everything of the task was sent."""
+    def end(self) -> None:
+        """The task has no more to do than to send what it has: its lease is renewed no more."""
         with self._lock:
             self._work = None
-        if not work.cancelled():
-            self._client.set(names.lease_key(work.run, work.task), names.DONE, ex=names.DONE_TTL_SECONDS)
 
     def _beat_on(self) -> None:
         while not self._stopped.is_set():

@@ -88,9 +88,11 @@ def alive_key(queue: str) -> str:
 
 
 #: Appends ARGV[2...] to the list KEYS[1], which then lives ARGV[1] seconds, while KEYS[2] exists: while
-#: somebody waits. One step, so that what comes too late cannot appear after the list was deleted.
+#: somebody waits. One step, so that what comes too late cannot appear after the list was deleted. The lease KEYS[3], if
+#: given, is marked as that of a task which has sent everything.
 PUSH_WANTED = """
 if redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
+if KEYS[3] then redis.call('SET', KEYS[3], 'done', 'EX', 60) end
 local length = 0
 for at = 2, #ARGV do length = redis.call('RPUSH', KEYS[1], ARGV[at]) end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
@@ -101,7 +103,7 @@ return length
 MISSING = "missing"
 #: What the rows shipped to a maintenance task are called.
 ROWS = "rows"
-#: A lease's value when its task has sent everything.
+#: A lease's value when its task has sent everything: what `PUSH_WANTED` writes.
 DONE = b"done"
 
 #: Advisory locks in the coordinator database that one process at a time holds for a periodic task.
@@ -111,5 +113,4 @@ RESULT_TTL_SECONDS = 120
 INPUT_TTL_SECONDS = 600
 QUERY_TTL_SECONDS = 60
 CANCEL_TTL_SECONDS = 600
-DONE_TTL_SECONDS = 60
 ALIVE_TTL_SECONDS = 5

@@ -98,9 +98,10 @@ class Seat:
             answer = {"error": failures.to_json(error)}
         if run is not None:
             outbox = _Outbox(self._redis, work)
+            outbox.last = True
             outbox.add(json.dumps(answer).encode())
-            outbox.flush()
-            self._heartbeat.end(work)
+            self._heartbeat.end()
+            outbox.close()
 
     def serve_rows(
         self,
@@ -181,6 +182,7 @@ class Seat:
         try:
             waiting = together.groups(plan_fragment.from_json(request["fragments"]))
             for position, group in enumerate(waiting):
+                outbox.last = position == len(waiting) - 1
                 if work.cancelled():
                     break
                 if position and time.monotonic() - began > _TASK_SECONDS:
@@ -198,10 +200,10 @@ class Seat:
                 _log_failure(error, run=work.run, task=work.task)
                 outbox.add(exchange.pack({"task": work.task, "error": failures.to_json(error)}))
         finally:
-            outbox.flush()
+            self._heartbeat.end()
+            outbox.close()
             work.settle()
             staged.close()
-            self._heartbeat.end(work)
 
     def _answer_group(
         self,
@@ -220,6 +222,7 @@ class Seat:
             beside = [fragment.number for fragment in group[1:]]
             if self._finished(writers[0], work, staged, run, beside=beside):
                 return
+            outbox.last = False
         for fragment, writer in zip(group, writers, strict=True):
             self._finished(writer, work, staged, functools.partial(runner, fragment))
 
@@ -273,7 +276,11 @@ class Seat:
 
 
 class _Outbox:
-    """Items on their way to a run's list: those of quick fragments go together."""
+    """Items on their way to a run's list: those of quick fragments go together.
+
+    Attributes:
+        last: one answer more, and the task ends: it goes along with the mark of that.
+    """
 
     def __init__(self, client: redis.Redis, work: heartbeat.Work) -> None:
         self._client = client
@@ -285,20 +292,21 @@ class _Outbox:
         self._sent_at = time.monotonic()
         self._length = 0
         self._lock = threading.Lock()
+        self.last = False
 
     def add(self, item: bytes) -> int:
         """Take an item; how many items the list is known to hold."""
         with self._lock:
             self._items.append(item)
             self._size += len(item)
-            if self._size > _OUTBOX_BYTES or self._is_late():
+            if self._size > _OUTBOX_BYTES or (self._is_late() and not self.last):
                 self._send()
             return self._length
 
-    def flush(self) -> None:
-        """Send what is held; of a run that was cancelled or has ended nothing is sent."""
+    def close(self) -> None:
+        """Send what is held, and that it is all; of a run that was cancelled or has ended nothing is sent."""
         with self._lock:
-            self._send()
+            self._send(names.lease_key(self._work.run, self._work.task))
 
     def flush_late(self) -> None:
         """Send what a long fragment would hold up; what cannot be sent now stays."""
@@ -314,11 +322,11 @@ class _Outbox:
     def _is_late(self) -> bool:
         return time.monotonic() - self._sent_at > _OUTBOX_SECONDS
 
-    def _send(self) -> None:
+    def _send(self, *lease: str) -> None:
         items, self._items, self._size = self._items, [], 0
         self._sent_at = time.monotonic()
-        if items and not self._work.cancelled():
-            keys = (self._key, names.query_key(self._work.run))
+        if (items or lease) and not self._work.cancelled():
+            keys = (self._key, names.query_key(self._work.run), *lease)
             self._length = int(self._push(keys, (names.RESULT_TTL_SECONDS, *items)))
 
     def waiting(self) -> int:

@@ -176,7 +176,31 @@ class TestAnswers:
         assert push(keys, (60, b"one", b"two")) == 2
         assert client.lrange(keys[0], 0, -1) == [b"one", b"two"]
         assert 0 < client.ttl(keys[0]) <= 60
-        client.unlink(*keys)
+        lease = names.lease_key("gone", "task")
+        assert push((*keys, lease), (60, b"three")) == 3
+        assert client.get(lease) == names.DONE
+        assert 0 < client.ttl(lease) <= 60
+        client.unlink(*keys, lease)
+
+    def test_a_task_that_was_taken_is_kept_nowhere(
+        self, stack: Stack, valkey_server: services.Server
+    ) -> None:
+        """The gateway sends again what is lost; Redis is asked to remember nothing, which costs two round trips."""
+        client = redis.Redis.from_url(valkey_server.dsn)
+
+        async def use(transport: celery_transport.CeleryTransport) -> None:
+            running = asyncio.create_task(
+                _all(transport, [_fragment(0, "SELECT n FROM orochi_scan_0 s, pg_sleep(0.3)")])
+            )
+            for _ in range(1_000):
+                if list(client.scan_iter("orochi:query:*")) and not client.llen("node.1"):
+                    break
+                await asyncio.sleep(0.005)
+            assert not running.done()
+            assert client.hlen("unacked") == 0
+            await running
+
+        _with_gateway(stack, valkey_server.dsn, use)
 
     def test_no_answer_is_left_of_a_query_that_stopped_early(
         self, stack: Stack, valkey_server: services.Server

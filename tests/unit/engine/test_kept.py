@@ -84,6 +84,16 @@ def test_stripes_alone_outlive_the_snapshot(folder: pathlib.Path) -> None:
     assert reads.count == 3
 
 
+def test_without_a_transaction_only_rows_of_the_same_snapshot_are_had(folder: pathlib.Path) -> None:
+    keeper, reads = kept.Keeper(1 << 20), Reads()
+    assert keeper.again([_scan()], View(), folder) is None
+    held = keeper.rows([_scan()], View("1:1:"), folder, reads)
+    assert keeper.again([_scan()], View("1:1:"), folder) is held
+    assert keeper.again([_scan()], View("1:2:"), folder) is None
+    assert keeper.again([_scan("s")], View("1:1:"), folder) is None
+    assert keeper.again([_scan()], View("1:1:", connection="another"), folder) is None
+
+
 def test_what_is_read_is_told_apart(folder: pathlib.Path) -> None:
     keeper, reads, view = kept.Keeper(1 << 20), Reads(), View()
     wanted = (fragments.Predicate("a", "=", (1,)),)
