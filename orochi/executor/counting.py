@@ -15,13 +15,14 @@ import pyarrow.compute as pc
 
 from orochi import pgtypes
 from orochi.engine import copybinary
+from orochi.executor import exchange
 from orochi.planner import fragment as plan_fragment
 from orochi.planner import plan as plans
 
 _TYPMOD_HEADER = 4
 
 Columns: TypeAlias = tuple[plan_fragment.OutputColumn, ...]
-Loaded: TypeAlias = dict[str, tuple[Columns, list[pa.RecordBatch]]]
+Loaded: TypeAlias = dict[str, tuple[Columns, exchange.Gathered]]
 
 
 async def applied(intermediates: Iterable[plans.Intermediate], loaded: Loaded) -> Loaded:
@@ -35,7 +36,7 @@ async def applied(intermediates: Iterable[plans.Intermediate], loaded: Loaded) -
 
 def count(
     counted: plans.Counted, columns: Columns, batches: Sequence[pa.RecordBatch]
-) -> tuple[Columns, list[pa.RecordBatch]]:
+) -> tuple[Columns, exchange.Gathered]:
     """The groups, each with the number of its distinct values that are not NULL.
 
     Args:
@@ -60,4 +61,4 @@ def count(
     arrays = [grouped.column(name) for name in counted.groups] + [
         grouped.column(f"{counted.value}_count_distinct")
     ]
-    return made, pa.Table.from_arrays(arrays, schema=copybinary.schema(made)).to_batches()
+    return made, exchange.Gathered(pa.Table.from_arrays(arrays, schema=copybinary.schema(made)).to_batches())

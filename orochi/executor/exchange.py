@@ -57,26 +57,33 @@ def read_part(header: dict[str, Any], payload: memoryview) -> list[pa.RecordBatc
         with open(path, "rb") as file:
             mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         with pa.ipc.open_stream(pa.py_buffer(mapping)) as reader:
-            return Mapped(reader, mapping)
+            return Gathered(reader, mapping)
     finally:
         pathlib.Path(path).unlink(missing_ok=True)
 
 
-class Mapped(list[pa.RecordBatch]):
-    """The batches of a mapped file."""
+class Gathered(list[pa.RecordBatch]):
+    """Batches of one answer, or of several, and the mapped files that some of them lie in."""
 
-    def __init__(self, batches: Iterable[pa.RecordBatch], mapping: mmap.mmap) -> None:
+    def __init__(self, batches: Iterable[pa.RecordBatch] = (), mapping: mmap.mmap | None = None) -> None:
         super().__init__(batches)
-        self._mapping = mapping
+        self._mappings = [] if mapping is None else [mapping]
+
+    def add(self, batches: list[pa.RecordBatch]) -> None:
+        """Those of another answer, after these."""
+        self.extend(batches)
+        if isinstance(batches, Gathered):
+            self._mappings += batches._mappings
 
     def forget(self) -> None:
-        """Give back the memory of what was read so far; what is read again comes from the file again."""
-        self._mapping.madvise(mmap.MADV_DONTNEED)
+        """Give back the memory of what was read so far; what is read again comes from the files again."""
+        for mapping in self._mappings:
+            mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def forget(batches: list[pa.RecordBatch]) -> None:
-    """Of an answer that is read once: give back the memory of what was read."""
-    if isinstance(batches, Mapped):
+def forget(batches: Iterable[pa.RecordBatch]) -> None:
+    """Of batches that are read once: give back the memory of what was read."""
+    if isinstance(batches, Gathered):
         batches.forget()
 
 
@@ -84,7 +91,7 @@ class Answers:
     """The parts of answers that have come so far; an answer counts if each of its parts came."""
 
     def __init__(self) -> None:
-        self._parts: dict[str, tuple[int, list[pa.RecordBatch]]] = {}
+        self._parts: dict[str, tuple[int, Gathered]] = {}
 
     def take(self, header: dict[str, Any], payload: memoryview) -> list[pa.RecordBatch] | None:
         """All batches of an answer whose last part this is; None if it is not, or another part is missing.
@@ -93,13 +100,13 @@ class Answers:
             FileNotFoundError: the part's file is gone.
         """
         key = header["writer"]
-        count, batches = self._parts.get(key, (0, []))
+        count, batches = self._parts.get(key) or (0, Gathered())
         if header["part"] == count:
-            part = read_part(header, payload)
-            self._parts[key] = (count + 1, batches + part if batches else part)
+            batches.add(read_part(header, payload))
+            self._parts[key] = (count + 1, batches)
         if not header.get("last"):
             return None
-        count, batches = self._parts.pop(key, (0, []))
+        count, batches = self._parts.pop(key, (0, batches))
         return batches if count == header["part"] + 1 else None
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from orochi import errors, pgtypes
 from orochi.engine import copybinary, placeholders
-from orochi.executor import context
+from orochi.executor import context, exchange
 from orochi.pgwire import client
 from orochi.planner import fragment as plan_fragment
 
@@ -110,6 +110,7 @@ async def stream_of(batches: Iterable[pa.RecordBatch], columns: Columns) -> Asyn
     for batch in batches:
         if batch.nbytes > _THREAD_BYTES:
             yield await asyncio.to_thread(copybinary.encode, batch, columns, False, False)
+            exchange.forget(batches)
         else:
             yield copybinary.encode(batch, columns, header=False, trailer=False)
     yield copybinary.TRAILER

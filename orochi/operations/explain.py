@@ -25,6 +25,7 @@ from orochi.operations import (
     relay,
     select,
     sinks,
+    stages,
 )
 from orochi.pgwire import messages
 from orochi.planner import classify, explain, parse, quoting, rehearsal, spread, transfer
@@ -163,13 +164,10 @@ async def _run_with_stats(
 ) -> None:
     inputs = await select.run_stages(session, plan)
     owner = {part.number: item.name for item in plan.intermediates for part in item.fragments}
-    loaded: select.Loaded = {
-        item.name: (item.columns, [] if item.stage is None else select.rows_of_stage(inputs, item.stage))
-        for item in plan.intermediates
-    }
+    loaded = stages.rows_for(plan, inputs)
     async for result in select.run_fragments(session, plan, inputs, coalesced=False):
         stats[result.fragment] = result.stats
-        loaded[owner[result.fragment]][1].extend(result.batches)
+        loaded[owner[result.fragment]][1].add(result.batches)
     if plan.final_sql is not None:
         loaded = await counting.applied(plan.intermediates, loaded)
         if plan.ordering is not None and await ordered.answer(session, plan, loaded, counter):

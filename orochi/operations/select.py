@@ -42,7 +42,7 @@ _PSEUDO = frozenset({2249, 2287, 2275, 2277})
 _DATA_ERRORS = frozenset({"21", "22"})
 #: Times that planning may ask the session: once for each stage, and a few more.
 _QUESTIONS = 60
-Loaded: TypeAlias = dict[str, tuple[tuple[plan_fragment.OutputColumn, ...], list[pa.RecordBatch]]]
+Loaded: TypeAlias = counting.Loaded
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -323,18 +323,10 @@ async def gather(
         for intermediate in plan.intermediates
         for fragment in intermediate.fragments
     }
-    loaded: Loaded = {
-        item.name: (item.columns, [] if item.stage is None else rows_of_stage(inputs, item.stage))
-        for item in plan.intermediates
-    }
+    loaded = stages.rows_for(plan, inputs)
     async for result in run_fragments(session, plan, inputs):
-        loaded[owner[result.fragment]][1].extend(result.batches)
+        loaded[owner[result.fragment]][1].add(result.batches)
     return await counting.applied(plan.intermediates, loaded)
-
-
-def rows_of_stage(inputs: transport.Inputs, stage: str) -> list[pa.RecordBatch]:
-    """All rows of a stage, whether they were dealt out or not."""
-    return [batch for (name, _), part in inputs.items() if name == stage for batch in part]
 
 
 async def run_fragments(

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from orochi.engine import copybinary
 from orochi.engine.kernels import dealing
-from orochi.executor import context, datarows, transport
+from orochi.executor import context, counting, datarows, exchange, transport
 from orochi.operations import sinks
 from orochi.planner import fragment as plan_fragment
 from orochi.planner import plan as plans
@@ -151,3 +151,16 @@ class _Kept(sinks.Silent):
     async def rows(self, data: bytes | memoryview, count: int) -> None:
         """Keep whole DataRow messages."""
         self._kept.rows(data, count)
+
+
+def rows_for(plan: plans.Distributed, inputs: transport.Inputs) -> counting.Loaded:
+    """Each intermediate with all rows of its stage, whether they were dealt out or not; empty if it has none."""
+    return {
+        item.name: (
+            item.columns,
+            exchange.Gathered(
+                batch for (name, _), part in inputs.items() if name == item.stage for batch in part
+            ),
+        )
+        for item in plan.intermediates
+    }
