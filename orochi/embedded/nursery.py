@@ -149,8 +149,8 @@ def main() -> None:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
     with contextlib.suppress(Exception):
-        # a worker would load these loops by itself: more than a second of CPU for each
-        importlib.import_module("orochi.engine.copybinary").warm()
+        # each would load the loops by itself: more than a second of CPU
+        importlib.import_module("orochi.engine.warm").load()
     gc.collect()
     gc.freeze()  # the collector does not touch, and so copy, pages that children share
     link.sendall(b"ready\n")

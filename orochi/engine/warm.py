@@ -31,11 +31,16 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     with futures.ProcessPoolExecutor(min(os.cpu_count() or 1, len(_MODULES)), mp_context=context) as pool:
         list(pool.map(_load, _MODULES))
-    from orochi.engine import copybinary
-    from orochi.storage.compression import registry
+    load()
 
+
+def load() -> None:
+    """Have every loop in this process, and in those forked from it: a query that came first would wait a second."""
+    from orochi.engine import copybinary
+
+    for module in _MODULES:
+        _load(module)
     copybinary.warm()
-    registry.warm()
 
 
 def _load(module: str) -> None:

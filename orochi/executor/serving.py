@@ -7,6 +7,7 @@ the lease. No exception leaves a request, as Celery would have nothing better to
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -26,7 +27,7 @@ from redis import backoff, retry
 from orochi import errors
 from orochi import settings as process_settings
 from orochi.catalog import nodes
-from orochi.engine import contract, copybinary, duck, fragments, staging, stripes, together
+from orochi.engine import contract, duck, fragments, staging, stripes, together, warm
 from orochi.executor import envelope, exchange, failures, heartbeat, names, shipping
 from orochi.planner import fragment as plan_fragment
 
@@ -63,13 +64,17 @@ class Seat:
         beats = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=1, socket_timeout=2)
         self._heartbeat = heartbeat.Heartbeat(beats, queues, settings.fragment_lease)
         self._reads_rows = not queues or not set(queues) <= set(names.JOB_QUEUES)
+        self._runs_fragments = names.fragment_queue(node_id) in queues
         self._node: Connection | None = None
 
     def start(self) -> None:
-        """Load compiled code and begin to beat."""
+        """Have at hand what the first task would wait for, and begin to beat."""
         self.settings.stripe_dir.mkdir(parents=True, exist_ok=True)
         if self._reads_rows:
-            copybinary.warm()
+            warm.load()
+        if self._runs_fragments:
+            with contextlib.suppress(errors.OrochiError, psycopg.Error):  # each task tries again
+                self._node_connection()
         self._heartbeat.start()
 
     def serve_fragments(self, request: Answer) -> None:

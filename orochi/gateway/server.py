@@ -17,6 +17,7 @@ import uvloop
 
 from orochi import errors, logs, metrics, runtime
 from orochi import settings as process_settings
+from orochi.engine import warm
 from orochi.executor import cluster_metrics
 from orochi.gateway import listener, stacks
 from orochi.operations import run
@@ -82,6 +83,7 @@ def main(settings: process_settings.Settings) -> None:
     """Run a gateway in this process."""
     logs.setup(settings.log_level, json=settings.log_json, process="gateway")
     arrow.without_pandas()
+    warm.load()
     with (
         contextlib.suppress(KeyboardInterrupt),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,

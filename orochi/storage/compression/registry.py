@@ -86,10 +86,3 @@ NAMES: dict[int, str] = {number: name for name, number in IDS.items()}
 BLOCKS: dict[int, BlockCompressor] = {module.ID: cast("BlockCompressor", module) for module in (lz4, zstd)}
 BLOCK_IDS: dict[str, int] = {"none": 0} | {block.NAME: number for number, block in BLOCKS.items()}
 BLOCK_NAMES: dict[int, str] = {number: name for name, number in BLOCK_IDS.items()}
-
-
-def warm() -> None:
-    """Loads (or, once a machine, compiles) all kernels; call it in a prefork parent."""
-    from orochi.storage.compression import bulk_kernels, float_kernels, int_kernels, numeric_kernels
-
-    del bulk_kernels, float_kernels, int_kernels, numeric_kernels
