@@ -13,14 +13,14 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from orochi import errors, pgtypes
-from orochi.engine import contract, grouping, native, results, shapes, stripes
+from orochi.engine import contract, grouping, native, picked, results, shapes, stripes
 from orochi.storage.columnar import cache, predicates, reader, skiplist
 from orochi.storage.columnar import filter as filtering
 from orochi.storage.objects import opening
@@ -66,19 +66,43 @@ def run(
     parts: list[grouping.Partial] = []
     for batch in heap:
         parts += work.heap(dict(zip(types, batch.columns, strict=True)), batch.num_rows)
-    jobs = [(stripe, deleted.get(stripe.stripe_id)) for stripe in scan.stripes]
-    if len(jobs) > 1:
-        done = list(_pool(os.getpid()).map(lambda job: work.stripe(*job), jobs))
-    else:
-        done = [work.stripe(*job) for job in jobs]
-    for found, total, skipped in done:
-        parts += found
-        counters.total += total
-        counters.skipped += skipped
+    few: list[picked.Rows] = []
+    for found in _of_stripes(work, [(stripe, deleted.get(stripe.stripe_id)) for stripe in scan.stripes]):
+        counters.total += found.total
+        counters.skipped += found.skipped
+        if isinstance(found, picked.Rows):
+            few.append(found)
+        else:
+            parts += found.parts
+    if any(rows.count for rows in few):
+        rows = picked.joined(few)
+        parts.append(grouping.aggregate(shape, rows.count, rows.columns, None))
     if not parts:
         none = {name: pa.array([], pgtypes.carrier(oid)) for name, oid in types.items()}
         parts = work.heap(none, 0)
     return results.of_groups(shape, grouping.merge(shape, parts), outputs)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Groups:
+    """A stripe's groups, if any; its chunk groups, and those that the skip list ruled out."""
+
+    parts: tuple[grouping.Partial, ...]
+    total: int
+    skipped: int
+
+
+def _of_stripes(
+    work: Work, jobs: Sequence[tuple[contract.StripeRef, np.ndarray | None]]
+) -> list[Groups | picked.Rows]:
+    """What each stripe gives: groups, or rows where they are few."""
+    known = [(work.known(stripe) if gone is None else None) for stripe, gone in jobs]
+    missing = [job for job, found in zip(jobs, known, strict=True) if found is None]
+    if len(missing) > 1:
+        done = list(_pool(os.getpid()).map(lambda job: work.stripe(*job), missing))
+    else:
+        done = [work.stripe(*job) for job in missing]
+    return [*(found for found in known if found is not None), *done]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -132,7 +156,7 @@ def _work(
     """What all stripes share; where only some groups are wanted, it asks for rows of these."""
     from orochi.engine import topmost
 
-    plain = {key.column for key in shape.keys if key.width == 0}
+    plain = frozenset(key.column for key in shape.keys if key.width == 0)
     types = {column.name: column.type_oid for column in scan.columns}
     work = Work(shape, plain, types, stripe_dir, cancelled, kept)
     condition = topmost.narrowed(work, scan, deleted)
@@ -155,7 +179,7 @@ class Work:
     def __init__(
         self,
         shape: shapes.Shape,
-        plain: set[str],
+        plain: frozenset[str],
         types: Mapping[str, int],
         stripe_dir: pathlib.Path,
         cancelled: contract.Cancelled,
@@ -186,10 +210,25 @@ class Work:
         }
         return [grouping.aggregate(self.shape, rows, arrays, kept)]
 
-    def stripe(
-        self, stripe: contract.StripeRef, deleted: np.ndarray | None
-    ) -> tuple[list[grouping.Partial], int, int]:
-        """A stripe's groups; how many chunk groups it has, and how many the skip list ruled out."""
+    def known(self, stripe: contract.StripeRef) -> Groups | picked.Rows | None:
+        """What is kept of a stripe without deleted rows: its groups, or its rows that count; its file is not opened."""
+        key = opening.key_of(self._stripe_dir, stripe.path)
+        pruned = None if key is None else self.cache.get((key, "pruned", self.asked))
+        if pruned is None:
+            return None
+        of_groups, of_rows = self.places(key, *pruned)
+        groups: Groups | None = self.cache.get(of_groups)
+        return groups or picked.find(self.cache, of_rows, self.needed)
+
+    def places(
+        self, key: Hashable, groups: Sequence[int], left: Sequence[tuple[str, predicates.Condition]]
+    ) -> tuple[Hashable, Hashable]:
+        """Where a stripe's groups are kept (whatever was asked, if no row can fail it), and its rows that count."""
+        of_groups = (key, "groups", self.grouped, tuple(groups), self.asked if left else ())
+        return of_groups, picked.place((key, self.plain), groups, left)
+
+    def stripe(self, stripe: contract.StripeRef, deleted: np.ndarray | None) -> Groups | picked.Rows:
+        """A stripe's groups, or its rows that count if they are few."""
         if self._cancelled():
             raise errors.QueryCanceled("canceling statement due to user request")
         with self.open(stripe) as source:
@@ -225,34 +264,30 @@ class Stripe:
         self._deleted = deleted
         self._read: dict[str, pa.Array] = {}
 
-    def run(self) -> tuple[list[grouping.Partial], int, int]:
-        """The stripe's groups, and what was skipped."""
+    def run(self) -> Groups | picked.Rows:
+        """The stripe's groups; its rows that count, where they are few."""
         total = len(self._footer.group_rows)
         groups, left = self.pruned()
         skipped = total - len(groups)
-        # of all rows of these chunk groups, whatever was asked, if none can fail a condition
-        key = (
-            self._source.key,
-            "partial",
-            self._work.grouped,
-            tuple(groups),
-            self._work.asked if left else (),
-        )
-        known: list[grouping.Partial] | None = None
-        if self._deleted is None:
-            known = self._work.cache.get(key)
-        if known is not None:
-            return known, total, skipped
+        of_groups, of_rows = self._work.places(self._source.key, groups, left)
         groups, kept = self.passing(groups)
+        columns = {}
+        if groups:
+            self._prefetch(self._work.needed, groups)
+            columns = {name: self._column(name, groups) for name in self._work.needed}
+        if kept is not None and picked.are_few(int(np.count_nonzero(kept)), self._source.row_count):
+            few = picked.Rows(int(np.count_nonzero(kept)), picked.gathered(columns, kept), total, skipped)
+            if self._deleted is None and all(self._footer.column(name) is not None for name in columns):
+                picked.keep(self._work.cache, of_rows, few)
+            return few
         if not groups:
-            return [], total, skipped
-        self._prefetch(self._work.needed, groups)
-        columns = {name: self._column(name, groups) for name in self._work.needed}
+            return Groups((), total, skipped)
         rows = sum(self._footer.group_rows[group] for group in groups)
-        found = grouping.aggregate(self._work.shape, rows, columns, kept, self._summable())
-        if self._deleted is None and len(found.counts) * _ROWS_PER_GROUP <= rows:
-            self._work.cache.put(key, [found], found.nbytes + self._work.asked_bytes)
-        return [found], total, skipped
+        part = grouping.aggregate(self._work.shape, rows, columns, kept, self._summable())
+        found = Groups((part,), total, skipped)
+        if self._deleted is None and len(part.counts) * _ROWS_PER_GROUP <= rows:
+            self._work.cache.put(of_groups, found, part.nbytes + self._work.asked_bytes)
+        return found
 
     def _summable(self) -> set[str]:
         """Columns whose bounds in the whole stripe tell that no sum overflows."""

@@ -125,9 +125,11 @@ class _Search:
         self.shape, self.cache = shape, kept
         self._key, self._best = key.column, shape.best
         self._sign = 1 if shape.best.descending else -1
-        self._work = fused.Work(shape, {key.column}, types, stripe_dir, cancelled, kept)
+        self._work = fused.Work(shape, frozenset({key.column}), types, stripe_dir, cancelled, kept)
         # what is searched is far more than what is found: it would drive that out of the cache
-        self._reading = fused.Work(shape, {key.column}, types, stripe_dir, cancelled, cache.Unfilled(kept))
+        self._reading = fused.Work(
+            shape, frozenset({key.column}), types, stripe_dir, cancelled, cache.Unfilled(kept)
+        )
         self._stripes = scan.stripes
         self.sources = [opened.enter_context(self._work.open(stripe)) for stripe in scan.stripes]
         self.promises = [self._promise(source) for source in self.sources]

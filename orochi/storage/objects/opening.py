@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
+from collections.abc import Hashable
 
 from orochi import settings as process_settings
 from orochi.storage.columnar import cache as caching
@@ -39,6 +41,16 @@ def open_stripe(
             folder = stripe_dir.parent / CACHE_FOLDER
             source = remote.RemoteObject(path, kept_in(folder, process_settings.get().cache_size_mb))
             return reader.StripeReader(source, cache=cache)
+
+
+def key_of(stripe_dir: pathlib.Path, path: str) -> Hashable | None:
+    """The `key` of the reader that `open_stripe` would give, without opening; None if it is no file here."""
+    if places.place_of(path) is not places.Place.LOCAL:
+        return None
+    try:
+        return caching.file_key(os.stat(f"{stripe_dir}/{path}"))
+    except FileNotFoundError:
+        return None
 
 
 @functools.lru_cache(maxsize=64)

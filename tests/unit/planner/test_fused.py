@@ -15,6 +15,7 @@ from orochi.engine import copybinary, fused, native, newest, rows, stripes
 from orochi.planner import fragment as fragments
 from orochi.planner import plan as plans
 from orochi.storage.columnar import cache, writer
+from orochi.storage.objects import opening
 from tests.support import planner_world
 
 _COLUMNS = ("id", "made", "at", "day", "host", "region", "small", "whole", "big", "usage", "load", "flag")
@@ -121,16 +122,16 @@ def _check(mixed: Mixed, sql: str) -> stripes.Counters:
     scan = dataclasses.replace(scan, stripes=mixed.stripes)
     listed = ", ".join(f'"{column.name}"' for column in scan.columns)
     heap = f"(SELECT * FROM plain.m WHERE {mixed.heap}) AS heap"
-    counters = stripes.Counters()
     whole = dataclasses.replace(part.fused, partial=False)
     mem = _copy(world.connection, f"SELECT {listed} FROM {heap}", scan.columns)
-    answer = fused.run(whole, scan, columns, mixed.folder, mixed.deleted, mem, counters, lambda: False)
-    # groups that the cache keeps for all queries over the stripes, as long as none of their rows is deleted
+    # what the cache keeps of all rows serves all queries over the stripes, and must not hide a deletion
     undeleted = [
         fused.run(whole, scan, columns, mixed.folder, {}, mem, stripes.Counters(), lambda: False, kept)
         for kept in (cache.shared(), cache.shared(), cache.Cache(0))
     ]
     assert _rows(undeleted[:1]) == _rows(undeleted[1:2]) == _rows(undeleted[2:]), sql
+    counters = stripes.Counters()
+    answer = fused.run(whole, scan, columns, mixed.folder, mixed.deleted, mem, counters, lambda: False)
     exact = _copy(world.connection, part.sql.replace(scan.name, "plain.m"), columns)
     first_two = [at for at, o in enumerate(part.fused.outputs) if o.kind != "moment" or o.index < 3]
     names = [columns[at].name for at in first_two]
@@ -209,8 +210,10 @@ def test_rows(mixed: Mixed) -> None:
         assert part.fused is not None
         assert part.fused.rows
         scan = dataclasses.replace(part.scans[0], stripes=mixed.stripes)
-        args = (mixed.folder, mixed.deleted, stripes.Counters(), lambda: False)
-        found = list(rows.of_stripes(part.fused, scan, part.columns, *args))
+        kept = cache.Cache(64 << 20)
+        for gone in ({}, mixed.deleted):
+            args = (mixed.folder, gone, stripes.Counters(), lambda: False, kept)
+            found = list(rows.of_stripes(part.fused, scan, part.columns, *args))
         exact = f"({part.sql.replace(scan.name, '(SELECT * FROM plain.m WHERE id <= 1000)')})"
         assert _rows(found) == _rows(_copy(mixed.world.connection, exact[1:-1], part.columns)), sql
 
@@ -257,6 +260,32 @@ def test_survey(mixed: Mixed) -> None:
         ]
         assert answers[0].equals(answers[1])
         assert counters[0].total == counters[1].total + found[0].passed_over
+
+
+@pytest.mark.parametrize("what", ["at, usage", "count(*), max(usage), sum(big)"])
+def test_few_rows_are_kept(mixed: Mixed, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (item,) = mixed.world.plan(f"SELECT {what} FROM m WHERE host = 'host_3'").intermediates
+    part, columns = item.fragments[0], _types(mixed.world, item)
+    assert part.fused is not None
+    shape = dataclasses.replace(part.fused, partial=False)
+    scan = dataclasses.replace(part.scans[0], stripes=mixed.stripes)
+    kept = cache.Cache(64 << 20)
+
+    def answer(gone: dict[int, np.ndarray]) -> tuple[list[str], int, int]:
+        counters = stripes.Counters()
+        if shape.rows:
+            args = (mixed.folder, gone, counters, lambda: False, kept)
+            found = list(rows.of_stripes(shape, scan, columns, *args))
+        else:
+            args = (mixed.folder, gone, (), counters, lambda: False, kept)
+            found = [fused.run(shape, scan, columns, *args)]
+        return _rows(found), counters.total, counters.skipped
+
+    first = answer({})
+    with monkeypatch.context() as patch:
+        patch.setattr(opening, "open_stripe", None)
+        assert answer({}) == first
+    assert answer(mixed.deleted)[0] != first[0]
 
 
 def test_skips(mixed: Mixed) -> None:
