@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
+import contextvars
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from orochi import errors
 from orochi import settings as process_settings
@@ -35,6 +37,9 @@ SELECT coalesce((SELECT pg_catalog.sum(pg_catalog.pg_relation_size(relid)) FROM 
     UNION SELECT pg_catalog.to_regclass(name)::oid) AS parts(relid)), 0)
 FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS names(name, number) ORDER BY number
 """
+
+
+_raised: contextvars.ContextVar[int] = contextvars.ContextVar("_raised", default=0)
 
 
 class _NotSmall(Exception):
@@ -82,7 +87,18 @@ _sizes = _Sizes()
 def limit_of(session: context.Session) -> int:
     """Bytes that may be read without a task; 0 is none."""
     text = session.settings.get(SETTING, "")
-    return int(text) if text.isdigit() else process_settings.get().small_query_bytes
+    limit = int(text) if text.isdigit() else process_settings.get().small_query_bytes
+    return max(limit, _raised.get()) if limit else 0
+
+
+@contextlib.contextmanager
+def raised(limit: int) -> Iterator[None]:
+    """For the block, as much as `limit` bytes is small, unless nothing is to be."""
+    token = _raised.set(limit)
+    try:
+        yield
+    finally:
+        _raised.reset(token)
 
 
 def slots_of(session: context.Session) -> int:
@@ -102,7 +118,8 @@ async def fits(session: context.Session, fragments: Sequence[plan_fragment.Fragm
     wanted: dict[int, dict[str, None]] = {}
     for node_id, scan in scans:
         if scan.input is None:
-            wanted.setdefault(node_id, {})[scan.relation] = None
+            relations = (scan.relation,) if scan.heap is None else scan.heap
+            wanted.setdefault(node_id, {}).update(dict.fromkeys(relations))
     nodes = session.runtime.nodes
     if not all(nodes.has_room(part.node_id) for part in fragments):
         return False

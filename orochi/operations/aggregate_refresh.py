@@ -23,17 +23,22 @@ from orochi import errors
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import aggregate_log, aggregate_rows, aggregate_state, shells, sinks, subselect, writes
+from orochi.operations import (
+    aggregate_direct,
+    aggregate_pending,
+    aggregate_rows,
+    aggregate_state,
+    shells,
+    sinks,
+    subselect,
+    writes,
+)
 from orochi.planner import continuous, parse, quoting
-from orochi.timeseries import buckets, invalidation, ranges
+from orochi.timeseries import buckets
 
 #: Buckets of one transaction.
 BATCH = 500
-#: Seconds that writers have to end before what they may write to is finished another time.
-PATIENCE = 20.0
 _LOCK = 0x4F41
-_ATTEMPTS, _PAUSE = 30, 0.05
-_RETRIED = frozenset({"40001", "40P01"})
 
 
 @dataclasses.dataclass(slots=True)
@@ -42,14 +47,6 @@ class Counts:
 
     buckets: int = 0
     rows: int = 0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Entry:
-    node_id: int
-    log_id: int
-    low: int
-    high: int
 
 
 async def refresh(
@@ -101,11 +98,14 @@ async def _record(
     """Enter what was done into the history of jobs; a job's runner takes it from there."""
     who = definitions.quote_literal(session.coordinator.parameters.get("application_name", ""))
     details = definitions.quote_literal(json.dumps({"buckets": counts.buckets}))
-    async with shells.transactional(session):
-        await session.catalog_execute(
-            "INSERT INTO orochi.orochi_job_runs (kind, table_oid, scheduled, started_at, finished_at, state,"
+    async with session.runtime.service() as catalog:
+        # what was refreshed is committed: the note of it may be lost in a crash
+        await catalog.query(
+            "BEGIN; SET LOCAL synchronous_commit = off;"
+            " INSERT INTO orochi.orochi_job_runs (kind, table_oid, scheduled, started_at, finished_at, state,"
             f" rows, details, worker) VALUES ('refresh', {aggregate.materialization_oid}, false,"
-            f" to_timestamp({began!r}), clock_timestamp(), 'succeeded', {counts.rows}, {details}::jsonb, {who})"
+            f" to_timestamp({began!r}), clock_timestamp(), 'succeeded', {counts.rows}, {details}::jsonb, {who});"
+            " COMMIT"
         )
 
 
@@ -115,32 +115,32 @@ class _Refresh:
     def __init__(self, session: context.Session, sink: context.Sink, aggregate: snapshots.Aggregate) -> None:
         self._session, self._sink, self._aggregate = session, sink, aggregate
         self._bucket = aggregate.bucket
+        self._pending = aggregate_pending.Pending(session, aggregate)
         self._counts = Counts()
-        self._removed: set[_Entry] = set()
-
-    @property
-    def _nodes(self) -> list[int]:
-        return sorted(aggregate_log.nodes_of(self._session.snapshot(), self._aggregate))
+        self._removed: set[aggregate_pending.Entry] = set()
 
     async def run(self, start: str | None, end: str | None, *, force: bool) -> Counts:
-        low, high = await self._window(start, end)
+        low, high = await self._pending.window(start, end)
         if low > high:
             raise errors.InvalidParameter(
                 "refresh window too small",
                 detail="It must hold at least one whole bucket.",
                 hint="Move its ends to the start of buckets, or leave them open.",
             )
-        state, newest = await self._state(), await self._newest()
+        state = await self._pending.state()
+        new = buckets.within(state.new, low, high)
+        newest, entries = await asyncio.gather(self._pending.newest(new), self._pending.entries(low, high))
         if newest is not None:
             newest += (self._bucket.width or 1) - 1
-        fresh = buckets.within(state.new, low, min(high, newest)) if newest is not None else ()
-        if fresh and not await self._settled(fresh[-1][1] + 1):
-            await self._sink.notice(
-                "new buckets are not finished this time: transactions that write are still open",
-                severity="WARNING",
-            )
-            fresh = ()
-        entries = await self._entries(low, high)
+        fresh = buckets.within(new, low, newest) if newest is not None else ()
+        if fresh:
+            if not await self._pending.settled(fresh[-1][1] + 1):
+                await self._sink.notice(
+                    "new buckets are not finished this time: transactions that write are still open",
+                    severity="WARNING",
+                )
+                fresh = ()
+            entries = await self._pending.entries(low, high)
         found = buckets.united((entry.low, entry.high) for entry in entries)
         touched = buckets.without((*found, *buckets.within(state.dropped, low, high)), state.new)
         if force:
@@ -148,119 +148,10 @@ class _Refresh:
         wanted = buckets.united((*fresh, *buckets.within(buckets.united(touched), low, high)))
         points = {entry.low for entry in entries if entry.low == entry.high}
         for batch in self._batches(wanted, points):
-            await self._recompute(batch, points)
+            await self._recompute(batch, points, entries)
             await self._forget(entries, batch, fresh, state)
         await self._close(entries, low, high, state)
         return self._counts
-
-    # --- what is to be done ------------------------------------------------------------------------
-
-    async def _state(self) -> aggregate_state.State:
-        return (await aggregate_state.read(self._session, [self._aggregate]))[self._aggregate.aggregate_id]
-
-    async def _window(self, start: str | None, end: str | None) -> buckets.Range:
-        """The least and the greatest bucket that lies wholly between two times."""
-        low, high = buckets.LOWEST, buckets.GREATEST
-        if start is not None:
-            low = await self._raw(start)
-        if end is not None:
-            moment = buckets.literal(self._bucket.type_oid, await self._raw(end))
-            high = await self._start_of(moment) - 1
-        return low, high
-
-    async def _raw(self, given: str) -> int:
-        answer = await self._session.coordinator.fetch(
-            f"SELECT orochi._boundary({self._aggregate.materialization_oid}::regclass, $1::orochi.time_value)::text",
-            (given.encode(),),
-            (0,),
-            (25,),
-        )
-        return int(answer.rows[0][0] or b"0")
-
-    async def _start_of(self, moment: str) -> int:
-        start = ranges.raw_sql(self._bucket.type_oid, "start")
-        answer = await self._session.coordinator.fetch(
-            f"SELECT ({start})::text FROM (SELECT {self._bucket.expression} AS start"
-            f" FROM (SELECT {moment} AS {continuous.TIME}) AS moment) AS bucket"
-        )
-        return int(answer.rows[0][0] or b"0")
-
-    async def _newest(self) -> int | None:
-        """The last bucket that has rows; None if there are none."""
-        table = self._session.snapshot().tables[self._aggregate.table_oid]
-        try:
-            known, raw_time = await aggregate_rows.newest(self._session, table)
-        except errors.OrochiError as error:
-            if not _may_pass(error):
-                raise
-            known = False
-        if not known:
-            raw_time = await self._newest_of_all(table)
-        if raw_time is None:
-            return None
-        return await self._start_of(buckets.literal(self._bucket.type_oid, raw_time))
-
-    async def _newest_of_all(self, table: snapshots.Table) -> int | None:
-        column = quoting.identifier(self._bucket.time)
-        raw = ranges.raw_sql(self._bucket.type_oid, "newest")
-        finite = f" WHERE {column} < 'infinity'" if buckets.has_infinity(self._bucket.type_oid) else ""
-        rows = await self._ask(
-            f"SELECT ({raw})::text FROM (SELECT max({column}) AS newest"
-            f" FROM {quoting.relation(table.schema, table.name)}{finite}) AS rows"
-        )
-        return int(rows[0][0]) if rows and rows[0][0] is not None else None
-
-    async def _ask(self, sql: str) -> Sequence[tuple[str | None, ...]]:
-        for attempt in range(_ATTEMPTS):
-            try:
-                return (await subselect.rows_of(self._session, sql, None)).rows
-            except errors.OrochiError as error:
-                if not _may_pass(error) or attempt == _ATTEMPTS - 1:
-                    raise
-            await asyncio.sleep(_PAUSE * (attempt + 1))
-            await self._session.runtime.refresh()
-        raise AssertionError
-
-    async def _settled(self, end: int) -> bool:
-        """Have writes below `end` entered from now on; whether the writers of before are over."""
-        name = invalidation.threshold(self._aggregate.aggregate_id)
-        source = self._session.snapshot().tables[self._aggregate.table_oid]
-        nodes = {node_id for shard in source.shards for node_id in shard.node_ids}
-        done = await asyncio.gather(*(self._settled_on(node_id, name, end) for node_id in sorted(nodes)))
-        return all(done)
-
-    async def _settled_on(self, node_id: int, name: str, end: int) -> bool:
-        async with self._session.runtime.nodes.lease(node_id, {}) as node:
-            answer = await node.fetch(f"SELECT last_value::text FROM {name}")
-            if int(answer.rows[0][0] or b"0") >= end:
-                return True
-            # with a row of its own, so that the sequence's new value is on disk at COMMIT
-            await node.query(
-                f"BEGIN; SELECT setval('{name}', {end});"
-                " INSERT INTO orochi_data.aggregate_log (aggregate_id, lowest, greatest) VALUES (0, 0, 0);"
-                " DELETE FROM orochi_data.aggregate_log WHERE aggregate_id = 0; COMMIT"
-            )
-            answer = await node.fetch("SELECT orochi_data.writers()::text")
-            last = int(answer.rows[0][0] or b"0")
-            deadline = time.monotonic() + PATIENCE
-            while time.monotonic() < deadline:
-                answer = await node.fetch("SELECT orochi_data.oldest_writer()::text")
-                if int(answer.rows[0][0] or b"0") >= last:
-                    return True
-                await asyncio.sleep(_PAUSE)
-        return False
-
-    async def _entries(self, low: int, high: int) -> list[_Entry]:
-        async def one(node_id: int) -> list[_Entry]:
-            async with self._session.runtime.nodes.lease(node_id, {}) as node:
-                answer = await node.fetch(
-                    "SELECT log_id::text, lowest::text, greatest::text FROM orochi_data.aggregate_log"
-                    f" WHERE aggregate_id = {self._aggregate.aggregate_id}"
-                    f" AND lowest <= '{high}'::bigint AND greatest >= '{low}'::bigint"
-                )
-            return [_Entry(node_id, *(int(value or b"0") for value in row)) for row in answer.rows]
-
-        return [entry for part in await asyncio.gather(*map(one, self._nodes)) for entry in part]
 
     def _batches(self, wanted: buckets.Ranges, points: set[int]) -> list[buckets.Ranges]:
         """The buckets in batches: single ones by their number, ranges cut at the ends of the source's chunks."""
@@ -278,52 +169,96 @@ class _Refresh:
 
     # --- doing it ----------------------------------------------------------------------------------
 
-    async def _recompute(self, batch: buckets.Ranges, points: set[int]) -> None:
-        for attempt in range(_ATTEMPTS):
+    async def _recompute(
+        self, batch: buckets.Ranges, points: set[int], entries: Sequence[aggregate_pending.Entry]
+    ) -> None:
+        for attempt in range(aggregate_pending.ATTEMPTS):
             try:
-                await self._replace(batch, points)
+                if not all(low == high and low in points for low, high in batch):
+                    await self._replace(batch)
+                else:
+                    await self._replace_points([low for low, _ in batch], entries)
                 return
             except errors.OrochiError as error:
-                if not _may_pass(error) or attempt == _ATTEMPTS - 1:
+                if not aggregate_pending.may_pass(error) or attempt == aggregate_pending.ATTEMPTS - 1:
                     raise
-            await asyncio.sleep(_PAUSE * (attempt + 1))
+            await asyncio.sleep(aggregate_pending.PAUSE * (attempt + 1))
             await self._session.runtime.refresh()
 
-    async def _replace(self, batch: buckets.Ranges, points: set[int]) -> None:
-        """Aggregate the rows of the buckets anew, in one transaction."""
-        session, bucket = self._session, self._bucket
-        snapshot = session.snapshot()
-        table = snapshot.tables[self._aggregate.materialization_oid]
+    def _parts(self, batch: buckets.Ranges) -> tuple[snapshots.Table, tuple[str, ...], str, str]:
+        """The table of the buckets, its columns, the condition of theirs there, and their query."""
+        snapshot, bucket = self._session.snapshot(), self._bucket
         view = snapshot.views[self._aggregate.query]
-        name = quoting.relation(table.schema, table.name)
         query = continuous.template(view.definition)
         placed = buckets.on_grid(bucket, batch)
-        columns = ", ".join(map(quoting.identifier, view.columns))
         held = buckets.inside(quoting.identifier(bucket.column), bucket.type_oid, placed)
         rows = query.where(buckets.rows_of(bucket, query.time, query.start, placed))
-        async with _block(session):
+        return snapshot.tables[self._aggregate.materialization_oid], view.columns, held, rows
+
+    async def _replace(self, batch: buckets.Ranges) -> None:
+        """Aggregate the rows of the buckets anew, in one transaction."""
+        session = self._session
+        table, columns, held, rows = self._parts(batch)
+        name = quoting.relation(table.schema, table.name)
+        listed = ", ".join(map(quoting.identifier, columns))
+        async with self._emptied(table, held):
+            added = await self._execute(f"INSERT INTO {name} ({listed}) {rows}")
+            counted = await subselect.rows_of(
+                session,
+                f"SELECT count(DISTINCT {quoting.identifier(self._bucket.column)})::text FROM {name} WHERE {held}",
+                None,
+            )
+        self._counts.rows += added
+        self._counts.buckets += int(counted.rows[0][0] or "0")
+
+    async def _replace_points(
+        self, points: Sequence[int], entries: Sequence[aggregate_pending.Entry]
+    ) -> None:
+        """The same for single buckets: their rows are read before, and then replaced on few nodes, or on all."""
+        session, wanted = self._session, set(points)
+        table, columns, held, sql = self._parts(tuple((at, at) for at in points))
+        rows = await aggregate_rows.computed(session, columns, sql)
+        ours = [entry for entry in entries if entry.low == entry.high and entry.low in wanted]
+        places = None
+        if len(rows) <= aggregate_direct.MOST_ROWS:
+            touched = sorted({entry.node_id for entry in ours})
+            places = aggregate_direct.places(session.snapshot(), self._aggregate, points, touched)
+        if places is None:
+            async with self._emptied(table, held):
+                self._counts.rows += await aggregate_rows.insert(session, table, columns, rows)
+        else:
+            logged = {node_id: [entry for entry in ours if entry.node_id == node_id] for node_id in places}
+            replacement = aggregate_direct.Replacement(
+                table=table,
+                columns=columns,
+                places=places,
+                rows=aggregate_rows.by_shard(table, columns, rows),
+                first=self._lock_sql,
+                held=held,
+                last={node_id: self._removal(found) for node_id, found in logged.items() if found},
+            )
+            self._counts.rows += await aggregate_direct.replace(session, replacement)
+            self._removed.update(entry for found in logged.values() for entry in found)
+        self._counts.buckets += len(points)
+
+    @contextlib.asynccontextmanager
+    async def _emptied(self, table: snapshots.Table, held: str) -> AsyncIterator[None]:
+        """A transaction in which the buckets are gone, to enter their rows."""
+        async with _block(self._session):
             nodes = {node for shard in table.shards for node in shard.node_ids}
             await writes.per_node({node_id: [functools.partial(self._lock, node_id)] for node_id in nodes})
-            await self._execute(f"DELETE FROM {name} WHERE {held}")
-            if all(low == high and low in points for low, high in batch):
-                added = await aggregate_rows.insert(session, table, view.columns, rows)
-                done = len(batch)
-            else:
-                added = await self._execute(f"INSERT INTO {name} ({columns}) {rows}")
-                counted = await subselect.rows_of(
-                    session,
-                    f"SELECT count(DISTINCT {quoting.identifier(bucket.column)})::text FROM {name} WHERE {held}",
-                    None,
-                )
-                done = int(counted.rows[0][0] or "0")
-        self._counts.rows += added
-        self._counts.buckets += done
+            await self._execute(f"DELETE FROM {quoting.relation(table.schema, table.name)} WHERE {held}")
+            yield
 
     async def _lock(self, node_id: int) -> None:
-        """One that a crash left prepared is over before its buckets are replaced."""
         node = await self._session.transaction.node(node_id, write=True)
+        await node.query(self._lock_sql)
+
+    @property
+    def _lock_sql(self) -> str:
+        """Has a node wait until what a crash left prepared is over, before its buckets are replaced."""
         key = f"{_LOCK}, {self._aggregate.aggregate_id & 0x7FFFFFFF}"
-        await node.query(f"SELECT pg_catalog.pg_advisory_xact_lock({key})")
+        return f"SELECT pg_catalog.pg_advisory_xact_lock({key})"
 
     async def _execute(self, sql: str) -> int:
         from orochi.operations import run
@@ -334,7 +269,7 @@ class _Refresh:
 
     async def _forget(
         self,
-        entries: Sequence[_Entry],
+        entries: Sequence[aggregate_pending.Entry],
         batch: buckets.Ranges,
         fresh: buckets.Ranges,
         state: aggregate_state.State,
@@ -344,10 +279,10 @@ class _Refresh:
         await self._remove([entry for entry in entries if entry.low == entry.high and entry.low in done])
         finished = buckets.without(fresh, buckets.without(buckets.EVERYTHING, batch))
         if finished:
-            await self._set_new(buckets.without((await self._state()).new, finished))
+            await self._set_new(buckets.without((await self._pending.state()).new, finished))
 
     async def _close(
-        self, entries: Sequence[_Entry], low: int, high: int, seen: aggregate_state.State
+        self, entries: Sequence[aggregate_pending.Entry], low: int, high: int, seen: aggregate_state.State
     ) -> None:
         """What is left of the entries that were read: whole ranges, less the window; and all in the window."""
         await self._remove(entries, low, high)
@@ -355,7 +290,7 @@ class _Refresh:
         if not done:
             return
         aggregate_id = self._aggregate.aggregate_id
-        left = buckets.without((await self._state()).dropped, done)
+        left = buckets.without((await self._pending.state()).dropped, done)
         values = ", ".join(f"({aggregate_id}, {a}, {b}, 'dropped')" for a, b in left)
         insert = (
             "; INSERT INTO orochi.orochi_invalidation_log (aggregate_id, lowest, greatest, reason)"
@@ -379,22 +314,25 @@ class _Refresh:
         async with shells.transactional(self._session):
             await self._session.catalog_execute(sql)
 
+    def _removal(self, entries: Sequence[aggregate_pending.Entry]) -> str:
+        listed = ", ".join(str(entry.log_id) for entry in entries)
+        return (
+            "DELETE FROM orochi_data.aggregate_log"
+            f" WHERE aggregate_id = {self._aggregate.aggregate_id} AND log_id IN ({listed})"
+        )
+
     async def _remove(
-        self, entries: Sequence[_Entry], low: int | None = None, high: int | None = None
+        self, entries: Sequence[aggregate_pending.Entry], low: int | None = None, high: int | None = None
     ) -> None:
         """Take entries out of the log; what reaches beyond a window stays."""
-        by_node: dict[int, list[_Entry]] = {}
+        by_node: dict[int, list[aggregate_pending.Entry]] = {}
         for entry in entries:
             if entry not in self._removed:
                 by_node.setdefault(entry.node_id, []).append(entry)
         aggregate_id = self._aggregate.aggregate_id
 
-        async def one(node_id: int, found: list[_Entry]) -> None:
-            listed = ", ".join(str(entry.log_id) for entry in found)
-            sql = (
-                f"DELETE FROM orochi_data.aggregate_log WHERE aggregate_id = {aggregate_id}"
-                f" AND log_id IN ({listed})"
-            )
+        async def one(node_id: int, found: list[aggregate_pending.Entry]) -> None:
+            sql = self._removal(found)
             rest = [
                 piece
                 for entry in found
@@ -428,10 +366,6 @@ async def _block(session: context.Session) -> AsyncIterator[None]:
     finally:
         session.transaction.in_block = False
     await session.runtime.refresh()
-
-
-def _may_pass(error: errors.OrochiError) -> bool:
-    return error.sqlstate in _RETRIED or writes.is_stale(error)
 
 
 class _Tagged(sinks.Silent):

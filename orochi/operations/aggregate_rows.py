@@ -6,14 +6,18 @@ Both are a part of every refresh, however small, so they cost as few round trips
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
 
 from orochi.catalog import snapshot as snapshots
 from orochi.engine import copybinary
-from orochi.executor import context
-from orochi.operations import aggregate_state, redistribute, select, sinks, writes
+from orochi.executor import context, small
+from orochi.operations import aggregate_state, redistribute, routing, select, sinks, writes
 from orochi.planner import parse, quoting
 from orochi.timeseries import buckets, ranges
+
+#: Heap that nodes may read for the buckets of a batch without tasks.
+_READ_BYTES = 16 << 20
 
 
 class _Tuples(sinks.Silent):
@@ -32,49 +36,96 @@ class _Tuples(sinks.Silent):
             at = end
 
 
-async def insert(session: context.Session, table: snapshots.Table, columns: Sequence[str], sql: str) -> int:
-    """Write the rows of a SELECT of a few buckets, whose columns have the table's types; how many.
-
-    They are held in memory, so this is not for long ranges.
-    """
+async def computed(session: context.Session, columns: Sequence[str], sql: str) -> list[bytes]:
+    """The rows of a SELECT of a few buckets, as binary COPY has them, all in memory."""
     statement = parse.parse_one(sql)
     kept = _Tuples(len(columns))
     async with aggregate_state.looked_up(session, statement.tree):
-        _, fields = await session.coordinator.describe(sql, ())
-        await select.execute(session, statement, context.Parameters(*writes.NOTHING_BOUND), fields, kept)
-    if not kept.pieces:
+        # a chunk or so, of which little is wanted: done before a task would have begun
+        with small.raised(_READ_BYTES):
+            _, fields = await session.coordinator.describe(sql, ())
+            await select.execute(session, statement, context.Parameters(*writes.NOTHING_BOUND), fields, kept)
+    return kept.pieces
+
+
+async def insert(
+    session: context.Session, table: snapshots.Table, columns: Sequence[str], rows: Sequence[bytes]
+) -> int:
+    """Write rows whose columns have the table's types, in the transaction; how many."""
+    if not rows:
         return 0
 
     async def stream() -> AsyncIterator[bytes]:
         yield copybinary.HEADER
-        yield b"".join(kept.pieces)
+        yield b"".join(rows)
         yield copybinary.TRAILER
 
     return (await redistribute.load(session, table, stream(), columns)).rows
 
 
-async def newest(session: context.Session, table: snapshots.Table) -> tuple[bool, int | None]:
-    """The greatest finite time of a hypertable's rows in raw units; False where only a query can tell.
+def by_shard(table: snapshots.Table, columns: Sequence[str], rows: Sequence[bytes]) -> dict[int, list[bytes]]:
+    """The rows by the position of the shard that they belong to."""
+    column = table.column(table.distribution_column or "")
+    if column is None:
+        return {0: list(rows)}
+    splitter = copybinary.RowSplitter(len(columns), [(columns.index(column.name), column.base_oid)])
+    data = copybinary.HEADER + b"".join(rows) + copybinary.TRAILER
+    result: dict[int, list[bytes]] = {}
+    at = 0
+    for (keys,), found in (*splitter.feed(data), *splitter.finish()):
+        for position in routing.shard_indexes(table, keys, found.count):
+            result.setdefault(int(position), []).append(rows[at])
+            at += 1
+    return result
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Newest:
+    """The greatest finite time, in raw units, of a hypertable's rows.
+
+    Attributes:
+        known: if not, only a query can tell.
+        value: None if there is no such row.
+    """
+
+    known: bool
+    value: int | None = None
+
+
+async def newest(session: context.Session, table: snapshots.Table, least: int) -> Newest:
+    """The greatest time of rows that are not before `least`.
 
     Rows of stripes are not looked at: a query has to, where a later chunk than that time's has some.
     """
     assert table.dimension is not None
     oid, column = table.dimension.type_oid, quoting.identifier(table.dimension.column)
-    finite = f" WHERE {column} < 'infinity'" if buckets.has_infinity(oid) else ""
+    if least > ranges.greatest(oid):
+        return Newest(True, None)
+    where = newest_condition(oid, column, least)
     by_node: dict[int, list[str]] = {}
     for shard in table.shards:
         relation = f"{quoting.identifier(shard.schema)}.{quoting.identifier(table.name)}"
-        by_node.setdefault(shard.node_id, []).append(f"SELECT max({column}) AS v FROM {relation}{finite}")
+        by_node.setdefault(shard.node_id, []).append(f"SELECT max({column}) AS v FROM {relation}{where}")
 
     async def one(node_id: int, parts: list[str]) -> int | None:
-        sql = f"SELECT ({ranges.raw_sql(oid, 'max(v)')})::text FROM ({' UNION ALL '.join(parts)}) AS shards"
-        async with session.runtime.nodes.lease(node_id, {}) as node:
-            value = (await node.fetch(sql)).rows[0][0]
-        return None if value is None else int(value)
+        newest = f"SELECT max(v) AS v FROM ({' UNION ALL '.join(parts)}) AS shards HAVING max(v) IS NOT NULL"
+        async with session.runtime.nodes.lease(node_id, session.settings) as node:
+            sql = f"SELECT ({ranges.raw_sql(oid, 'v')})::text FROM ({newest}) AS newest"
+            rows = (await node.fetch(sql)).rows
+        return int(rows[0][0] or b"0") if rows else None
 
     found = await asyncio.gather(*(one(*item) for item in by_node.items()))
     greatest = max((value for value in found if value is not None), default=None)
-    striped = [chunk.range_end for shard in table.shards for chunk in shard.chunks if chunk.stripes]
-    if striped and (greatest is None or greatest < max(striped)):
-        return False, None
-    return True, greatest
+    after = least if greatest is None else greatest
+    striped = any(
+        chunk.stripes and chunk.range_end > after for shard in table.shards for chunk in shard.chunks
+    )
+    return Newest(not striped, greatest)
+
+
+def newest_condition(type_oid: int, column: str, least: int) -> str:
+    """WHERE for rows of finite times that are not before `least`."""
+    terms = [f"{column} < 'infinity'"] if buckets.has_infinity(type_oid) else []
+    if least > buckets.LOWEST:
+        terms.append(f"{column} >= {buckets.literal(type_oid, least)}")
+    return f" WHERE {' AND '.join(terms)}" if terms else ""

@@ -167,6 +167,12 @@ def _definition(
     )
 
 
+async def materialized(session: context.Session, aggregate: snapshots.Aggregate) -> State:
+    """What of an aggregate was never materialised, or dropped; what writes have touched is not asked for."""
+    rows = await _catalog(session, str(aggregate.aggregate_id))
+    return _state(aggregate.aggregate_id, rows, ())
+
+
 async def read(session: context.Session, aggregates: Sequence[snapshots.Aggregate]) -> dict[int, State]:
     """The state of each aggregate, by its id."""
     found = session.snapshot()
@@ -176,20 +182,21 @@ async def read(session: context.Session, aggregates: Sequence[snapshots.Aggregat
         _catalog(session, listed),
         asyncio.gather(*(_entries(session, node_id, listed) for node_id in sorted(nodes))),
     )
-    result = {}
-    for item in aggregates:
-        key = item.aggregate_id
-        rows = [(low, high, reason) for number, low, high, reason in catalog if number == key]
-        new = buckets.united((low, high) for low, high, reason in rows if reason == "new")
-        result[key] = State(
-            # none at all: the aggregate was made by a transaction that is still open
-            new=new or buckets.EVERYTHING,
-            dropped=buckets.united((low, high) for low, high, reason in rows if reason == "dropped"),
-            touched=buckets.united(
-                (low, high) for part in parts for number, low, high in part if number == key
-            ),
-        )
-    return result
+    touched = [item for part in parts for item in part]
+    return {item.aggregate_id: _state(item.aggregate_id, catalog, touched) for item in aggregates}
+
+
+def _state(
+    key: int, catalog: Sequence[tuple[int, int, int, str]], touched: Sequence[tuple[int, int, int]]
+) -> State:
+    rows = [(low, high, reason) for number, low, high, reason in catalog if number == key]
+    new = buckets.united((low, high) for low, high, reason in rows if reason == "new")
+    return State(
+        # none at all: the aggregate was made by a transaction that is still open
+        new=new or buckets.EVERYTHING,
+        dropped=buckets.united((low, high) for low, high, reason in rows if reason == "dropped"),
+        touched=buckets.united((low, high) for number, low, high in touched if number == key),
+    )
 
 
 async def _catalog(session: context.Session, listed: str) -> list[tuple[int, int, int, str]]:
@@ -213,6 +220,6 @@ async def _entries(session: context.Session, node_id: int, listed: str) -> list[
         # with what the transaction itself has written
         answer = await (await session.transaction.node(node_id, write=False)).fetch(sql)
     else:
-        async with session.runtime.nodes.lease(node_id, {}) as connection:
+        async with session.runtime.nodes.lease(node_id, session.settings) as connection:
             answer = await connection.fetch(sql)
     return [(int(row[0] or b"0"), int(row[1] or b"0"), int(row[2] or b"0")) for row in answer.rows]

@@ -265,7 +265,7 @@ async def _place(
     interval = hypertable.Interval(chunk_interval) if chunk_interval else None
     if interval is None:
         unit = ranges.MICROSECONDS_PER_DAY if bucket.type_oid == pgtypes.DATE else 1
-        longest = min(source.dimension.interval * _LONGER, ranges.longest(bucket.type_oid))
+        longest = min(source.dimension.interval * _LONGER, ranges.greatest(bucket.type_oid))
         interval = hypertable.Interval(str(longest * unit), "integer")
     await hypertable.create_hypertable(
         session, sink, oid, hypertable.Options(column=bucket.column, interval=interval)

@@ -38,7 +38,7 @@ def together(parts: Sequence[fragments.Fragment], slots: int) -> list[fragments.
 
 def _is_heap(scan: fragments.Scan) -> bool:
     bare = fragments.Scan(scan.name, scan.table, scan.relation, scan.columns)
-    shape = dataclasses.replace(scan, predicates=(), chunks_total=0, chunks_kept=0)
+    shape = dataclasses.replace(scan, predicates=(), chunks_total=0, chunks_kept=0, heap=None)
     return bool(scan.relation) and shape == bare
 
 

@@ -79,6 +79,7 @@ class Scan:
         relation: quoted heap relation on the node, e.g. `"orochi_s7_1"."flights"`.
         columns: the columns the query needs (at least one).
         chunks_total, chunks_kept: for EXPLAIN; 0 and 0 without a time dimension.
+        heap: those of its partitions that can hold rows that matter, quoted, where they are few; None is all.
         input: set if the rows are those of an earlier stage: then there is no heap relation, and
             `columns` are all of the stage's.
     """
@@ -91,6 +92,7 @@ class Scan:
     predicates: tuple[Predicate, ...] = ()
     chunks_total: int = 0
     chunks_kept: int = 0
+    heap: tuple[str, ...] | None = None
     input: Input | None = None
 
 
@@ -182,6 +184,7 @@ def _scan(item: dict[str, Any]) -> Scan:
         ),
         chunks_total=item["chunks_total"],
         chunks_kept=item["chunks_kept"],
+        heap=None if item.get("heap") is None else tuple(item["heap"]),
         input=_input(item["input"]),
     )
 

@@ -12,6 +12,9 @@ from orochi.engine import shapes
 from orochi.planner import context, names, prune, staged
 from orochi.planner import fragment as fragments
 
+#: Chunks that a scan names one by one, so that they can be told to be small.
+_FEW = 8
+
 
 def output(column: snapshots.Column) -> fragments.OutputColumn:
     """A table's column as a fragment's: a domain travels as its base type, and has its own name for SQL."""
@@ -41,6 +44,8 @@ def scan(
             columns=tuple(output(column) for column in table.columns),
             input=fragments.Input(table.name, part, staged.indexes(table)),
         )
+    chunks = pruned.chunks(shard)
+    few = table.dimension is not None and len(chunks) <= _FEW and len(chunks) < len(shard.chunks)
     return fragments.Scan(
         name=name,
         table=f"{table.schema}.{table.name}",
@@ -48,11 +53,15 @@ def scan(
         columns=tuple(output(column) for column in columns),
         stripes=tuple(
             fragments.StripeRef(stripe.stripe_id, stripe.path, stripe.row_count)
-            for stripe in pruned.stripes(shard)
+            for chunk in chunks
+            for stripe in chunk.stripes
         ),
         predicates=pruned.predicates,
         chunks_total=len(shard.chunks) if table.dimension is not None else 0,
-        chunks_kept=len(pruned.chunks(shard)) if table.dimension is not None else 0,
+        chunks_kept=len(chunks) if table.dimension is not None else 0,
+        heap=tuple(f"{names.quoted(chunk.schema)}.{names.quoted(table.name)}" for chunk in chunks)
+        if few
+        else None,
     )
 
 

@@ -123,8 +123,8 @@ def check_interval(type_oid: int, value: int) -> int:
     return value
 
 
-def longest(type_oid: int) -> int:
-    """The largest chunk interval of a column of that type."""
+def greatest(type_oid: int) -> int:
+    """The largest raw value of the type, and so the largest chunk interval of a column of it."""
     return _MAX.get(type_oid, _MAX64)
 
 

@@ -276,6 +276,9 @@ def test_exactly_what_was_touched(pair: oracle.Pair, cluster: clusters.Cluster) 
     pair.orochi(f"CREATE MATERIALIZED VIEW each_hour WITH (timescaledb.continuous) AS {query}")
     pair.plain.execute(f"CREATE VIEW each_hour AS {query}".encode())
     assert history(pair, "each_hour") == [1000]
+    by_device = query.replace("count(*)", "device, count(*)") + ", 2"
+    pair.orochi(f"CREATE MATERIALIZED VIEW each_device WITH (timescaledb.continuous) AS {by_device}")
+    pair.plain.execute(f"CREATE VIEW each_device AS {by_device}".encode())
     moment = "timestamptz '2024-01-10 07:20+00'"
     since = dt.datetime(2024, 1, 10, 7, tzinfo=dt.UTC) - dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
     bucket = since // dt.timedelta(microseconds=1)
@@ -293,10 +296,14 @@ def test_exactly_what_was_touched(pair: oracle.Pair, cluster: clusters.Cluster) 
         assert entries(cluster) == []
         pair.both(sql)
         assert entries(cluster) == once, sql
-        pair.same("SELECT * FROM each_hour")
-        pair.orochi("SELECT refresh_continuous_aggregate('each_hour', NULL, NULL)")
+        for name in ("each_hour", "each_device"):
+            pair.same(f"SELECT * FROM {name}")
+            pair.orochi("SELECT refresh_continuous_aggregate(%s, NULL, NULL)", (name,))
+            assert history(pair, name)[number + 1 :] == [1]
+            stored(pair, name)
         assert entries(cluster) == []
-        assert history(pair, "each_hour")[number + 1 :] == [1]
+    pair.plain.execute("DROP VIEW each_device")
+    pair.orochi("DROP MATERIALIZED VIEW each_device")
     by_policy(pair, cluster, f"INSERT INTO points VALUES ({moment}, 2, 2, 2)")
     pair.both("INSERT INTO points VALUES ('2030-01-01', 1, 1, 1)")  # where nothing was finished
     assert entries(cluster) == []
@@ -317,7 +324,7 @@ def test_never_stale(pair: oracle.Pair, cluster: clusters.Cluster) -> None:
     pair.both("DROP TABLE IF EXISTS points, devices CASCADE", _TABLES[0])
     layouts.place(pair, "points", "both", key="device", time="at", interval="12 days")
     pair.both("INSERT INTO points VALUES ('2024-01-01 00:00+00', 0, 1, 1), ('2024-01-05 00:00+00', 0, 1, 1)")
-    query = "SELECT time_bucket('1 hour', at) AS hour, sum(v) AS total FROM points GROUP BY 1"
+    query = "SELECT time_bucket('1 hour', at) AS hour, device, sum(v) AS total FROM points GROUP BY 1, 2"
     pair.orochi(f"CREATE MATERIALIZED VIEW totals WITH (timescaledb.continuous) AS {query}")
     lock, counts, failed = threading.Lock(), {"begun": 2, "done": 2}, list[str]()
     ended = threading.Event()

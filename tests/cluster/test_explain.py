@@ -94,3 +94,21 @@ def test_small_reads_have_no_tasks(pair: oracle.Pair) -> None:
     pair.orochi("RESET orochi.small_query_bytes")
     assert "Tasks" not in explain(pair, _QUERIES["aggregate"])
     pair.both("DROP TABLE few")
+
+
+def test_few_chunks_of_many_rows_are_small(pair: oracle.Pair) -> None:
+    """What counts of a hypertable's heap is what its time leaves."""
+    pair.both("CREATE TABLE long (at timestamptz NOT NULL, k int, t text)")
+    pair.orochi("SELECT create_hypertable('long', 'at', chunk_time_interval => interval '1 day')")
+    pair.orochi("SELECT create_distributed_table('long', 'k', 2)")
+    pair.both(
+        "INSERT INTO long SELECT timestamptz '2024-01-01 00:00+00' + g * interval '1 minute', g, repeat('x', 200)"
+        " FROM generate_series(0, 8000) g"
+    )
+    whole = "SELECT k % 3, count(*), min(at) FROM long GROUP BY 1"
+    part = whole.replace(" GROUP", " WHERE at >= '2024-01-02 10:00+00' AND at < '2024-01-02 12:00+00' GROUP")
+    assert "Tasks: none, small" not in explain(pair, whole)
+    assert "Tasks: none, small" in explain(pair, part)
+    pair.same(whole)
+    pair.same(part)
+    pair.both("DROP TABLE long")
