@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -26,17 +27,6 @@ def pack_bound(value: Any, arrow: pa.DataType, heap: bytearray) -> bytes:
     return reference
 
 
-def unpack_bound(data: bytes, arrow: pa.DataType, heap: bytes) -> Any:
-    """The inverse of `pack_bound`."""
-    if pa.types.is_floating(arrow):
-        return struct.unpack("<d", data)[0]
-    if not buffers.is_bytes(arrow):
-        return struct.unpack("<q", data)[0]
-    start, length = _HEAP_REF.unpack(data)
-    octets = heap[start : start + length]
-    return octets.decode() if pa.types.is_string(arrow) else octets
-
-
 def pack_sum(value: float | None) -> bytes:
     """A sum as 16 bytes."""
     if value is None:
@@ -46,11 +36,25 @@ def pack_sum(value: float | None) -> bytes:
     return struct.pack("<dQ", value, 0)
 
 
-def unpack_sum(data: bytes, arrow: pa.DataType) -> int | float:
-    """The inverse of `pack_sum`."""
+def reader_of(arrow: pa.DataType, heap: bytes) -> tuple[str, Callable[..., tuple[Any, Any, Any]]]:
+    """How a column's minimum, maximum and sum are read: their 32 bytes as fields of a struct, and values of these."""
     if pa.types.is_floating(arrow):
-        return float(struct.unpack_from("<d", data)[0])
-    return int.from_bytes(data, "little", signed=True)
+        return "ddd8x", lambda low, high, total: (low, high, total)
+    if not buffers.is_bytes(arrow):
+        return "qq16s", lambda low, high, total: (low, high, _whole(total))
+
+    def octets(start: int, length: int) -> str | bytes:
+        found = heap[start : start + length]
+        return found.decode() if pa.types.is_string(arrow) else found
+
+    def values(start: int, length: int, begin: int, size: int, total: bytes) -> tuple[Any, Any, Any]:
+        return octets(start, length), octets(begin, size), _whole(total)
+
+    return "IIII16s", values
+
+
+def _whole(total: bytes) -> int:
+    return int.from_bytes(total, "little", signed=True)
 
 
 def text(value: Any) -> str | None:

@@ -63,7 +63,8 @@ _HEADER = struct.Struct("<8sII")
 _TRAILER = struct.Struct("<QII8s")
 _COUNTS = struct.Struct("<IIII")
 _COLUMN = struct.Struct("<IiBBH")
-_RECORD = struct.Struct("<QQQQIIIHBB8s8s16s")
+_HEAD = "<QQQQIIIHBB"
+_RECORD = struct.Struct(f"{_HEAD}8s8s16s")
 _PART = struct.Struct("<QQQIIB7x")
 _RECORD_DTYPE = np.dtype(
     {
@@ -79,6 +80,10 @@ TRAILER_SIZE = _TRAILER.size
 
 _DICTIONARY, _FILTER = 1, 2
 _HAS_MINIMUM, _HAS_MAXIMUM, _HAS_SUM, _EXACT = 1, 2, 4, 8
+
+#: Whether there is a codec, or a block compressor, of each number.
+_KNOWN_CODECS = np.isin(np.arange(256), list(registry.NAMES))
+_KNOWN_BLOCKS = np.isin(np.arange(256), list(registry.BLOCK_NAMES))
 
 #: Carrier types by their number on disk.
 _CARRIERS: tuple[pa.DataType, ...] = (
@@ -312,18 +317,16 @@ def _check_records(records: npt.NDArray[np.void], group_rows: Sequence[int]) -> 
     """What must hold for any chunk to be read."""
     if (records["rows"] != np.array(group_rows, np.uint32)).any():
         raise MalformedError("a column chunk has other rows than its chunk group")
-    known = np.isin(records["codec"], list(registry.NAMES)) & np.isin(
-        records["block"], list(registry.BLOCK_NAMES)
-    )
-    if not known.all():
+    if not (_KNOWN_CODECS[records["codec"]] & _KNOWN_BLOCKS[records["block"]]).all():
         raise MalformedError("a column chunk has an unknown codec")
 
 
 def _read_chunks(
     data: bytes, at: int, count: int, name: str, arrow: pa.DataType, heap: bytes
 ) -> tuple[ColumnChunk, ...]:
-    found = _RECORD.iter_unpack(data[at : at + count * _RECORD.size])
-    return tuple(_read_record(record, name, group, arrow, heap) for group, record in enumerate(found))
+    tail, values = bounds.reader_of(arrow, heap)
+    records = struct.iter_unpack(_HEAD + tail, data[at : at + count * _RECORD.size])
+    return tuple(_read_record(record, name, group, values) for group, record in enumerate(records))
 
 
 def _follows(part: Part | None, expected: int, name: str) -> int:
@@ -376,17 +379,17 @@ def _record(chunk: ColumnChunk, arrow: pa.DataType, heap: bytearray) -> bytes:
 
 
 def _read_record(
-    record: tuple[Any, ...], column: str, group: int, arrow: pa.DataType, heap: bytes
+    record: tuple[Any, ...], column: str, group: int, values: Callable[..., tuple[Any, Any, Any]]
 ) -> ColumnChunk:
     offset, stored, payload, raw_size, checksum, rows, nulls, flags, codec, block = record[:10]
-    minimum, maximum, total = record[10:]
+    minimum, maximum, total = values(*record[10:])
     stats = skiplist.Stats(
         rows,
         nulls,
-        bounds.unpack_bound(minimum, arrow, heap) if flags & _HAS_MINIMUM else None,
-        bounds.unpack_bound(maximum, arrow, heap) if flags & _HAS_MAXIMUM else None,
-        bool(flags & _EXACT),
-        bounds.unpack_sum(total, arrow) if flags & _HAS_SUM else None,
+        minimum if flags & _HAS_MINIMUM else None,
+        maximum if flags & _HAS_MAXIMUM else None,
+        flags & _EXACT != 0,
+        total if flags & _HAS_SUM else None,
     )
     return ColumnChunk(
         column,

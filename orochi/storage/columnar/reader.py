@@ -259,7 +259,8 @@ class StripeReader:
                     f'stripe file "{self._source.name}" is corrupted', detail=f"{error}."
                 ) from error
         if self._cache is not None:
-            self._cache.put(self.key, footer, 512 * sum(len(c.chunks) for c in footer.columns) + 1024)
+            # as if all columns were looked at, each taken apart then
+            self._cache.put(self.key, footer, 512 * len(footer.columns) * len(footer.group_rows) + 1024)
         return footer
 
     def _read_footer(self) -> layout.Footer:
