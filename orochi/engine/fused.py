@@ -62,7 +62,7 @@ def run(
         DataCorrupted: a file is damaged.
     """
     types = {column.name: column.type_oid for column in scan.columns}
-    work = _work(shape, scan, stripe_dir, deleted, cancelled, kept or cache.shared())
+    work = work_of(shape, scan, stripe_dir, deleted, cancelled, kept or cache.shared())
     parts: list[grouping.Partial] = []
     for batch in heap:
         parts += work.heap(dict(zip(types, batch.columns, strict=True)), batch.num_rows)
@@ -105,47 +105,7 @@ def _of_stripes(
     return [*(found for found in known if found is not None), *done]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Survey:
-    """What the skip lists tell of a scan.
-
-    Attributes:
-        weight: how many column chunks `run` would decode.
-        stripes: the ids of those that may hold rows it wants.
-        passed_over: chunk groups of all others.
-    """
-
-    weight: int
-    stripes: frozenset[int]
-    passed_over: int
-
-
-def survey(
-    shape: shapes.Shape, scan: contract.Scan, stripe_dir: pathlib.Path, kept: cache.Cache, enough: int
-) -> Survey:
-    """How much `run` would decode, and of which stripes; nothing more is looked at once it is beyond `enough`.
-
-    Raises:
-        FileNotFoundError: a stripe is not here.
-        Unsupported: `run` would decline.
-        DataCorrupted: a footer is damaged.
-    """
-    work = _work(shape, scan, stripe_dir, {}, lambda: False, kept)
-    found, wanted, passed_over = 0, set(), 0
-    for stripe in scan.stripes:
-        total, left, chunks = work.weight(stripe)
-        found += chunks
-        # rows that are deleted may have told which groups are the first: then no stripe is sure not to matter
-        if left or shape.top is not None:
-            wanted.add(stripe.stripe_id)
-        else:
-            passed_over += total
-        if found > enough:
-            break
-    return Survey(found, frozenset(wanted), passed_over)
-
-
-def _work(
+def work_of(
     shape: shapes.Shape,
     scan: contract.Scan,
     stripe_dir: pathlib.Path,

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from orochi import errors, pgtypes
 from orochi import settings as process_settings
-from orochi.engine import fused, heapfilter, native, newest, rows, shapes, stripes
+from orochi.engine import fused, heapfilter, native, newest, rows, shapes, stripes, surveys
 from orochi.executor import context, small, transport
 from orochi.planner import fragment as plan_fragment
 from orochi.storage.columnar import cache
@@ -54,10 +54,15 @@ async def run(
     if not limit or not small.limit_of(session) or not all(_is_fused(part) for part in fragments):
         return None
     loop = asyncio.get_running_loop()
-    surveyed = await loop.run_in_executor(_pool(), _surveyed, fragments, limit)
-    if surveyed is None:
+    key = ("survey", limit, tuple((part.node_id, part.fused, part.scans[0].stripes) for part in fragments))
+    known: _Survey | None = _cache().get(key)
+    survey = known or await loop.run_in_executor(_pool(), _surveyed, fragments, limit)
+    if survey is None:
         return None
-    fragments, passed_over = surveyed
+    if known is None and survey.lasts:
+        _cache().put(key, survey, 512 + 64 * sum(map(len, survey.stripes)))
+    fragments = [_narrowed(part, kept) for part, kept in zip(fragments, survey.stripes, strict=True)]
+    passed_over = dict(zip((part.number for part in fragments), survey.passed_over, strict=True))
     asked = [item for part in fragments for item in _asked(part)]
     answers = await small.run(session, asked, transport.NO_INPUTS, steady=True)
     if answers is None:
@@ -87,29 +92,51 @@ def _shape(part: plan_fragment.Fragment) -> shapes.Shape:
     return part.fused
 
 
-def _surveyed(
-    fragments: Sequence[plan_fragment.Fragment], limit: int
-) -> tuple[list[plan_fragment.Fragment], dict[int, int]] | None:
-    """The fragments without stripes that do not matter, and the chunk groups of these; None if they decode much."""
-    found, narrowed, passed_over = 0, [], {}
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Survey:
+    """What fragments need not look at.
+
+    Attributes:
+        stripes: of each fragment, those that may hold rows it wants.
+        passed_over: of each fragment, the chunk groups of all others.
+        lasts: whether it would be the same the next time.
+    """
+
+    stripes: tuple[tuple[plan_fragment.StripeRef, ...], ...]
+    passed_over: tuple[int, ...]
+    lasts: bool
+
+
+def _surveyed(fragments: Sequence[plan_fragment.Fragment], limit: int) -> _Survey | None:
+    """The stripes that matter; None if the fragments decode much."""
+    found, stripes_of, passed_over = 0, [], []
     try:
         for part in fragments:
             shape, (scan,), left = _shape(part), part.scans, limit - found
+            kept, passed = scan.stripes, 0
             if shape.best is None:
-                survey = fused.survey(shape, scan, _folder(part.node_id), _cache(), left)
+                survey = surveys.survey(shape, scan, _folder(part.node_id), _cache(), left)
                 found += survey.weight
                 kept = tuple(stripe for stripe in scan.stripes if stripe.stripe_id in survey.stripes)
-                scan = dataclasses.replace(scan, stripes=kept)
-                passed_over[part.number] = survey.passed_over
+                passed = survey.passed_over
             else:
                 enough = left * _KEPT
                 found += newest.weight(shape, scan, _folder(part.node_id), _cache(), enough) // _KEPT
-            narrowed.append(dataclasses.replace(part, scans=(scan,)))
+            stripes_of.append(kept)
+            passed_over.append(passed)
             if found > limit:
                 return None
     except (OSError, native.Unsupported, errors.DataCorrupted, errors.StalePlan):
         return None  # a worker will say what is wrong
-    return narrowed, passed_over
+    return _Survey(
+        tuple(stripes_of), tuple(passed_over), all(_shape(part).best is None for part in fragments)
+    )
+
+
+def _narrowed(
+    part: plan_fragment.Fragment, stripes_left: tuple[plan_fragment.StripeRef, ...]
+) -> plan_fragment.Fragment:
+    return dataclasses.replace(part, scans=(dataclasses.replace(part.scans[0], stripes=stripes_left),))
 
 
 def _asked(part: plan_fragment.Fragment) -> list[plan_fragment.Fragment]:

@@ -7,6 +7,7 @@ statement over the shells, which checks it as execution would and runs nothing.
 
 from __future__ import annotations
 
+import re
 import time
 import weakref
 from collections.abc import Collection, Iterable
@@ -14,8 +15,7 @@ from collections.abc import Collection, Iterable
 from orochi import ids, pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.planner import builtins, names, parse
-from orochi.planner import context as planning
+from orochi.planner import known, names, parse
 from orochi.planner import tree as trees
 
 #: How long a right once seen is taken for granted, in seconds, unless a change is seen: GRANT and REVOKE
@@ -46,6 +46,8 @@ WHERE c.oid = ANY ($1::pg_catalog.oid[]) AND pg_catalog.row_security_active(c.oi
 _PLAIN = frozenset(
     {parse.Kind.SELECT, parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE, parse.Kind.MERGE}
 )
+#: No row is locked without the word.
+_FOR = re.compile(r"\bfor\b", re.IGNORECASE)
 _granted: weakref.WeakKeyDictionary[context.Session, dict[tuple[str, Need], float]] = (
     weakref.WeakKeyDictionary()
 )
@@ -117,7 +119,7 @@ def needs(statement: parse.Statement, tables: Collection[snapshots.Table]) -> fr
     """The rights that `statement` needs at most on Orochi tables."""
     tree, target = statement.tree, _target_name(statement)
     found: set[Need] = set()
-    if statement.kind is parse.Kind.SELECT and _locks_rows(tree):
+    if statement.kind is parse.Kind.SELECT and _locks_rows(statement):
         found |= {(table.oid, "UPDATE") for table in tables}
     for table in tables:
         if target is None or table.name != target:
@@ -173,10 +175,7 @@ def forget() -> None:
 
 def has_views(session: context.Session, statement: parse.Statement) -> bool:
     """Whether rights on views come in."""
-    plan_context = planning.PlanContext(
-        session.snapshot(), session.search_path, builtins.EMPTY, temp_tables=session.temp_tables
-    )
-    return bool(names.resolve(statement.tree, plan_context).views)
+    return known.facts(statement, session.snapshot(), session.search_path, session.temp_tables).has_views
 
 
 def writes_several(statement: parse.Statement) -> bool:
@@ -188,8 +187,10 @@ def writes_several(statement: parse.Statement) -> bool:
     return inside or statement.kind is parse.Kind.MERGE
 
 
-def _locks_rows(tree: trees.Node) -> bool:
-    return any(getattr(part, "lockingClause", None) for part in trees.walk(tree))
+def _locks_rows(statement: parse.Statement) -> bool:
+    return _FOR.search(statement.sql) is not None and any(
+        getattr(part, "lockingClause", None) for part in trees.walk(statement.tree)
+    )
 
 
 def _target_name(statement: parse.Statement) -> str | None:

@@ -44,7 +44,7 @@ from orochi.operations import (
     writes,
 )
 from orochi.pgwire import messages
-from orochi.planner import bodies, classify, clock, gapfill, names, parse, rehearsal
+from orochi.planner import bodies, classify, clock, gapfill, known, names, parse, rehearsal
 
 #: How long a statement is planned again after its layout changed under it, and the pauses between. There is none before
 #: the first time: the catalog has the new layout before the nodes do.
@@ -146,7 +146,7 @@ def _may_move(session: context.Session, statement: parse.Statement) -> bool:
     if statement.kind in _RESTARTED:
         return True
     snapshot = session.snapshot()
-    found = classify.tables_in(statement.tree, snapshot, session.search_path, session.temp_tables)
+    found = known.tables(statement, snapshot, session.search_path, session.temp_tables)
     return any(
         table.dimension is not None
         or table.storage_type == "columnar"
@@ -177,7 +177,7 @@ def concerns(session: context.Session, statement: parse.Statement, *, ever: bool
     snapshot = session.snapshot()
     if snapshot.aggregates and aggregates.concerns(session, statement):
         return True
-    if classify.tables_in(statement.tree, snapshot, session.search_path, session.temp_tables):
+    if known.tables(statement, snapshot, session.search_path, session.temp_tables):
         return True
     if (
         gapfill.concerns(statement)
@@ -241,7 +241,7 @@ def allowed(session: context.Session, prepared: Prepared, formats: Sequence[int]
     wanted = _needs.get(key)
     if wanted is None:
         (statement,) = parse.parse(prepared.sql.decode())
-        tables = classify.tables_in(statement.tree, snapshot, session.search_path, session.temp_tables)
+        tables = known.tables(statement, snapshot, session.search_path, session.temp_tables)
         wanted = privileges.needs(statement, tables)
         if privileges.has_views(session, statement):
             wanted |= {privileges.NEVER}
@@ -275,7 +275,7 @@ async def _dispatch(
         return await type_ddl.execute(session, statement, sink)
     if aggregates.concerns(session, statement):
         return await aggregates.execute(session, statement, sink)
-    tables = classify.tables_in(statement.tree, session.snapshot(), session.search_path, session.temp_tables)
+    tables = known.tables(statement, session.snapshot(), session.search_path, session.temp_tables)
     if kind in _CHECKED and await secured.applies(session, statement, tables):
         return await secured.execute(session, statement, parameters, fields, sink, tables)
     if vacuum.is_vacuum(statement):

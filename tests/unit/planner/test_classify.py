@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import classify, parse
+from orochi.planner import classify, known, parse
 from tests.support import planner_snapshots
 
 _LONG = "l" * 63
@@ -105,3 +105,22 @@ def test_what_hides_a_table() -> None:
     assert classify.tables_in(node, shadowed, ("mine", "public")) == ()
     assert [table.oid for table in classify.tables_in(node, shadowed, ("public", "mine"))] == [1]
     assert classify.tables_in(node, _SHOP, ()) == ()
+
+
+def test_facts_are_of_one_session_and_shape() -> None:
+    (statement,) = parse.parse("select * from orders, big_orders b")
+    public, hidden = ("public",), frozenset({"orders"})
+    without = dataclasses.replace(
+        _SHOP,
+        names={name: oid for name, oid in _SHOP.names.items() if name != ("public", "orders")},
+        views={},
+        shape=object(),
+    )
+    for _ in range(2):
+        both = known.facts(statement, _SHOP, public, frozenset())
+        assert both.has_views
+        assert set(both.tables) == {1}
+        assert known.tables(statement, _SHOP, public, frozenset()) == (_SHOP.tables[1],)
+        assert known.facts(statement, _SHOP, ("other",), frozenset()).tables == (10,)
+        assert known.facts(statement, without, public, hidden).tables == ()
+        assert not known.facts(statement, without, public, frozenset()).has_views

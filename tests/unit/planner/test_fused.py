@@ -11,7 +11,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 
-from orochi.engine import copybinary, fused, native, newest, rows, stripes
+from orochi.engine import copybinary, fused, native, newest, rows, stripes, surveys
 from orochi.planner import fragment as fragments
 from orochi.planner import plan as plans
 from orochi.storage.columnar import cache, writer
@@ -250,7 +250,7 @@ def test_survey(mixed: Mixed) -> None:
         shape = dataclasses.replace(part.fused, partial=False)
         scan = dataclasses.replace(part.scans[0], stripes=mixed.stripes)
         kept, counters = cache.Cache(64 << 20), (stripes.Counters(), stripes.Counters())
-        found = [fused.survey(shape, scan, mixed.folder, kept, 10_000) for _ in range(2)]
+        found = [surveys.survey(shape, scan, mixed.folder, kept, 10_000) for _ in range(2)]
         assert found[0] == found[1]
         assert len(found[0].stripes) < len(scan.stripes)
         fewer = tuple(stripe for stripe in scan.stripes if stripe.stripe_id in found[0].stripes)
