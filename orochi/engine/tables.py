@@ -47,7 +47,7 @@ def table(batches: Iterable[pa.RecordBatch], columns: Sequence[contract.OutputCo
     for position, column in enumerate(columns):
         parts = [batch.column(position) for batch in listed]
         if _is_loose(column):
-            made = _decimals(parts)
+            made = decimals(parts)
         elif any(pa.types.is_dictionary(part.type) for part in parts):
             made = _texts(parts)
         else:
@@ -74,7 +74,18 @@ def _is_loose(column: contract.OutputColumn) -> bool:
     return column.type_oid == pgtypes.NUMERIC and column.typmod < 0
 
 
-def _decimals(parts: Sequence[pa.Array]) -> pa.ChunkedArray:
+def common_scale(parts: Sequence[pa.Array]) -> int | None:
+    """How many decimals numerics in carrier form have, if all of them have as many; else None.
+
+    Raises:
+        Unsupported: one is NaN or infinite, or long.
+    """
+    found = [scales[valid] for scales, _, valid in map(_split, parts)]
+    listed = {int(scale) for scales in found if len(scales) for scale in (scales.min(), scales.max())}
+    return listed.pop() if len(listed) == 1 else None if listed else 0
+
+
+def decimals(parts: Sequence[pa.Array]) -> pa.ChunkedArray:
     """Numerics of any scales as decimals of the greatest.
 
     Raises:

@@ -19,9 +19,9 @@ from orochi.executor import context, counting, exchange, reduce, results, small,
 from orochi.operations import (
     aggregate_state,
     describe,
+    finishing,
     frozen,
     local,
-    ordered,
     own_types,
     planned,
     scrolling,
@@ -273,7 +273,7 @@ async def _run_distributed(
         if settings is not None:
             return await _concatenate(session, plan, settings, sink, inputs)
     loaded = await gather(session, plan, inputs)
-    if plan.ordering is not None and (tag := await ordered.answer(session, plan, loaded, sink)):
+    if tag := await finishing.finished(session, plan, loaded, sink):
         return tag
     final_sql = plan.final_sql
     if final_sql is None:

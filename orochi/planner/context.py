@@ -48,6 +48,11 @@ class SubqueryResult:
     rows: tuple[tuple[str | None, ...], ...]
 
 
+def is_bytewise(collation: str) -> bool:
+    """Whether text sorts by its bytes in that collation of the database."""
+    return collation in _BYTEWISE
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlanContext:
     """The planner's view of one session at one moment.
@@ -79,7 +84,7 @@ class PlanContext:
     @property
     def bytewise(self) -> bool:
         """Whether text in the default collation sorts by its bytes."""
-        return self.collation in _BYTEWISE
+        return is_bytewise(self.collation)
 
     @property
     def zone(self) -> literals.Zone:

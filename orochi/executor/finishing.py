@@ -1,0 +1,228 @@
+"""Final steps in Arrow: adding up what fragments give, sorting, and cutting off (`orochi.planner.finish`).
+
+PostgreSQL would need the rows shipped to it first, which costs more than the step. Values are those it would give: sums are
+exact decimals, a row of each group is shown as it came, strings compare by their bytes, which the caller has seen to
+be the database's order. Types, scales and NULLs of which that is not sure are declined, and PostgreSQL does it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import decimal
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orochi import pgtypes
+from orochi.engine import copybinary, native, tables
+from orochi.planner import finish as finishes
+from orochi.planner import fragment as plan_fragment
+
+Columns: TypeAlias = tuple[plan_fragment.OutputColumn, ...]
+
+#: Types that sort, and are equal, as their carriers do and are.
+_PLAIN = pgtypes.INTEGERS | pgtypes.TIMES | {pgtypes.BOOL, pgtypes.TEXT, pgtypes.VARCHAR}
+#: Types that are shown as they came.
+_SHOWN = _PLAIN | pgtypes.FLOATS | {pgtypes.NUMERIC, pgtypes.BPCHAR, pgtypes.UUID}
+_DIGITS = 38
+_TYPMOD_HEADER = 4
+#: Fewer rows than that are grouped without looking which of them may be among the first.
+_MANY_ROWS = 2_000
+
+
+class _Declined(Exception):
+    """PostgreSQL is to take this step."""
+
+
+def finished(
+    finish: finishes.Finish, columns: Columns, batches: Sequence[pa.RecordBatch]
+) -> tuple[Columns, pa.RecordBatch] | None:
+    """The final step's rows in carrier form and their columns; None if PostgreSQL must take it.
+
+    Args:
+        finish: the step.
+        columns: of the batches, in their order.
+        batches: the gathered rows, in carrier form.
+    """
+    if any(column.type_oid not in _SHOWN for column in columns):
+        return None
+    schema = copybinary.schema(columns)
+    held = [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in batches]
+    rows = pa.Table.from_batches(held, schema)
+    try:
+        made = _Step(finish, columns, rows).rows()
+    except (_Declined, native.Unsupported, pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
+    return made
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Made:
+    """An output: its column, its values in carrier form, and what to sort by."""
+
+    column: plan_fragment.OutputColumn
+    values: Any
+    sorted_by: Any
+
+
+class _Step:
+    def __init__(self, finish: finishes.Finish, columns: Columns, rows: pa.Table) -> None:
+        self._finish = finish
+        self._columns = {column.name: column for column in columns}
+        self._rows = rows
+
+    def rows(self) -> tuple[Columns, pa.RecordBatch]:
+        made = self._grouped() if self._finish.groups is not None else self._as_they_are()
+        first = made[self._finish.outputs[0]]
+        places = self._places(made, len(first.values))
+        outputs = [made[output] for output in self._finish.outputs]
+        columns = tuple(item.column for item in outputs)
+        arrays = [_padded(_one(item.values.take(places)), item.column) for item in outputs]
+        return columns, pa.RecordBatch.from_arrays(arrays, schema=copybinary.schema(columns))
+
+    def _places(self, made: dict[finishes.Output, _Made], count: int) -> pa.Array:
+        """Which rows are wanted, in their order."""
+        limit = count if self._finish.limit is None else self._finish.limit
+        if not self._finish.order:
+            return pa.array(np.arange(min(count, limit)))
+        keys = [made[output].sorted_by for output, _ in self._finish.order]
+        if any(key.null_count for key in keys):
+            raise _Declined
+        names = [f"k{at}" for at in range(len(keys))]
+        ways = ["descending" if descends else "ascending" for _, descends in self._finish.order]
+        order = pc.sort_indices(pa.table(keys, names), sort_keys=list(zip(names, ways, strict=True)))
+        return order.slice(0, limit)
+
+    def _asked(self) -> list[finishes.Output]:
+        return list(dict.fromkeys((*self._finish.outputs, *(output for output, _ in self._finish.order))))
+
+    def _as_they_are(self) -> dict[finishes.Output, _Made]:
+        keys = {output for output, _ in self._finish.order}
+        made: dict[finishes.Output, _Made] = {}
+        for name in self._asked():
+            assert isinstance(name, str)
+            values = self._rows.column(name)
+            column = self._columns[name]
+            made[name] = _Made(column, values, _comparable(values, column) if name in keys else values)
+        return made
+
+    def _grouped(self) -> dict[finishes.Output, _Made]:
+        groups = self._finish.groups or ()
+        if self._rows.num_rows > _MANY_ROWS:
+            self._rows = self._rows.filter(self._candidates())
+        keys = {name: _comparable(self._rows.column(name), self._columns[name]) for name in groups}
+        totals = {
+            output.column: _summable(self._rows.column(output.column), self._columns[output.column])
+            for output in self._asked()
+            if isinstance(output, finishes.Total)
+        }
+        added = _added(keys, totals, self._rows.num_rows)
+        shown = added.column("row")
+        made: dict[finishes.Output, _Made] = {}
+        for output in self._asked():
+            if isinstance(output, finishes.Total):
+                made[output] = _total(output, added.column(f"total {output.column}"))
+            else:
+                values = self._rows.column(output).take(shown)
+                made[output] = _Made(self._columns[output], values, keys[output].take(shown))
+        return made
+
+    def _candidates(self) -> Any:
+        """Which rows may be of the first groups, if these are wanted by a total from above and few; else all.
+
+        Rows are added up by one narrow column of the groups, which gives no less than any group's total if nothing is negative.
+        No group is among the first whose total is sure to be less than the largest single rows of that many others.
+        """
+        everything = pa.scalar(True)
+        finish = self._finish
+        narrow = [n for n in finish.groups or () if self._columns[n].type_oid in pgtypes.INTEGERS]
+        if not finish.order or finish.limit is None or not narrow:
+            return pa.repeat(everything, self._rows.num_rows)
+        first, descends = finish.order[0]
+        if not descends or not isinstance(first, finishes.Total) or not 0 < finish.limit <= _MANY_ROWS:
+            return pa.repeat(everything, self._rows.num_rows)
+        values = _summable(self._rows.column(first.column), self._columns[first.column])
+        key = self._rows.column(narrow[0])
+        if values.null_count or key.null_count or pc.min(values).as_py() < 0:
+            return pa.repeat(everything, self._rows.num_rows)
+        by_key = pa.TableGroupBy(pa.table([key, values], ["key", "v"]), "key", use_threads=False).aggregate(
+            [("v", "sum"), ("v", "max")]
+        )
+        if by_key.num_rows <= finish.limit:
+            return pa.repeat(everything, self._rows.num_rows)
+        largest = by_key.column("v_max")
+        least = largest.take(pc.sort_indices(largest, sort_keys=[("", "descending")]))[finish.limit - 1]
+        wanted = by_key.filter(pc.greater_equal(by_key.column("v_sum"), least)).column("key")
+        return pc.is_in(key, value_set=_one(wanted))
+
+
+def _comparable(values: pa.ChunkedArray, column: plan_fragment.OutputColumn) -> Any:
+    """Values that are equal and sort as PostgreSQL's do."""
+    if column.type_oid in _PLAIN:
+        return values
+    if column.type_oid == pgtypes.BPCHAR and column.typmod > _TYPMOD_HEADER:
+        return pc.utf8_rtrim(values, " ")
+    if column.type_oid == pgtypes.NUMERIC:
+        found = tables.decimals(values.chunks)
+        return found.cast(pa.decimal128(_DIGITS, found.type.scale))  # Arrow sorts shorter ones wrongly
+    raise _Declined
+
+
+def _summable(values: pa.ChunkedArray, column: plan_fragment.OutputColumn) -> Any:
+    """Values as decimals so long that no sum of them overflows; all have the scale that PostgreSQL shows their sums with."""
+    if column.type_oid == pgtypes.INT8:
+        return values.cast(pa.decimal128(_DIGITS, 0))
+    if column.type_oid != pgtypes.NUMERIC:
+        raise _Declined
+    scale = tables.common_scale(values.chunks)
+    if scale is None:
+        raise _Declined
+    return tables.decimals(values.chunks).cast(pa.decimal128(_DIGITS, scale))
+
+
+def _added(keys: dict[str, Any], totals: dict[str, Any], count: int) -> pa.Table:
+    """A row a group: the place of one of its rows, and its totals."""
+    if not keys:
+        sums = {f"total {name}": pa.array([_sum(of)], of.type) for name, of in totals.items()}
+        return pa.table({"row": pa.array([0]), **sums})
+    arrays = {f"key {name}": of for name, of in keys.items()} | {
+        f"total {name}": of for name, of in totals.items()
+    }
+    held = pa.table({**arrays, "row": pa.array(np.arange(count))})
+    wanted = [(f"total {name}", "sum") for name in totals]
+    found = pa.TableGroupBy(held, [f"key {name}" for name in keys], use_threads=False).aggregate(
+        [("row", "min"), *wanted]
+    )
+    sums = {name: found.column(f"{name}_sum") for name, _ in wanted}
+    return pa.table({"row": found.column("row_min"), **sums})
+
+
+def _sum(values: Any) -> decimal.Decimal | None:
+    found: decimal.Decimal | None = pc.sum(values, min_count=1).as_py()
+    return found
+
+
+def _total(output: finishes.Total, values: Any) -> _Made:
+    if not output.is_bigint:
+        column = plan_fragment.OutputColumn(output.column, pgtypes.NUMERIC, -1, "numeric")
+        batches = native.from_native(pa.table([values], [output.column]), [column])
+        return _Made(column, pa.chunked_array([b.column(0) for b in batches], pa.binary()), values)
+    if values.type.scale:
+        raise _Declined
+    whole = values.cast(pa.int64())  # what does not fit is an error, which PostgreSQL is to raise
+    if output.or_zero:
+        whole = whole.fill_null(0)
+    return _Made(plan_fragment.OutputColumn(output.column, pgtypes.INT8, -1, "bigint"), whole, whole)
+
+
+def _padded(values: pa.Array, column: plan_fragment.OutputColumn) -> pa.Array:
+    if column.type_oid != pgtypes.BPCHAR or column.typmod <= _TYPMOD_HEADER:
+        return values
+    return pc.utf8_rpad(values, column.typmod - _TYPMOD_HEADER, " ")
+
+
+def _one(values: Any) -> pa.Array:
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values

@@ -1,0 +1,144 @@
+"""Final steps that are mere adding up and sorting: the gateway takes them itself, in Arrow.
+
+What a final SQL says is read from its text; whether the rows' types and values suit is seen when they are there
+(`orochi.executor.finishing`). Everything else is PostgreSQL's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TypeAlias
+
+from orochi.planner import parse, tree
+from orochi.planner.tree import ast
+
+_BIGINT = ("pg_catalog", "int8")
+#: Of the parts of a SELECT, those that a final step may have.
+_KNOWN = frozenset({"targetList", "fromClause", "groupClause", "sortClause", "limitCount"})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Total:
+    """The sum of a column over a group's rows.
+
+    Attributes:
+        column: of the intermediate.
+        is_bigint: cast to bigint; else it is what PostgreSQL's sum() gives.
+        or_zero: 0 where there is nothing to add.
+    """
+
+    column: str
+    is_bigint: bool = False
+    or_zero: bool = False
+
+
+#: A column of the intermediate by its name, or a total.
+Output: TypeAlias = "str | Total"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finish:
+    """A final step over one intermediate.
+
+    Attributes:
+        outputs: the result's columns.
+        groups: the columns that rows are added up by; None if each row stays one.
+        order: what the result is sorted by, each with whether it descends; NULLs are where PostgreSQL has them by default.
+        limit: how many rows are wanted, None for all.
+    """
+
+    outputs: tuple[Output, ...]
+    groups: tuple[str, ...] | None
+    order: tuple[tuple[Output, bool], ...]
+    limit: int | None
+
+
+class _Other(Exception):
+    """Something that is left to PostgreSQL."""
+
+
+@functools.lru_cache(maxsize=1_000)
+def of(final_sql: str, intermediate: str) -> Finish | None:
+    """What `final_sql` does with the one intermediate that it reads; None if it is more than adding up and sorting."""
+    if len(final_sql) > 20_000:
+        return None
+    try:
+        return _read(parse.parse_one(final_sql).tree, intermediate)
+    except _Other:
+        return None
+
+
+def _read(stmt: tree.Node, intermediate: str) -> Finish:
+    if not isinstance(stmt, ast.SelectStmt) or stmt.op.name != "SETOP_NONE" or stmt.groupDistinct:
+        raise _Other
+    if any(getattr(stmt, name) for name in tree.fields(stmt) if name not in _KNOWN):
+        raise _Other
+    source: tree.Node = stmt.fromClause or ()
+    if len(source) != 1 or not isinstance(source[0], ast.RangeVar) or source[0].relname != intermediate:
+        raise _Other
+    if source[0].alias is None or source[0].alias.aliasname != intermediate or source[0].alias.colnames:
+        raise _Other
+    outputs = tuple(_output(target.val, intermediate) for target in stmt.targetList or ())
+    order = tuple(_key(item, intermediate) for item in stmt.sortClause or ())
+    groups = tuple(_column(node, intermediate) for node in stmt.groupClause or ())
+    asked = (*outputs, *(output for output, _ in order))
+    adds_up = bool(groups) or any(isinstance(output, Total) for output in asked)
+    if adds_up and any(isinstance(output, str) and output not in groups for output in asked):
+        raise _Other
+    return Finish(outputs, groups if adds_up else None, order, _limit(stmt))
+
+
+def _key(item: tree.Node, intermediate: str) -> tuple[Output, bool]:
+    if item.useOp or item.sortby_nulls.name != "SORTBY_NULLS_DEFAULT":
+        raise _Other
+    if isinstance(item.node, ast.A_Const):  # a position
+        raise _Other
+    return _output(item.node, intermediate), item.sortby_dir.name == "SORTBY_DESC"
+
+
+def _limit(stmt: tree.Node) -> int | None:
+    if stmt.limitCount is None:
+        return None
+    value = getattr(stmt.limitCount, "val", None)
+    if stmt.limitOption.name != "LIMIT_OPTION_COUNT" or not isinstance(value, ast.Integer):
+        raise _Other
+    return int(value.ival or 0)
+
+
+def _output(node: tree.Node, intermediate: str) -> Output:
+    if isinstance(node, ast.ColumnRef):
+        return _column(node, intermediate)
+    if not isinstance(node, ast.TypeCast):
+        return Total(_summed(node, intermediate))
+    kind, inner = node.typeName, node.arg
+    if tree.strings(kind.names) != _BIGINT or kind.arrayBounds or kind.typmods or kind.setof:
+        raise _Other
+    if not isinstance(inner, ast.CoalesceExpr):
+        return Total(_summed(inner, intermediate), is_bigint=True)
+    value, *others = inner.args
+    if [getattr(other, "val", None) for other in others] != [ast.Integer(ival=0)]:
+        raise _Other
+    return Total(_summed(value, intermediate), is_bigint=True, or_zero=True)
+
+
+def _summed(node: tree.Node, intermediate: str) -> str:
+    if not isinstance(node, ast.FuncCall) or tree.strings(node.funcname) not in (
+        ("sum",),
+        ("pg_catalog", "sum"),
+    ):
+        raise _Other
+    if node.agg_distinct or node.agg_filter or node.agg_order or node.over or node.func_variadic:
+        raise _Other
+    if len(node.args or ()) != 1:
+        raise _Other
+    return _column(node.args[0], intermediate)
+
+
+def _column(node: tree.Node, intermediate: str) -> str:
+    if not tree.is_column(node):
+        raise _Other
+    parts = tree.strings(node.fields)
+    if len(parts) != 2 or parts[0] != intermediate:
+        raise _Other
+    return parts[1]

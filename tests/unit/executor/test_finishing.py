@@ -1,0 +1,207 @@
+"""Final steps in Arrow: the same rows as Python's own arithmetic gives, or none where PostgreSQL must decide."""
+
+from __future__ import annotations
+
+import collections
+import decimal
+import random
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from orochi import pgtypes
+from orochi.engine import copybinary, native
+from orochi.executor import finishing
+from orochi.planner import finish
+from orochi.planner import fragment as fragments
+
+I0 = "FROM pg_temp.orochi_i0 AS orochi_i0"
+_TYPES = {
+    "int": (pgtypes.INT4, -1, "integer"),
+    "big": (pgtypes.INT8, -1, "bigint"),
+    "text": (pgtypes.TEXT, -1, "text"),
+    "char": (pgtypes.BPCHAR, 8, "character(4)"),
+    "bool": (pgtypes.BOOL, -1, "boolean"),
+    "date": (pgtypes.DATE, -1, "date"),
+    "numeric": (pgtypes.NUMERIC, -1, "numeric"),
+    "interval": (pgtypes.INTERVAL, -1, "interval"),
+}
+
+
+def _columns(**kinds: str) -> tuple[fragments.OutputColumn, ...]:
+    return tuple(fragments.OutputColumn(name, *_TYPES[kind]) for name, kind in kinds.items())
+
+
+def _batches(
+    columns: tuple[fragments.OutputColumn, ...], rows: list[tuple[Any, ...]], pieces: int = 3
+) -> list[pa.RecordBatch]:
+    schema = copybinary.schema(columns)
+    made = []
+    for at in range(pieces):
+        part = rows[at::pieces]
+        arrays = []
+        for index, column in enumerate(columns):
+            values = [row[index] for row in part]
+            if column.type_oid == pgtypes.NUMERIC:
+                values = [
+                    v if v is None or isinstance(v, bytes) else native.numeric_binary(v) for v in values
+                ]
+            arrays.append(pa.array(values, schema.field(index).type))
+        made.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
+    return made
+
+
+def _run(sql: str, columns: tuple[fragments.OutputColumn, ...], rows: list[tuple[Any, ...]]) -> Any:
+    step = finish.of(sql, "orochi_i0")
+    assert step is not None
+    found = finishing.finished(step, columns, _batches(columns, rows))
+    if found is None:
+        return None
+    made, batch = found
+    lists = [
+        [v if v is None else native.numeric_value(v) for v in array.to_pylist()]
+        if column.type_oid == pgtypes.NUMERIC
+        else array.to_pylist()
+        for array, column in zip(batch.columns, made, strict=True)
+    ]
+    return list(zip(*lists, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["int", "big", "text", "char", "bool", "date", "numeric"])
+@pytest.mark.parametrize("descends", [False, True])
+def test_rows_are_sorted_and_cut_off(kind: str, descends: bool) -> None:
+    chance = random.Random(f"{kind}{descends}")
+    values: list[Any] = {
+        "text": ["", "a", "A", "b ", "ä", "€", "\U0001f600", "ab"],
+        "char": ["a", "b\x01", "b", "zz"],
+        "bool": [True, False],
+        "numeric": [decimal.Decimal(text) for text in ("-1.50", "0", "1.5", "12345678901.25", "-7.125")],
+    }.get(kind, [-5, 0, 7, 2_000_000])
+    rows = [(chance.choice(values), number) for number in range(300)]
+    way = " DESC" if descends else ""
+    sql = f"SELECT orochi_i0.b, orochi_i0.a {I0} ORDER BY orochi_i0.a{way}, orochi_i0.b DESC LIMIT 120"
+    found = _run(sql, _columns(a=kind, b="int"), rows)
+    key = (lambda v: v.encode()) if kind in ("text", "char") else lambda v: v
+    wanted = sorted(sorted(rows, key=lambda r: -r[1]), key=lambda r: key(r[0]), reverse=descends)
+    if descends:  # the second key descends either way
+        wanted = sorted(rows, key=lambda r: (key(r[0]), r[1]), reverse=True)
+    shown = [(b, a.ljust(4) if kind == "char" else a) for a, b in wanted[:120]]
+    assert found == shown
+
+
+def test_groups_are_added_up() -> None:
+    chance = random.Random(5)
+    columns = _columns(g0="text", g1="numeric", p0="numeric", p1="big", p2="big")
+    scaled = [decimal.Decimal("1.5"), decimal.Decimal(2), None]
+    rows = [
+        (
+            chance.choice(["x", "y", None]),
+            chance.choice(scaled),
+            decimal.Decimal(chance.randrange(-(10**17), 10**17)).scaleb(-4),
+            chance.choice([None, 4]),
+            2**62,
+        )
+        for _ in range(60)
+    ]
+    sql = (
+        "SELECT sum(orochi_i0.p0), orochi_i0.g0, CAST(COALESCE(sum(orochi_i0.p1), 0) AS bigint), "
+        f"sum(orochi_i0.p2), orochi_i0.g1 {I0} GROUP BY orochi_i0.g0, orochi_i0.g1"
+    )
+    groups: dict[Any, list[Any]] = collections.defaultdict(list)
+    for row in rows:
+        groups[row[0], row[1]].append(row)
+    wanted = {
+        (sum(r[2] for r in of), g0, sum(r[3] or 0 for r in of), sum(r[4] for r in of), g1)
+        for (g0, g1), of in groups.items()
+    }
+    found = _run(sql, columns, rows)
+    assert set(found) == wanted
+    assert len(found) == len(wanted)
+
+
+def test_blanks_at_the_end_of_characters_make_no_group() -> None:
+    sql = f"SELECT orochi_i0.g0, CAST(sum(orochi_i0.p0) AS bigint) {I0} GROUP BY orochi_i0.g0"
+    assert _run(sql, _columns(g0="char", p0="big"), [("a ", 1), ("a", 2)]) == [("a   ", 3)]
+
+
+def test_nothing_adds_up_to_one_row_or_none() -> None:
+    columns = _columns(g0="int", p0="numeric", p1="big")
+    totals = "SELECT sum(orochi_i0.p0), CAST(COALESCE(sum(orochi_i0.p1), 0) AS bigint)"
+    assert _run(f"{totals} {I0}", columns, []) == [(None, 0)]
+    assert _run(f"{totals} {I0} GROUP BY orochi_i0.g0", columns, []) == []
+    assert _run(f"SELECT orochi_i0.g0 {I0} ORDER BY orochi_i0.p0", columns, []) == []
+
+
+@pytest.mark.parametrize("negative", [False, True])
+def test_the_first_groups_of_many(negative: bool) -> None:
+    """Those that cannot be among the first are left out before; ties of the last one all count."""
+    chance = np.random.default_rng(11)
+    columns = _columns(g0="int", g1="text", p0="numeric")
+    rows = [
+        (int(key), f"{key % 3}", decimal.Decimal(int(value) - 400 * negative).scaleb(-2))
+        for key, value in zip(chance.integers(0, 900, 6_000), chance.integers(0, 1_000, 6_000), strict=True)
+    ]
+    sql = (
+        f"SELECT orochi_i0.g0, sum(orochi_i0.p0), orochi_i0.g1 {I0} GROUP BY orochi_i0.g0, orochi_i0.g1 "
+        "ORDER BY sum(orochi_i0.p0) DESC, orochi_i0.g0 LIMIT 15"
+    )
+    sums: collections.Counter[tuple[int, str]] = collections.Counter()
+    for g0, g1, value in rows:
+        sums[g0, g1] += value  # type: ignore[assignment]
+    wanted = sorted(sums.items(), key=lambda item: (-item[1], item[0][0]))[:15]
+    assert _run(sql, columns, rows) == [(g0, total, g1) for (g0, g1), total in wanted]
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "sql"),
+    [
+        # where NULLs go, and what a NULL in an order means, is not looked into
+        (_columns(a="int"), [(1,), (None,)], f"SELECT orochi_i0.a {I0} ORDER BY orochi_i0.a"),
+        (_columns(a="interval"), [], f"SELECT orochi_i0.a {I0}"),
+        # the sum's decimals would be those of the summand with the most
+        (
+            _columns(a="numeric"),
+            [(decimal.Decimal("1.5"),), (decimal.Decimal(1),)],
+            f"SELECT sum(orochi_i0.a) {I0}",
+        ),
+        (
+            _columns(a="numeric"),
+            [(bytes.fromhex("00000000c0000000"),)],
+            f"SELECT sum(orochi_i0.a) {I0}",
+        ),  # NaN
+        (_columns(a="big"), [(2**62,), (2**62,)], f"SELECT CAST(sum(orochi_i0.a) AS bigint) {I0}"),
+        (_columns(a="numeric"), [(decimal.Decimal("1.5"),)], f"SELECT CAST(sum(orochi_i0.a) AS bigint) {I0}"),
+        (_columns(a="int"), [(1,)], f"SELECT sum(orochi_i0.a) {I0}"),
+    ],
+)
+def test_what_postgresql_must_decide_is_declined(columns: Any, rows: Any, sql: str) -> None:
+    assert _run(sql, columns, rows) is None
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"SELECT avg(orochi_i0.a) {I0}",
+        f"SELECT orochi_i0.a, sum(orochi_i0.b) {I0} GROUP BY orochi_i0.c",
+        f"SELECT DISTINCT orochi_i0.a {I0}",
+        f"SELECT orochi_i0.a {I0} WHERE orochi_i0.a > 1",
+        f"SELECT orochi_i0.a {I0} ORDER BY orochi_i0.a NULLS FIRST",
+        f'SELECT orochi_i0.a {I0} ORDER BY orochi_i0.a COLLATE "C"',
+        f"SELECT orochi_i0.a {I0} LIMIT 1 OFFSET 2",
+        f"SELECT orochi_i0.a {I0} ORDER BY orochi_i0.a FETCH FIRST 2 ROWS WITH TIES",
+        f"SELECT sum(orochi_i0.a) OVER () {I0}",
+        f"SELECT sum(DISTINCT orochi_i0.a) {I0}",
+        f"SELECT sum(orochi_i0.a) FILTER (WHERE orochi_i0.b) {I0}",
+        f"SELECT orochi_i0.a, sum(orochi_i0.b) {I0} GROUP BY orochi_i0.a HAVING sum(orochi_i0.b) > 1",
+        f"SELECT orochi_i0.a {I0} GROUP BY ROLLUP (orochi_i0.a)",
+        f"SELECT orochi_i0.a {I0} UNION SELECT orochi_i0.a {I0}",
+        f"SELECT CAST(sum(orochi_i0.a) AS integer) {I0}",
+        f"SELECT orochi_i0.a {I0}, pg_temp.orochi_i1 AS orochi_i1",
+        f"SELECT orochi_i0.a {I0} ORDER BY 1",
+        f"SELECT * {I0}",
+    ],
+)
+def test_what_is_more_than_adding_up_and_sorting_is_no_finish(sql: str) -> None:
+    assert finish.of(sql, "orochi_i0") is None
