@@ -64,8 +64,6 @@ TIMES = frozenset({DATE, TIMESTAMP, TIMESTAMPTZ})
 DISTRIBUTABLE = frozenset({INT2, INT4, INT8, TEXT, VARCHAR, UUID, DATE, TIMESTAMP, TIMESTAMPTZ})
 #: Types a hypertable's time column may have.
 TIME_DIMENSION = frozenset({INT2, INT4, INT8, DATE, TIMESTAMP, TIMESTAMPTZ})
-#: Types whose values sort as their carriers do; texts where the collation is one of bytes.
-SORTED_AS_CARRIERS = TIME_DIMENSION | FLOATS | {OID, BOOL, TEXT, VARCHAR}
 
 
 def carrier(type_oid: int) -> pa.DataType:

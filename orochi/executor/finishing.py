@@ -2,7 +2,7 @@
 
 PostgreSQL would need the rows shipped to it first, which costs more than the step. Values are those it would give: sums are
 exact decimals, a row of each group is shown as it came, strings compare by their bytes, which the caller has seen to
-be the database's order. Types, scales and NULLs of which that is not sure are declined, and PostgreSQL does it.
+be the database's order. Types, scales and numbers of which that is not sure are declined, and PostgreSQL does it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ Columns: TypeAlias = tuple[plan_fragment.OutputColumn, ...]
 
 #: Types that sort, and are equal, as their carriers do and are.
 _PLAIN = pgtypes.INTEGERS | pgtypes.TIMES | {pgtypes.BOOL, pgtypes.TEXT, pgtypes.VARCHAR}
-#: Types that are shown as they came.
-_SHOWN = _PLAIN | pgtypes.FLOATS | {pgtypes.NUMERIC, pgtypes.BPCHAR, pgtypes.UUID}
 _DIGITS = 38
 _TYPMOD_HEADER = 4
 #: Fewer rows than that are grouped without looking which of them may be among the first.
@@ -47,8 +45,6 @@ def finished(
         columns: of the batches, in their order.
         batches: the gathered rows, in carrier form.
     """
-    if any(column.type_oid not in _SHOWN for column in columns):
-        return None
     schema = copybinary.schema(columns)
     held = [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in batches]
     rows = pa.Table.from_batches(held, schema)
@@ -87,26 +83,30 @@ class _Step:
         """Which rows are wanted, in their order."""
         limit = count if self._finish.limit is None else self._finish.limit
         if not self._finish.order:
-            return pa.array(np.arange(min(count, limit)))
-        keys = [made[output].sorted_by for output, _ in self._finish.order]
-        if any(key.null_count for key in keys):
-            raise _Declined
-        names = [f"k{at}" for at in range(len(keys))]
-        ways = ["descending" if descends else "ascending" for _, descends in self._finish.order]
-        order = pc.sort_indices(pa.table(keys, names), sort_keys=list(zip(names, ways, strict=True)))
-        return order.slice(0, limit)
+            return pa.array(np.arange(count)).slice(self._finish.offset, limit)
+        names = [f"k{at}" for at in range(len(self._finish.order))]
+        ways = [
+            (
+                name,
+                "descending" if key.descends else "ascending",
+                "at_start" if key.nulls_first else "at_end",
+            )
+            for name, key in zip(names, self._finish.order, strict=True)
+        ]
+        values = [made[key.output].sorted_by for key in self._finish.order]
+        return pc.sort_indices(pa.table(values, names), sort_keys=ways).slice(self._finish.offset, limit)
 
     def _asked(self) -> list[finishes.Output]:
-        return list(dict.fromkeys((*self._finish.outputs, *(output for output, _ in self._finish.order))))
+        return list(dict.fromkeys((*self._finish.outputs, *(key.output for key in self._finish.order))))
 
     def _as_they_are(self) -> dict[finishes.Output, _Made]:
-        keys = {output for output, _ in self._finish.order}
+        keys = {key.output for key in self._finish.order}
         made: dict[finishes.Output, _Made] = {}
         for name in self._asked():
             assert isinstance(name, str)
             values = self._rows.column(name)
             column = self._columns[name]
-            made[name] = _Made(column, values, _comparable(values, column) if name in keys else values)
+            made[name] = _Made(column, values, _sortable(values, column) if name in keys else values)
         return made
 
     def _grouped(self) -> dict[finishes.Output, _Made]:
@@ -141,22 +141,23 @@ class _Step:
         narrow = [n for n in finish.groups or () if self._columns[n].type_oid in pgtypes.INTEGERS]
         if not finish.order or finish.limit is None or not narrow:
             return pa.repeat(everything, self._rows.num_rows)
-        first, descends = finish.order[0]
-        if not descends or not isinstance(first, finishes.Total) or not 0 < finish.limit <= _MANY_ROWS:
+        first, wanted = finish.order[0], finish.limit + finish.offset
+        if not first.descends or not isinstance(first.output, finishes.Total) or not 0 < wanted <= _MANY_ROWS:
             return pa.repeat(everything, self._rows.num_rows)
-        values = _summable(self._rows.column(first.column), self._columns[first.column])
+        column = first.output.column
+        values = _summable(self._rows.column(column), self._columns[column])
         key = self._rows.column(narrow[0])
         if values.null_count or key.null_count or pc.min(values).as_py() < 0:
             return pa.repeat(everything, self._rows.num_rows)
         by_key = pa.TableGroupBy(pa.table([key, values], ["key", "v"]), "key", use_threads=False).aggregate(
             [("v", "sum"), ("v", "max")]
         )
-        if by_key.num_rows <= finish.limit:
+        if by_key.num_rows <= wanted:
             return pa.repeat(everything, self._rows.num_rows)
         largest = by_key.column("v_max")
-        least = largest.take(pc.sort_indices(largest, sort_keys=[("", "descending")]))[finish.limit - 1]
-        wanted = by_key.filter(pc.greater_equal(by_key.column("v_sum"), least)).column("key")
-        return pc.is_in(key, value_set=_one(wanted))
+        least = largest.take(pc.sort_indices(largest, sort_keys=[("", "descending")]))[wanted - 1]
+        chosen = by_key.filter(pc.greater_equal(by_key.column("v_sum"), least)).column("key")
+        return pc.is_in(key, value_set=_one(chosen))
 
 
 def _comparable(values: pa.ChunkedArray, column: plan_fragment.OutputColumn) -> Any:
@@ -169,6 +170,15 @@ def _comparable(values: pa.ChunkedArray, column: plan_fragment.OutputColumn) -> 
         found = tables.decimals(values.chunks)
         return found.cast(pa.decimal128(_DIGITS, found.type.scale))  # Arrow sorts shorter ones wrongly
     raise _Declined
+
+
+def _sortable(values: pa.ChunkedArray, column: plan_fragment.OutputColumn) -> Any:
+    """Values that sort as PostgreSQL's do, and need not be told apart."""
+    if column.type_oid not in pgtypes.FLOATS:
+        return _comparable(values, column)
+    if pc.any(pc.is_nan(values)).as_py():
+        raise _Declined
+    return values
 
 
 def _summable(values: pa.ChunkedArray, column: plan_fragment.OutputColumn) -> Any:

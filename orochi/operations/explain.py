@@ -17,10 +17,10 @@ from orochi.executor import context, counting, reduce, small, transport
 from orochi.operations import (
     aggregate_rewrite,
     aggregate_state,
+    finishing,
     insert,
     local,
     modify,
-    ordered,
     rehearse,
     relay,
     select,
@@ -170,7 +170,7 @@ async def _run_with_stats(
         loaded[owner[result.fragment]][1].add(result.batches)
     if plan.final_sql is not None:
         loaded = await counting.applied(plan.intermediates, loaded)
-        if plan.ordering is not None and await ordered.answer(session, plan, loaded, counter):
+        if await finishing.finished(session, plan, loaded, counter):
             return
         await reduce.finish(session, loaded, plan.final_sql, counter, select.keys_of(plan))
     else:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from orochi.catalog import snapshot as snapshots
 from orochi.engine import shapes
+from orochi.planner import finish
 from orochi.planner import fragment as fragments
 from orochi.planner import plan as plans
 from orochi.planner import rehearsal as rehearsals
@@ -210,8 +211,8 @@ def _distributed(
     found["Plans"] = [_intermediate(item, snapshot, stats, timing) for item in plan.intermediates]
     if plan.final_sql is not None:
         found["Combine"] = plan.final_sql
-        if plan.ordering is not None and plan.ordering.fits(plan.intermediates[0].columns):
-            found["Combined by"] = "gateway"
+        if finish.of_plan(plan) is not None:
+            found["Combined by"] = "gateway, if values suit"
     else:
         found["Combine"] = "rows as they come" + (f", at most {plan.limit}" if plan.limit is not None else "")
     return found

@@ -11,11 +11,12 @@ import functools
 from typing import TypeAlias
 
 from orochi.planner import parse, tree
+from orochi.planner import plan as plans
 from orochi.planner.tree import ast
 
 _BIGINT = ("pg_catalog", "int8")
 #: Of the parts of a SELECT, those that a final step may have.
-_KNOWN = frozenset({"targetList", "fromClause", "groupClause", "sortClause", "limitCount"})
+_KNOWN = frozenset({"targetList", "fromClause", "groupClause", "sortClause", "limitCount", "limitOffset"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,24 +39,41 @@ Output: TypeAlias = "str | Total"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Key:
+    """What rows are sorted by."""
+
+    output: Output
+    descends: bool = False
+    nulls_first: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Finish:
     """A final step over one intermediate.
 
     Attributes:
         outputs: the result's columns.
         groups: the columns that rows are added up by; None if each row stays one.
-        order: what the result is sorted by, each with whether it descends; NULLs are where PostgreSQL has them by default.
-        limit: how many rows are wanted, None for all.
+        order: what the result is sorted by.
+        limit: how many rows are wanted, None for all, after the first `offset`.
     """
 
     outputs: tuple[Output, ...]
     groups: tuple[str, ...] | None
-    order: tuple[tuple[Output, bool], ...]
+    order: tuple[Key, ...]
     limit: int | None
+    offset: int = 0
 
 
 class _Other(Exception):
     """Something that is left to PostgreSQL."""
+
+
+def of_plan(plan: plans.Distributed) -> Finish | None:
+    """The final step of a plan, if it is one of these."""
+    if plan.final_sql is None or len(plan.intermediates) != 1 or plan.intermediates[0].needs_table:
+        return None
+    return of(plan.final_sql, plan.intermediates[0].name)
 
 
 @functools.lru_cache(maxsize=1_000)
@@ -82,26 +100,30 @@ def _read(stmt: tree.Node, intermediate: str) -> Finish:
     outputs = tuple(_output(target.val, intermediate) for target in stmt.targetList or ())
     order = tuple(_key(item, intermediate) for item in stmt.sortClause or ())
     groups = tuple(_column(node, intermediate) for node in stmt.groupClause or ())
-    asked = (*outputs, *(output for output, _ in order))
+    asked = (*outputs, *(key.output for key in order))
     adds_up = bool(groups) or any(isinstance(output, Total) for output in asked)
     if adds_up and any(isinstance(output, str) and output not in groups for output in asked):
         raise _Other
-    return Finish(outputs, groups if adds_up else None, order, _limit(stmt))
-
-
-def _key(item: tree.Node, intermediate: str) -> tuple[Output, bool]:
-    if item.useOp or item.sortby_nulls.name != "SORTBY_NULLS_DEFAULT":
+    if stmt.limitOption.name == "LIMIT_OPTION_WITH_TIES":
         raise _Other
-    if isinstance(item.node, ast.A_Const):  # a position
+    return Finish(
+        outputs, groups if adds_up else None, order, _number(stmt.limitCount), _number(stmt.limitOffset) or 0
+    )
+
+
+def _key(item: tree.Node, intermediate: str) -> Key:
+    if item.useOp or isinstance(item.node, ast.A_Const):  # an operator, a position
         raise _Other
-    return _output(item.node, intermediate), item.sortby_dir.name == "SORTBY_DESC"
+    descends, nulls = item.sortby_dir.name == "SORTBY_DESC", item.sortby_nulls.name
+    nulls_first = descends if nulls == "SORTBY_NULLS_DEFAULT" else nulls == "SORTBY_NULLS_FIRST"
+    return Key(_output(item.node, intermediate), descends, nulls_first)
 
 
-def _limit(stmt: tree.Node) -> int | None:
-    if stmt.limitCount is None:
+def _number(node: tree.Node) -> int | None:
+    if node is None:
         return None
-    value = getattr(stmt.limitCount, "val", None)
-    if stmt.limitOption.name != "LIMIT_OPTION_COUNT" or not isinstance(value, ast.Integer):
+    value = getattr(node, "val", None)
+    if not isinstance(value, ast.Integer):
         raise _Other
     return int(value.ival or 0)
 

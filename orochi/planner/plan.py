@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
 from typing import TypeAlias
 
-from orochi import ids, pgtypes
+from orochi import ids
 from orochi.catalog import snapshot as snapshots
 from orochi.planner import fragment as fragments
 
@@ -167,36 +166,6 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class SortKey:
-    """What rows are sorted by: a column's position, and how."""
-
-    column: int
-    descending: bool
-    nulls_first: bool
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Ordering:
-    """A final step that only sorts rows by columns, cuts them, and leaves the last columns away.
-
-    Attributes:
-        keys: the first decides; text sorts by its bytes.
-        width: how many columns are the answer's.
-        limit: None is no limit.
-        offset: rows left away at the beginning.
-    """
-
-    keys: tuple[SortKey, ...]
-    width: int
-    limit: int | None = None
-    offset: int = 0
-
-    def fits(self, columns: Sequence[fragments.OutputColumn]) -> bool:
-        """Whether carriers of all columns sorted by have the order of their types."""
-        return all(columns[key.column].type_oid in pgtypes.SORTED_AS_CARRIERS for key in self.keys)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Distributed:
     """Stages, then fragments on workers, then `final_sql` on the coordinator, or mere concatenation.
 
@@ -207,7 +176,6 @@ class Distributed:
         final_sql: None when the one intermediate's rows are the answer, in any order if there are
             several fragments, in the fragment's own if there is one.
         limit: with no final SQL, stop after this many rows; None is no limit.
-        ordering: all that `final_sql` does, if it can be said so.
     """
 
     strategy: str
@@ -216,7 +184,6 @@ class Distributed:
     limit: int | None = None
     reason: str = ""
     stages: tuple[Stage, ...] = ()
-    ordering: Ordering | None = None
 
     @property
     def all_fragments(self) -> list[fragments.Fragment]:

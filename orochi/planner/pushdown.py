@@ -142,27 +142,7 @@ def _build(
     ):
         shown = [f"{name}{collation}" for name, (_, collation) in listed]
         final = _final(stmt, outputs, shown, order, first)
-    ordering = None
-    if final is not None and not stmt.distinctClause and sortable and prepared.ctx.bytewise:
-        ordering = _ordering(stmt, order, len(outputs))
-    return plans.Distributed(
-        "pushdown", (intermediate,), final, limit=None if final else top, ordering=ordering
-    )
-
-
-def _ordering(stmt: tree.Node, order: list[tuple[int, str, str]], width: int) -> plans.Ordering | None:
-    """The final step as one that needs no SQL; None where it does more than sort and cut."""
-    count, offset = pieces.number(stmt.limitCount), pieces.number(stmt.limitOffset)
-    if not order or stmt.limitOption.name == "LIMIT_OPTION_WITH_TIES":
-        return None
-    if (stmt.limitCount is not None and count is None) or (stmt.limitOffset is not None and offset is None):
-        return None
-    keys = []
-    for index, _, words in order:
-        descending = " DESC" in words
-        nulls_first = " NULLS FIRST" in words or (descending and " NULLS LAST" not in words)
-        keys.append(plans.SortKey(index, descending, nulls_first))
-    return plans.Ordering(tuple(keys), width, count, offset or 0)
+    return plans.Distributed("pushdown", (intermediate,), final, limit=None if final else top)
 
 
 def _alone(prepared: prepare.Prepared, level: names.Level) -> bool:

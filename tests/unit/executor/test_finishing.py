@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import decimal
+import math
 import random
 from typing import Any
 
@@ -26,6 +27,7 @@ _TYPES = {
     "bool": (pgtypes.BOOL, -1, "boolean"),
     "date": (pgtypes.DATE, -1, "date"),
     "numeric": (pgtypes.NUMERIC, -1, "numeric"),
+    "float": (pgtypes.FLOAT8, -1, "double precision"),
     "interval": (pgtypes.INTERVAL, -1, "interval"),
 }
 
@@ -154,12 +156,35 @@ def test_the_first_groups_of_many(negative: bool) -> None:
     assert _run(sql, columns, rows) == [(g0, total, g1) for (g0, g1), total in wanted]
 
 
+def test_nulls_stand_where_each_key_says() -> None:
+    columns = _columns(a="int", b="text", c="numeric", d="float")
+    ones = [None, decimal.Decimal("2.50"), decimal.Decimal(-3)]
+    rows = [
+        (a, b, c, d) for a in (1, None, 2) for b in ("x", None, "ä") for c in ones for d in (0.5, None, -1.0)
+    ]
+    sql = f"SELECT orochi_i0.d, orochi_i0.a, orochi_i0.b {I0} ORDER BY orochi_i0.a DESC, orochi_i0.b, orochi_i0.c NULLS FIRST, orochi_i0.d DESC NULLS LAST LIMIT 40 OFFSET 5"
+
+    def place(value: Any, *, first: bool, sign: int = 1) -> tuple[int, Any]:
+        return (0 if first else 2, 0) if value is None else (1, value if sign > 0 else -value)
+
+    wanted = sorted(
+        rows,
+        key=lambda r: (
+            place(r[0], first=True, sign=-1),
+            place(r[1], first=False),
+            place(r[2], first=True),
+            place(r[3], first=False, sign=-1),
+        ),
+    )
+    assert _run(sql, columns, rows) == [(d, a, b) for a, b, _, d in wanted[5:45]]
+
+
 @pytest.mark.parametrize(
     ("columns", "rows", "sql"),
     [
-        # where NULLs go, and what a NULL in an order means, is not looked into
-        (_columns(a="int"), [(1,), (None,)], f"SELECT orochi_i0.a {I0} ORDER BY orochi_i0.a"),
-        (_columns(a="interval"), [], f"SELECT orochi_i0.a {I0}"),
+        (_columns(a="float"), [(1.0,), (math.nan,)], f"SELECT orochi_i0.a {I0} ORDER BY orochi_i0.a"),
+        (_columns(a="float"), [(0.0,), (-0.0,)], f"SELECT orochi_i0.a {I0} GROUP BY orochi_i0.a"),
+        (_columns(a="interval"), [], f"SELECT orochi_i0.a {I0} ORDER BY orochi_i0.a"),
         # the sum's decimals would be those of the summand with the most
         (
             _columns(a="numeric"),
@@ -187,9 +212,8 @@ def test_what_postgresql_must_decide_is_declined(columns: Any, rows: Any, sql: s
         f"SELECT orochi_i0.a, sum(orochi_i0.b) {I0} GROUP BY orochi_i0.c",
         f"SELECT DISTINCT orochi_i0.a {I0}",
         f"SELECT orochi_i0.a {I0} WHERE orochi_i0.a > 1",
-        f"SELECT orochi_i0.a {I0} ORDER BY orochi_i0.a NULLS FIRST",
         f'SELECT orochi_i0.a {I0} ORDER BY orochi_i0.a COLLATE "C"',
-        f"SELECT orochi_i0.a {I0} LIMIT 1 OFFSET 2",
+        f"SELECT orochi_i0.a {I0} LIMIT 1 OFFSET random()",
         f"SELECT orochi_i0.a {I0} ORDER BY orochi_i0.a FETCH FIRST 2 ROWS WITH TIES",
         f"SELECT sum(orochi_i0.a) OVER () {I0}",
         f"SELECT sum(DISTINCT orochi_i0.a) {I0}",
