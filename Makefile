@@ -58,6 +58,10 @@ bank: $(STAMP) ## transfers between nodes while processes are killed (ARGS="--co
 life: $(STAMP) ## chunks age, compress, move and expire while processes are killed (ARGS="--kills 200 --seed 2")
 	@exec $(BIN)/python -m benchmarks.life $(ARGS)
 
+.PHONY: day
+day: $(STAMP) ## 24 hours of a table with all policies, each hour compared with a plain twin (ARGS="--hours 48 --step 6")
+	@exec $(BIN)/python -m benchmarks.life.day $(ARGS)
+
 .PHONY: latency
 latency: $(STAMP) ## INSERT's latency while chunks compress, move and are aggregated (ARGS="--rounds 10 --clients 4")
 	@exec $(BIN)/python -m benchmarks.life.latency $(ARGS)
