@@ -27,6 +27,8 @@ log = structlog.get_logger()
 
 _START_ATTEMPTS = 60
 _START_PAUSE = 0.5
+#: How long a thread that plans or reads stripes keeps the loop, and so all sessions, waiting for its turn.
+_SWITCH_SECONDS = 0.001
 #: Objects of modules and the catalog stay: the collector need not look at them, nor as often as it is set to.
 _COLLECTED = (10_000, 20, 20)
 
@@ -84,6 +86,7 @@ def main(settings: process_settings.Settings) -> None:
     logs.setup(settings.log_level, json=settings.log_json, process="gateway")
     arrow.without_pandas()
     warm.load()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with (
         contextlib.suppress(KeyboardInterrupt),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,

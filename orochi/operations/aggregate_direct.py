@@ -23,7 +23,7 @@ from orochi.pgwire import reply as replies
 from orochi.planner import quoting
 
 #: Rows that are worth it; more go by COPY.
-MOST_ROWS = 2_000
+MOST_ROWS = 500
 _MOST_PARAMETERS = 4_000
 
 #: Positions of shards, by node.

@@ -7,9 +7,11 @@ while they are the same.
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import dataclasses
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from typing import TypeVar
 
 from orochi import settings as process_settings
 from orochi.executor import context
@@ -18,6 +20,9 @@ from orochi.planner import lasting, literals, parse, select
 from orochi.planner import plan as plans
 
 Folded = Mapping[str, literals.Literal | None]
+Plan = TypeVar("Plan")
+#: Characters of a text that takes milliseconds to plan.
+_LONG = 1_500
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class Attempt:
 
     def __init__(self, statement: parse.Statement) -> None:
         self._statement = statement
+        self.takes_long = len(statement.sql) > _LONG
         self._made_from: planning.PlanContext | None = None
 
     def __call__(self, ctx: planning.PlanContext) -> plans.SelectPlan:
@@ -52,6 +58,12 @@ class Attempt:
         _kept[_key(session, self._statement, ctx)] = _Kept(ctx, plan)
         while len(_kept) > process_settings.get().kept_plans:
             _kept.popitem(last=False)
+
+
+async def made(attempt: Callable[[planning.PlanContext], Plan], ctx: planning.PlanContext) -> Plan:
+    """What `attempt` gives; by a thread, so that other sessions do not wait for it, where that takes long."""
+    takes_long = isinstance(attempt, Attempt) and attempt.takes_long
+    return await asyncio.to_thread(attempt, ctx) if takes_long else attempt(ctx)
 
 
 async def find(

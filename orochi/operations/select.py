@@ -172,7 +172,7 @@ async def with_folding(
     plan_context = await plan_context_of(session, parameters)
     for _ in range(_QUESTIONS):
         try:
-            return attempt(plan_context)
+            return await planned.made(attempt, plan_context)
         except literals.NeedsFolding as needed:
             folded = await fold(session, needed.expressions)
             plan_context = dataclasses.replace(plan_context, folded={**plan_context.folded, **folded})
