@@ -81,7 +81,7 @@ class Delta:
 @contextlib.contextmanager
 def reading(dsn: str) -> Iterator[Reader]:
     """A snapshot of a node for the block."""
-    with connections.borrowed(dsn) as node:
+    with connections.borrowed(dsn, yields=True) as node:
         node.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         try:
             row = node.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::xid::text").fetchone()

@@ -61,10 +61,9 @@ LEFT JOIN pg_attribute a ON a.attrelid = d.table_oid AND a.attnum = d.attnum
 WHERE c.chunk_id = ANY(%(chunks)s)
 ORDER BY c.chunk_id
 """
-#: How long to wait for a lock, try after try: whoever comes while we wait, waits behind us. At first so short that no
-#: insert is held up noticeably, then less than deadlock_timeout, so that no client's statement becomes a victim; in the
-#: end long enough for readers that follow one another.
-_LOCK_TIMEOUTS = (*["70ms"] * 30, *["700ms"] * 8, *["2s"] * 4, *["5s"] * 4)
+#: How long to wait for a lock, try after try: whoever comes while we wait, waits behind us. So short that no insert is
+#: held up noticeably, for half a minute; only where readers follow one another all that time, long enough for these.
+_LOCK_TIMEOUTS = (*["20ms"] * 20, *["70ms"] * 100, *["700ms"] * 4, *["2s"] * 2, *["5s"] * 2)
 _SHORT_LOCK_TIMEOUTS = ("20ms",) * 10
 _TRIES_BESIDE_WRITERS = 10
 #: Advisory lock of the coordinator's database that statements share which met new layouts too often to end.
@@ -238,17 +237,22 @@ def exclude_all(node: Connection, states: Sequence[State], timeout: str) -> None
     """Keep everybody out of a shard and chunks of it, or nobody.
 
     Raises:
-        Busy: somebody did not let go within `timeout` of each; the transaction is to be rolled back.
+        Busy: somebody did not let go of them all within `timeout`; the transaction is to be rolled back.
     """
     relations = [f"ONLY {states[0].parent}"]
     relations += [f"ONLY {state.partition}" for state in states if not state.is_whole]
     try:
+        # one limit for all of them: who has waited for the last lets those wait who want the first
         node.execute(
-            f"SET LOCAL lock_timeout = '{timeout}';"
-            f" LOCK TABLE {', '.join(relations)} IN ACCESS EXCLUSIVE MODE".encode(),
+            f"SET LOCAL lock_timeout = '{timeout}'; SET LOCAL statement_timeout = '{timeout}'".encode(),
             prepare=False,  # as are all texts of several statements
         )
-    except _BUSY as error:
+        node.execute(
+            f"LOCK TABLE {', '.join(relations)} IN ACCESS EXCLUSIVE MODE;"
+            " SET LOCAL statement_timeout = DEFAULT".encode(),
+            prepare=False,
+        )
+    except (*_BUSY, psycopg.errors.QueryCanceled) as error:
         raise Busy from error
 
 

@@ -19,7 +19,7 @@ import psycopg
 from orochi import errors
 from orochi import settings as process_settings
 from orochi.catalog import nodes
-from orochi.timeseries import ahead, chunkstate, connections, flushing, stripes, upkeep
+from orochi.timeseries import ahead, chunkstate, connections, flushing, stripes, upkeep, yielding
 
 State = chunkstate.State
 Connection = chunkstate.Connection
@@ -182,7 +182,7 @@ def _compress_ahead(
         dsn = nodes.dsn(settings, states[0].host, states[0].port, states[0].dbname)
         with _unpublished(catalog, settings) as encoded, ahead.reading(dsn) as reader:
             for state in states:
-                found = ahead.encode(catalog, reader, state, settings, merge=merge(reader.node, state))
+                found = yielding.done(functools.partial(_encode, catalog, reader, state, settings, merge))
                 if found is None:
                     status = "unchanged" if state.stripes else "empty"
                     facts.append({"chunk_id": state.chunk_id, "status": status, "rows": 0})
@@ -193,6 +193,16 @@ def _compress_ahead(
                 _exchange(catalog, dsn, encoded, reader, settings, patient=patient)
                 facts += [item.made.facts() for item in made]
     return facts
+
+
+def _encode(
+    catalog: Connection,
+    reader: ahead.Reader,
+    state: State,
+    settings: process_settings.Settings,
+    merge: _Choice,
+) -> ahead.Ahead | None:
+    return ahead.encode(catalog, reader, state, settings, merge=merge(reader.node, state))
 
 
 @contextlib.contextmanager

@@ -10,23 +10,24 @@ from typing import Any
 
 import psycopg
 
+from orochi import settings as process_settings
+from orochi.timeseries import yielding
+
 Connection = psycopg.Connection[Any]
 
 _KEPT = 2
-_idle: dict[tuple[int, str], collections.deque[Connection]] = {}
+_idle: dict[tuple[int, str, bool], collections.deque[Connection]] = {}
 
 
 @contextlib.contextmanager
-def borrowed(dsn: str) -> Iterator[Connection]:
+def borrowed(dsn: str, *, yields: bool = False) -> Iterator[Connection]:
     """A connection in autocommit, outside any transaction, with an empty search_path but `pg_catalog`.
 
-    It is kept for the next borrower if the block leaves it as it found it, and closed otherwise.
+    With `yields` the server's process gives way to others, where that can be told. It is kept for the next borrower if the block leaves it as it found it, and closed otherwise.
     """
     # the process is part of the key: a connection must not be used on both sides of a fork
-    kept = _idle.setdefault((os.getpid(), dsn), collections.deque())
-    connection = _live(kept) or psycopg.connect(
-        dsn, autocommit=True, options="-c search_path=pg_catalog", application_name="orochi maintenance"
-    )
+    kept = _idle.setdefault((os.getpid(), dsn, yields), collections.deque())
+    connection = _live(kept) or _connect(dsn, yields=yields)
     try:
         yield connection
     finally:
@@ -35,6 +36,15 @@ def borrowed(dsn: str) -> Iterator[Connection]:
             kept.append(connection)
         else:
             connection.close()
+
+
+def _connect(dsn: str, *, yields: bool) -> Connection:
+    connection = psycopg.connect(
+        dsn, autocommit=True, options="-c search_path=pg_catalog", application_name="orochi maintenance"
+    )
+    if yields:
+        yielding.serve(connection, process_settings.get().maintenance_nice)
+    return connection
 
 
 def _live(kept: collections.deque[Connection]) -> Connection | None:

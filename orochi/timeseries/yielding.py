@@ -1,0 +1,51 @@
+"""Work that gives way: heavy steps of maintenance yield the processor to queries, and so do servers' processes that serve them.
+
+Linux knows the priority of a thread. What is done under locks keeps the process's own: whoever waits for a lock must
+not wait for a step that waits for everybody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import socket
+import threading
+from collections.abc import Callable
+from concurrent import futures
+from typing import Any, TypeVar
+
+import psycopg
+
+Result = TypeVar("Result")
+
+#: Of 40 priorities nearly the last: a fiftieth of the processor that a query gets.
+_NICE = 18
+_PROCESSES = pathlib.Path("/proc")
+
+
+def done(work: Callable[[], Result]) -> Result:
+    """What `work` gives, done by a thread that yields to everybody."""
+    with futures.ThreadPoolExecutor(1, "yielding", initializer=_yield) as pool:
+        return pool.submit(work).result()
+
+
+def _yield() -> None:
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+
+
+def serve(connection: psycopg.Connection[Any], nice: int) -> bool:
+    """Have the server's process of a connection yield as much as ours does; False where it is not on this host, or others'."""
+    pid = connection.info.backend_pid
+    try:
+        # ours by the port that it prints, not another of the same number elsewhere
+        with socket.socket(fileno=os.dup(connection.fileno())) as sock:
+            port = sock.getsockname()[1] if sock.family in (socket.AF_INET, socket.AF_INET6) else None
+        title = (_PROCESSES / str(pid) / "cmdline").read_bytes()
+        if port is None or not title.startswith(b"postgres") or b"(%d)" % port not in title:
+            return False
+        os.setpriority(os.PRIO_PROCESS, pid, nice)
+    except OSError:
+        return False
+    return True
