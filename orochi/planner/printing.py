@@ -7,6 +7,7 @@ which pglast tells them: a node that stands in two places keeps the later one.
 from __future__ import annotations
 
 import collections
+import threading
 
 from pglast import stream, visitors
 
@@ -15,10 +16,16 @@ from orochi.planner.tree import ast
 
 _set = object.__setattr__  # the values are right: nothing to validate
 _forget = object.__delattr__
+#: Trees of texts that came before are shared by all who plan, in whatever thread.
+_telling = threading.Lock()
 
 
 class _Printer(stream.RawStream):
     def text(self, node: tree.Node) -> str:
+        with _telling:
+            return self._text(node)
+
+    def _text(self, node: tree.Node) -> str:
         told = _tell_ancestors((node,))
         try:
             self.print_node(node)

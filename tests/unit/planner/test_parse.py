@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent import futures
+
 import pytest
 
 from orochi import errors
@@ -163,3 +165,14 @@ def test_calls_are_replaced_whole(sql: str, expected: str) -> None:
     editor = edit.Editor(statement)
     editor.call(call, "V")
     assert editor.result() == expected
+
+
+def test_a_tree_is_printed_by_several_threads() -> None:
+    """Trees of texts that came before are shared."""
+    parts = " UNION ALL ".join(
+        f"SELECT a + {n} AS b FROM t WHERE (a, {n}) IN (SELECT 1, c) OR NOT d" for n in range(60)
+    )
+    tree = parse.parse_one(parts).tree
+    with futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: parse.deparse(tree), range(12)))
+    assert set(found) == {parse.deparse(tree)}
