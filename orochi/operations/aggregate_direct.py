@@ -17,14 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from orochi.catalog import snapshot as snapshots
 from orochi.catalog import twophase
 from orochi.executor import context
-from orochi.operations import routing, writes
+from orochi.operations import redistribute, routing, writes
 from orochi.pgwire import client, messages
 from orochi.pgwire import reply as replies
 from orochi.planner import quoting
 
-#: Rows that are worth it; more go by COPY.
-MOST_ROWS = 500
-_MOST_PARAMETERS = 4_000
+#: Values of a shard's rows that go along with the statements; more are copied.
+_MOST_PARAMETERS = 500
 
 #: Positions of shards, by node.
 Places = Mapping[int, Sequence[int]]
@@ -132,37 +131,49 @@ async def _send(connection: client.PgConnection, node_id: int, wanted: Replaceme
     }
     removals = (f"DELETE FROM {relation} WHERE {wanted.held}" for relation in relations.values())
     requests = [messages.query("; ".join(("BEGIN ISOLATION LEVEL READ COMMITTED", wanted.first, *removals)))]
+    copied = []
     for position, relation in relations.items():
-        requests += _inserts(relation, wanted.columns, wanted.rows.get(position, ()))
+        rows = wanted.rows.get(position, ())
+        if len(rows) * len(wanted.columns) > _MOST_PARAMETERS:
+            copied.append((relation, rows))
+        elif rows:
+            requests.append(_insert(relation, wanted.columns, rows))
     last = [wanted.last[node_id]] if node_id in wanted.last else []
     if commit:
         last.append("COMMIT")
-    if last:
-        requests.append(messages.query("; ".join(last)))
+    end = [messages.query("; ".join(last))] if last else []
+    if copied:
+        await _sent(connection, requests)
+        for relation, rows in copied:
+            await redistribute.copy_in(connection, relation, wanted.columns, [b"".join(rows)])
+        await _sent(connection, end)
+    else:
+        await _sent(connection, requests + end)
+    return sum(len(wanted.rows.get(position, ())) for position in relations)
+
+
+async def _sent(connection: client.PgConnection, requests: Sequence[bytes]) -> None:
     pending = [(request, replies.Reply()) for request in requests]
     connection.send_all(pending)
     for _, reply in pending:
         await reply.done
         reply.check()
-    return sum(len(wanted.rows.get(position, ())) for position in relations)
 
 
-def _inserts(relation: str, columns: Sequence[str], rows: Sequence[bytes]) -> list[bytes]:
-    """INSERTs of tuples of binary COPY: their values are those of binary parameters."""
+def _insert(relation: str, columns: Sequence[str], rows: Sequence[bytes]) -> bytes:
+    """An INSERT of tuples of binary COPY: their values are those of binary parameters."""
     listed, width = ", ".join(map(quoting.identifier, columns)), len(columns)
-    most = max(1, _MOST_PARAMETERS // width)
-    found = []
-    for start in range(0, len(rows), most):
-        values = [value for row in rows[start : start + most] for value in messages.parse_data_row(row)]
-        numbered = (
-            ", ".join(f"${number}" for number in range(at + 1, at + width + 1))
-            for at in range(0, len(values), width)
+    values = [value for row in rows for value in messages.parse_data_row(row)]
+    numbered = (
+        ", ".join(f"${number}" for number in range(at + 1, at + width + 1))
+        for at in range(0, len(values), width)
+    )
+    sql = f"INSERT INTO {relation} ({listed}) VALUES {', '.join(f'({row})' for row in numbered)}"
+    return b"".join(
+        (
+            messages.parse(b"", messages.encode(sql)),
+            messages.bind(b"", b"", (1,), values, ()),
+            messages.EXECUTE_ALL,
+            messages.SYNC,
         )
-        sql = f"INSERT INTO {relation} ({listed}) VALUES {', '.join(f'({row})' for row in numbered)}"
-        found.append(
-            messages.parse(b"", messages.encode(sql))
-            + messages.bind(b"", b"", (1,), values, ())
-            + messages.EXECUTE_ALL
-            + messages.SYNC
-        )
-    return found
+    )

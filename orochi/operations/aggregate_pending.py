@@ -27,10 +27,10 @@ _RETRIED = frozenset({"40001", "40P01"})
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """A row of a node's log: a range of buckets, mostly of one, that a write touched."""
+    """Rows of a node's log, their ids as SQL lists them: a range of buckets, mostly of one, that writes touched."""
 
     node_id: int
-    log_id: int
+    log_ids: str
     low: int
     high: int
 
@@ -184,10 +184,13 @@ class Pending:
         async def one(node_id: int) -> list[Entry]:
             async with self._session.runtime.nodes.lease(node_id, self._session.settings) as node:
                 answer = await node.fetch(
-                    "SELECT log_id::text, lowest::text, greatest::text FROM orochi_data.aggregate_log"
-                    f" WHERE aggregate_id = {self._aggregate.aggregate_id}"
-                    f" AND lowest <= '{high}'::bigint AND greatest >= '{low}'::bigint"
+                    "SELECT string_agg(log_id::text, ','), lowest::text, greatest::text"
+                    f" FROM orochi_data.aggregate_log WHERE aggregate_id = {self._aggregate.aggregate_id}"
+                    f" AND lowest <= '{high}'::bigint AND greatest >= '{low}'::bigint GROUP BY lowest, greatest"
                 )
-            return [Entry(node_id, *(int(value or b"0") for value in row)) for row in answer.rows]
+            return [
+                Entry(node_id, (found or b"").decode(), int(first or b"0"), int(last or b"0"))
+                for found, first, last in answer.rows
+            ]
 
         return [entry for part in await asyncio.gather(*map(one, self._nodes)) for entry in part]

@@ -219,10 +219,8 @@ class _Refresh:
         table, columns, held, sql = self._parts(tuple((at, at) for at in points))
         rows = await aggregate_rows.computed(session, columns, sql)
         ours = [entry for entry in entries if entry.low == entry.high and entry.low in wanted]
-        places = None
-        if len(rows) <= aggregate_direct.MOST_ROWS:
-            touched = sorted({entry.node_id for entry in ours})
-            places = aggregate_direct.places(session.snapshot(), self._aggregate, points, touched)
+        touched = sorted({entry.node_id for entry in ours})
+        places = aggregate_direct.places(session.snapshot(), self._aggregate, points, touched)
         if places is None:
             async with self._emptied(table, held):
                 self._counts.rows += await aggregate_rows.insert(session, table, columns, rows)
@@ -315,10 +313,10 @@ class _Refresh:
             await self._session.catalog_execute(sql)
 
     def _removal(self, entries: Sequence[aggregate_pending.Entry]) -> str:
-        listed = ", ".join(str(entry.log_id) for entry in entries)
+        listed = ",".join(entry.log_ids for entry in entries)
         return (
             "DELETE FROM orochi_data.aggregate_log"
-            f" WHERE aggregate_id = {self._aggregate.aggregate_id} AND log_id IN ({listed})"
+            f" WHERE aggregate_id = {self._aggregate.aggregate_id} AND log_id = ANY ('{{{listed}}}'::bigint[])"
         )
 
     async def _remove(

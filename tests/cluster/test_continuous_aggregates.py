@@ -288,7 +288,7 @@ def test_exactly_what_was_touched(pair: oracle.Pair, cluster: clusters.Cluster) 
             f"INSERT INTO points VALUES ({moment}, 1, 1, 1)",
             f"UPDATE points SET v = 5 WHERE at = {moment}",
             f"DELETE FROM points WHERE at = {moment} AND device = 1",
-            f"INSERT INTO points SELECT {moment}, g, g, g FROM generate_series(1, 30) g",
+            f"INSERT INTO points SELECT {moment}, g, g, g FROM generate_series(1, 900) g",
             f"DO $$ BEGIN INSERT INTO points VALUES ({moment}, 9, 9, 9); END $$",
         )
     ):
