@@ -235,9 +235,11 @@ class Stripe:
         if groups:
             self._prefetch(self._work.needed, groups)
             columns = {name: self._column(name, groups) for name in self._work.needed}
+        # a column that the stripe is older than may be dropped, and added again with another type
+        lasts = self._deleted is None and all(self._footer.column(name) is not None for name in columns)
         if kept is not None and picked.are_few(int(np.count_nonzero(kept)), self._source.row_count):
             few = picked.Rows(int(np.count_nonzero(kept)), picked.gathered(columns, kept), total, skipped)
-            if self._deleted is None and all(self._footer.column(name) is not None for name in columns):
+            if lasts:
                 picked.keep(self._work.cache, of_rows, few)
             return few
         if not groups:
@@ -245,7 +247,7 @@ class Stripe:
         rows = sum(self._footer.group_rows[group] for group in groups)
         part = grouping.aggregate(self._work.shape, rows, columns, kept, self._summable())
         found = Groups((part,), total, skipped)
-        if self._deleted is None and len(part.counts) * _ROWS_PER_GROUP <= rows:
+        if lasts and len(part.counts) * _ROWS_PER_GROUP <= rows:
             self._work.cache.put(of_groups, found, part.nbytes + self._work.asked_bytes)
         return found
 

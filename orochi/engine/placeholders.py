@@ -13,6 +13,9 @@ _QUOTED = (
     r"""[eE]'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|(?P<tag>\$(?:[A-Za-z_]\w*)?\$).*?(?P=tag)"""
 )
 
+#: The longest text whose pieces are kept for the next time.
+_LONGEST = 4_000
+
 
 @functools.lru_cache(maxsize=16)
 def _tokens(pattern: str) -> re.Pattern[str]:
@@ -21,12 +24,22 @@ def _tokens(pattern: str) -> re.Pattern[str]:
 
 def substitute(sql: str, pattern: str, replace: Callable[[str], str]) -> str:
     """`sql` with each match of `pattern` outside quotes replaced; the pattern has no groups of its own."""
+    pieces = list(_known_cut(sql, pattern) if len(sql) <= _LONGEST else _cut(sql, pattern))
+    pieces[1::2] = map(replace, pieces[1::2])
+    return "".join(pieces)
 
-    def one(match: re.Match[str]) -> str:
-        found = match.group("found")
-        return match.group() if found is None else replace(found)
 
-    return _tokens(pattern).sub(one, sql)
+def _cut(sql: str, pattern: str) -> tuple[str, ...]:
+    """The text before the first match, that match, the text before the next one, and so on."""
+    pieces, at = [], 0
+    for match in _tokens(pattern).finditer(sql):
+        if match.group("found") is not None:
+            pieces += [sql[at : match.start()], match.group()]
+            at = match.end()
+    return (*pieces, sql[at:])
+
+
+_known_cut = functools.lru_cache(maxsize=256)(_cut)
 
 
 def fill(sql: str, relations: Mapping[str, str]) -> str:

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -30,6 +30,8 @@ from orochi.storage.objects import places
 _THREADS = 2
 #: What last points decode is kept as rows, and not decoded again: it may be so many times more.
 _KEPT = 8
+#: Few rows of what fragments of some series decode are looked at further, and those are kept: it may be so many times more.
+_SERIES = 4
 _DELETED = (
     plan_fragment.OutputColumn("stripe_id", pgtypes.INT8, -1, "bigint"),
     plan_fragment.OutputColumn("row_number", pgtypes.INT4, -1, "integer"),
@@ -53,14 +55,16 @@ async def run(
     limit = process_settings.get().small_query_column_chunks
     if not limit or not small.limit_of(session) or not all(_is_fused(part) for part in fragments):
         return None
+    if all(_of_series(_shape(part)) for part in fragments):
+        limit *= _SERIES
     loop = asyncio.get_running_loop()
-    key = ("survey", limit, tuple((part.node_id, part.fused, part.scans[0].stripes) for part in fragments))
+    key = ("survey", limit, tuple(_surveyed_of(part) for part in fragments))
     known: _Survey | None = _cache().get(key)
     survey = known or await loop.run_in_executor(_pool(), _surveyed, fragments, limit)
     if survey is None:
         return None
     if known is None and survey.lasts:
-        _cache().put(key, survey, 512 + 64 * sum(map(len, survey.stripes)))
+        _cache().put(key, survey, 512 + 256 * sum(map(len, survey.stripes)))
     fragments = [_narrowed(part, kept) for part, kept in zip(fragments, survey.stripes, strict=True)]
     passed_over = dict(zip((part.number for part in fragments), survey.passed_over, strict=True))
     asked = [item for part in fragments for item in _asked(part)]
@@ -73,12 +77,7 @@ async def run(
 
 def _is_fused(part: plan_fragment.Fragment) -> bool:
     return bool(
-        part.fused is not None
-        and not part.snapshot
-        and len(part.scans) == 1
-        and part.scans[0].stripes
-        and all(places.place_of(stripe.path) is places.Place.LOCAL for stripe in part.scans[0].stripes)
-        and _folder(part.node_id).is_dir()
+        part.fused is not None and not part.snapshot and len(part.scans) == 1 and part.scans[0].stripes
     )
 
 
@@ -107,8 +106,21 @@ class _Survey:
     lasts: bool
 
 
+def _surveyed_of(part: plan_fragment.Fragment) -> Hashable:
+    """What decides a fragment's part of a survey, quickly told from others."""
+    return part.node_id, part.fused, tuple(stripe.path for stripe in part.scans[0].stripes)
+
+
+def _is_here(part: plan_fragment.Fragment) -> bool:
+    stripes_of = part.scans[0].stripes
+    local = all(places.place_of(stripe.path) is places.Place.LOCAL for stripe in stripes_of)
+    return local and _folder(part.node_id).is_dir()
+
+
 def _surveyed(fragments: Sequence[plan_fragment.Fragment], limit: int) -> _Survey | None:
     """The stripes that matter; None if the fragments decode much."""
+    if not all(_is_here(part) for part in fragments):
+        return None
     found, stripes_of, passed_over = 0, [], []
     try:
         for part in fragments:
@@ -131,6 +143,10 @@ def _surveyed(fragments: Sequence[plan_fragment.Fragment], limit: int) -> _Surve
     return _Survey(
         tuple(stripes_of), tuple(passed_over), all(_shape(part).best is None for part in fragments)
     )
+
+
+def _of_series(shape: shapes.Shape) -> bool:
+    return any(condition.op in ("=", "in") for condition in shape.conditions)
 
 
 def _narrowed(
