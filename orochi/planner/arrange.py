@@ -110,7 +110,7 @@ def _moved(
     table = reference.table
     if any(column.collation not in (None, 'pg_catalog."default"') for column in columns):
         raise spread.Unfit("a column that would be moved has a collation of its own")
-    terms = pull.own_terms(reference, prepared)
+    terms = [*pull.own_terms(reference, prepared), *settled.implied(reference, prepared)]
     listed = ", ".join(names.quoted(column.name) for column in columns)
     asked = _is_asked_for(reference, columns, prepared)
     sql = f"SELECT {'DISTINCT ' if asked else ''}{listed} FROM {names.qualified(table)}"

@@ -7,7 +7,7 @@ of query; other strategies are there because this one moves the most rows.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 
 from orochi import errors
 from orochi.catalog import snapshot as snapshots
@@ -196,10 +196,17 @@ def own_conditions(
     reference: names.Reference, prepared: prepare.Prepared
 ) -> list[tuple[tree.Node, names.Level, str]]:
     """The same conditions as nodes, each with the query level that it is of, and as that SQL."""
+    return as_sql(prepared.analysis.filters(reference), reference, prepared)
+
+
+def as_sql(
+    terms: Iterable[tuple[tree.Node, names.Level]], reference: names.Reference, prepared: prepare.Prepared
+) -> list[tuple[tree.Node, names.Level, str]]:
+    """Those of the conditions that are about the one table and may run on a node, with their SQL."""
     found = []
     types = safety.node_types([reference], prepared.ctx.search_path)
-    for term, level in prepared.analysis.filters(reference):
-        if not _is_own(term, level, reference, prepared) or safety.problem(term, prepared.ctx, types):
+    for term, level in terms:
+        if not is_own(term, level, reference, prepared) or safety.problem(term, prepared.ctx, types):
             continue
 
         def bare(node: tree.Node, level: names.Level = level) -> tree.Node | None:
@@ -217,7 +224,7 @@ def own_conditions(
     return found
 
 
-def _is_own(
+def is_own(
     term: tree.Node, level: names.Level, reference: names.Reference, prepared: prepare.Prepared
 ) -> bool:
     """Whether a condition is about columns of this one table and nothing else."""

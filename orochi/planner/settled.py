@@ -34,6 +34,28 @@ def terms(moved: Iterable[names.Reference], prepared: prepare.Prepared) -> froze
     return frozenset(removable)
 
 
+def implied(reference: names.Reference, prepared: prepare.Prepared) -> list[str]:
+    """What ORs about several tables say of this one in each of their cases, as SQL over its bare columns.
+
+    A row for which that does not hold matters to none of the cases. The OR itself still has to be asked.
+    """
+    found = []
+    for term, level in prepared.analysis.filters(reference):
+        if not isinstance(term, ast.BoolExpr) or term.boolop.name != "OR_EXPR":
+            continue
+        if pull.is_own(term, level, reference, prepared):
+            continue
+        cases = [
+            tree.conjunction(
+                tuple(part for part in tree.conjuncts(case) if pull.is_own(part, level, reference, prepared))
+            )
+            for case in term.args
+        ]
+        if all(cases):
+            found.append((tree.changed(term, args=tuple(cases)), level))
+    return [sql for _, _, sql in pull.as_sql(found, reference, prepared)]
+
+
 def _joined(node: tree.Node) -> set[str]:
     """Names of columns that are compared with others: what is known of them prunes shards of other tables."""
     found: set[str] = set()

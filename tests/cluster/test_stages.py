@@ -20,6 +20,9 @@ _STATEMENTS = (
     "SELECT o.big, count(*), sum(e.amount) FROM other o JOIN events e ON e.tenant = o.big GROUP BY 1",
     "SELECT a.k, b.k FROM other a JOIN other b ON a.v = b.ref WHERE a.k < b.k",
     'SELECT e.id, w."Größe" FROM events e JOIN "Weiße Liste" w ON w.what = e.what ORDER BY 1, 2 LIMIT 9',
+    # what an OR says of each table goes along with it
+    "SELECT e.id, o.k FROM events e, other o WHERE (o.ref = e.id AND o.v > 12 AND e.what = 'b') OR (o.ref = e.id AND (o.v < 4 OR o.t = 'a') AND e.amount > 9)",
+    "SELECT e.id, o.k FROM events e LEFT JOIN other o ON o.ref = e.id WHERE (o.v > 12 AND e.amount > 3) OR (o.v IS NULL AND e.amount < 9)",
     # semi and anti joins, with nulls on either side
     "SELECT id FROM events WHERE id IN (SELECT ref FROM other WHERE v > 3)",
     "SELECT id FROM events WHERE id NOT IN (SELECT ref FROM other WHERE ref IS NOT NULL)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
@@ -205,6 +206,16 @@ def test_only_keys_that_are_asked_for_are_grouped(world: planner_world.World) ->
     assert any("IN (SELECT" in stage.sql and "GROUP BY" in stage.sql for stage in found.stages)
     found = world.plan("select id, (select sum(v) from c where c.id = b.y) from b where k > 2")
     assert not any("IN (SELECT" in stage.sql for stage in found.stages)
+
+
+def test_what_each_case_says_of_a_table_filters_it_where_it_is(world: planner_world.World) -> None:
+    sql = "select b.id, c.v from b, c where (b.k = c.v and {}) or (b.k = c.v and {})"
+    found = world.plan(sql.format("b.k > 2 and c.v > 2", "b.k < 1 and c.v < 1"))
+    assert [re.search("(k|v) > 2\\)? OR \\(?(k|v) < 1", stage.sql) is not None for stage in found.stages] == [
+        True
+    ]
+    found = world.plan(sql.format("b.k > 2 and c.v > 2", "b.k < c.v"))
+    assert not any("> 2" in stage.sql for stage in found.stages)
 
 
 @pytest.mark.parametrize(
