@@ -217,7 +217,8 @@ class _Refresh:
         """The same for single buckets: their rows are read before, and then replaced on few nodes, or on all."""
         session, wanted = self._session, set(points)
         table, columns, held, sql = self._parts(tuple((at, at) for at in points))
-        rows = await aggregate_rows.computed(session, columns, sql)
+        definition = session.snapshot().views[self._aggregate.query].definition
+        rows = await aggregate_rows.computed(session, columns, sql, definition)
         ours = [entry for entry in entries if entry.low == entry.high and entry.low in wanted]
         touched = sorted({entry.node_id for entry in ours})
         places = aggregate_direct.places(session.snapshot(), self._aggregate, points, touched)

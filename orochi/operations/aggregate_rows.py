@@ -36,11 +36,16 @@ class _Tuples(sinks.Silent):
             at = end
 
 
-async def computed(session: context.Session, columns: Sequence[str], sql: str) -> list[bytes]:
-    """The rows of a SELECT of a few buckets, as binary COPY has them, all in memory."""
+async def computed(
+    session: context.Session, columns: Sequence[str], sql: str, definition: str
+) -> list[bytes]:
+    """The rows of a SELECT of a few buckets, as binary COPY has them, all in memory.
+
+    `definition`: a SELECT that reads the same relations, and is as it was the last time.
+    """
     statement = parse.parse_one(sql)
     kept = _Tuples(len(columns))
-    async with aggregate_state.looked_up(session, statement.tree):
+    async with aggregate_state.looked_up(session, parse.parse_one(definition).tree):
         # a chunk or so, of which little is wanted: done before a task would have begun
         with small.raised(_READ_BYTES):
             _, fields = await session.coordinator.describe(sql, ())

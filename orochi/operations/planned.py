@@ -22,7 +22,7 @@ from orochi.planner import plan as plans
 Folded = Mapping[str, literals.Literal | None]
 Plan = TypeVar("Plan")
 #: Characters of a text that takes milliseconds to plan.
-_LONG = 1_500
+_LONG = 800
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
