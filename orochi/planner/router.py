@@ -31,8 +31,8 @@ from orochi.planner.tree import ast
 _TEXTS = frozenset({pgtypes.TEXT, pgtypes.VARCHAR})
 
 
-def plan(prepared: prepare.Prepared) -> plans.SelectPlan:
-    """The router plan of one execution; a single fragment if its shard has stripes to read.
+def plan(prepared: prepare.Prepared) -> plans.Router | list[scans.Unit]:
+    """The router plan of one execution; what `fragment` takes, if its shard has stripes to read.
 
     Raises:
         Unfit: more than one shard, or the coordinator, is needed.
@@ -48,7 +48,8 @@ def plan(prepared: prepare.Prepared) -> plans.SelectPlan:
         for item, shard in zip(prepared.references, units[0].shards, strict=True)
     )
     if stripes:
-        return _fragment(prepared, units)
+        _refuse_striped(prepared, units)
+        return units
     key: plans.Key = plans.AnyKey()
     if index is not None:
         first = next(item for item in prepared.references if scans.is_distributed(item))
@@ -199,8 +200,7 @@ def edit_types(editor: edit.Editor, prepared: prepare.Prepared) -> None:
                 editor.token(node.location, known[parts[0]])
 
 
-def _fragment(prepared: prepare.Prepared, units: list[scans.Unit]) -> plans.Distributed:
-    """The whole statement as one fragment, for a shard with stripes."""
+def _refuse_striped(prepared: prepare.Prepared, units: list[scans.Unit]) -> None:
     if prepare.locking(prepared):
         raise spread.Unfit("compressed rows cannot be locked")
     if any(item.sampled for item in prepared.references):
@@ -210,6 +210,14 @@ def _fragment(prepared: prepare.Prepared, units: list[scans.Unit]) -> plans.Dist
             raise spread.Unfit("compressed rows have no system columns")
     pull.refuse_rows(prepared)
     pushdown.refuse_keyless_groups(prepared, units)
+
+
+def fragment(prepared: prepare.Prepared, units: list[scans.Unit]) -> plans.Distributed:
+    """The whole statement as one fragment, for a shard with stripes.
+
+    Raises:
+        Unfit, CannotDeparse: as `plan`.
+    """
     references = prepared.references
     folded = pieces.fold(prepared, prepared.statement.tree)
     sql = parse.deparse(pieces.over_scans(folded, prepared))

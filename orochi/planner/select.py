@@ -60,13 +60,12 @@ def plan(statement: parse.Statement, ctx: context.PlanContext) -> plans.SelectPl
     if forced in ("", "auto", "router", *_EXCHANGES):
         try:
             found = router.plan(prepared)
-            if not isinstance(found, plans.Router) and _groups_by_select(prepared):
+            if isinstance(found, plans.Router):
+                return found
+            if _groups_by_select(prepared):
                 raise spread.Unfit("GROUP BY a sub-SELECT")
-            return (
-                found
-                if isinstance(found, plans.Router) or forced == "router"
-                else _vectorised(prepared) or found
-            )
+            by_shards = None if forced == "router" else _vectorised(prepared)
+            return by_shards or router.fragment(prepared, found)
         except (spread.Unfit, parse.CannotDeparse) as unfit:
             reason = str(unfit)
     if prepare.locking(prepared):
