@@ -286,22 +286,23 @@ class Stripe:
         return known
 
     def _prune(self) -> tuple[list[int], list[tuple[str, predicates.Condition]]]:
-        kept = list(range(len(self._footer.group_rows)))
-        for name, condition in self._work.conditions:
-            column = self._footer.column(name)
+        found = [(name, self._footer.column(name), condition) for name, condition in self._work.conditions]
+        for _, column, condition in found:  # of whole columns first, which rules most stripes out
             if column is None:  # the stripe is older than the column: all null
-                kept = kept if isinstance(condition, predicates.IsNull) else []
-                continue
-            if not skiplist.may_hold(column.stats, condition):
+                if not isinstance(condition, predicates.IsNull):
+                    return [], []
+            elif not skiplist.may_hold(column.stats, condition):
                 return [], []
-            kept = [group for group in kept if skiplist.may_hold(column.chunks[group].stats, condition)]
-        left = []
-        for name, condition in self._work.conditions:
-            column = self._footer.column(name)
-            if column is not None and not all(
-                skiplist.all_hold(column.chunks[group].stats, condition) for group in kept
-            ):
-                left.append((name, condition))
+        kept = list(range(len(self._footer.group_rows)))
+        for _, column, condition in found:
+            if column is not None:
+                kept = [group for group in kept if skiplist.may_hold(column.chunks[group].stats, condition)]
+        left = [
+            (name, condition)
+            for name, column, condition in found
+            if column is not None
+            and not all(skiplist.all_hold(column.chunks[group].stats, condition) for group in kept)
+        ]
         return kept, left
 
     def _passing(self, groups: Sequence[int], conditions: Sequence[tuple[str, predicates.Condition]]) -> Any:
