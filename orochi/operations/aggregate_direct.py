@@ -73,10 +73,15 @@ def places(
         if len(shard.node_ids) != 1 or not there or any(chunk.stripes for chunk in chunks):
             return None
         found[shard.node_id].append(position)
-    if table.distribution_column is None or _places_of(table) != _places_of(source):
+    if not is_beside(table, source):
         return found
     # a group's rows are in its own shard, and those of other nodes are as they were
     return {node_id: found[node_id] for node_id in touched if node_id in found}
+
+
+def is_beside(table: snapshots.Table, source: snapshots.Table) -> bool:
+    """Whether each group is on the node that its rows are on."""
+    return table.distribution_column is not None and _places_of(table) == _places_of(source)
 
 
 def _places_of(table: snapshots.Table) -> list[tuple[int, int, int]]:

@@ -226,7 +226,10 @@ class _Refresh:
             async with self._emptied(table, held):
                 self._counts.rows += await aggregate_rows.insert(session, table, columns, rows)
         else:
-            logged = {node_id: [entry for entry in ours if entry.node_id == node_id] for node_id in places}
+            source = session.snapshot().tables[self._aggregate.table_oid]
+            # a node's log may go with its rows only where none of what it names is written by another node
+            along = ours if len(places) == 1 or aggregate_direct.is_beside(table, source) else []
+            logged = {node_id: [entry for entry in along if entry.node_id == node_id] for node_id in places}
             replacement = aggregate_direct.Replacement(
                 table=table,
                 columns=columns,
