@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from orochi import pgtypes
 from orochi.engine import copybinary
-from orochi.executor import exchange
+from orochi.executor import exchange, ranking
 from orochi.planner import fragment as plan_fragment
 from orochi.planner import plan as plans
 
 _TYPMOD_HEADER = 4
+#: Of fewer different rows each has a number in 64 bits.
+_SPAN = 1 << 62
 
 Columns: TypeAlias = tuple[plan_fragment.OutputColumn, ...]
 Loaded: TypeAlias = dict[str, tuple[Columns, exchange.Gathered]]
@@ -47,18 +50,54 @@ def count(
     schema = copybinary.schema(columns)
     held = [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in batches]
     table = pa.Table.from_batches(held, schema)
-    for position, column in enumerate(columns):
-        if column.type_oid == pgtypes.BPCHAR:  # trailing blanks mean nothing, and are shown
-            bare = pc.utf8_rtrim(table.column(position), " ")
-            padded = pc.utf8_rpad(bare, column.typmod - _TYPMOD_HEADER, " ")
-            table = table.set_column(position, column.name, padded)
-    grouped = pa.TableGroupBy(table, list(counted.groups), use_threads=False).aggregate(
-        [(counted.value, "count_distinct")]
-    )
     by_name = {column.name: column for column in columns}
+    keys = [_key(table.column(name), by_name[name]) for name in (*counted.groups, counted.value)]
+    shown, counts = _by_numbers(keys) or _by_values(keys)
     made = tuple(by_name[name] for name in counted.groups)
     made += (plan_fragment.OutputColumn(counted.name, pgtypes.INT8, -1, "bigint"),)
-    arrays = [grouped.column(name) for name in counted.groups] + [
-        grouped.column(f"{counted.value}_count_distinct")
-    ]
+    arrays = [_shown(table.column(c.name).take(shown), c) for c in made[:-1]]
+    arrays.append(counts)
     return made, exchange.Gathered(pa.Table.from_arrays(arrays, schema=copybinary.schema(made)).to_batches())
+
+
+def _key(values: pa.ChunkedArray, column: plan_fragment.OutputColumn) -> pa.ChunkedArray:
+    """What is equal where the values are; of `character(n)` trailing blanks mean nothing, and are shown."""
+    if not pa.types.is_string(values.type):
+        return values
+    return ranking.ranked(values, padded=column.type_oid == pgtypes.BPCHAR)
+
+
+def _shown(values: pa.ChunkedArray, column: plan_fragment.OutputColumn) -> pa.ChunkedArray:
+    if column.type_oid != pgtypes.BPCHAR:
+        return values
+    return pc.utf8_rpad(pc.utf8_rtrim(values, " "), column.typmod - _TYPMOD_HEADER, " ")
+
+
+def _by_values(keys: Sequence[pa.ChunkedArray]) -> tuple[Any, Any]:
+    """A row of each group by its place, and how many values of the last key it has."""
+    names = [f"k{at}" for at in range(len(keys))]
+    held = pa.table([*keys, pa.array(np.arange(len(keys[0])))], [*names, "row"])
+    grouped = pa.TableGroupBy(held, names[:-1], use_threads=False).aggregate(
+        [("row", "min"), (names[-1], "count_distinct")]
+    )
+    return grouped.column("row_min"), grouped.column(f"{names[-1]}_count_distinct")
+
+
+def _by_numbers(keys: Sequence[pa.ChunkedArray]) -> tuple[Any, Any] | None:
+    """The same by one number for all keys of a row, sorted; None if there is none that is short."""
+    if not len(keys[0]) or not all(pa.types.is_integer(key.type) and not key.null_count for key in keys):
+        return None
+    rows, span = np.zeros(len(keys[0]), np.int64), 1
+    for key in keys:
+        values = key.to_numpy().astype(np.int64)
+        least, size = int(values.min()), int(values.max()) - int(values.min()) + 1
+        span *= size
+        if span >= _SPAN:
+            return None
+        rows = rows * size + (values - least)
+    order = np.argsort(rows)
+    ordered = rows[order]
+    is_new = np.concatenate(([True], ordered[1:] != ordered[:-1]))
+    groups = ordered // size
+    starts = np.flatnonzero(np.concatenate(([True], groups[1:] != groups[:-1])))
+    return pa.array(order[starts]), pa.array(np.add.reduceat(is_new.astype(np.int64), starts))

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from orochi import pgtypes
 from orochi.engine import copybinary, native, tables
+from orochi.executor import ranking
 from orochi.planner import finish as finishes
 from orochi.planner import fragment as plan_fragment
 
@@ -36,7 +37,10 @@ class _Declined(Exception):
 
 
 def finished(
-    finish: finishes.Finish, columns: Columns, batches: Sequence[pa.RecordBatch]
+    finish: finishes.Finish,
+    columns: Columns,
+    batches: Sequence[pa.RecordBatch],
+    groups: Sequence[str] | None = None,
 ) -> tuple[Columns, pa.RecordBatch] | None:
     """The final step's rows in carrier form and their columns; None if PostgreSQL must take it.
 
@@ -44,12 +48,13 @@ def finished(
         finish: the step.
         columns: of the batches, in their order.
         batches: the gathered rows, in carrier form.
+        groups: columns whose values, together, no two rows share.
     """
     schema = copybinary.schema(columns)
     held = [pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in batches]
     rows = pa.Table.from_batches(held, schema)
     try:
-        made = _Step(finish, columns, rows).rows()
+        made = _Step(finish, columns, rows, None if groups is None else tuple(groups)).rows()
     except (_Declined, native.Unsupported, pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
     return made
@@ -65,8 +70,11 @@ class _Made:
 
 
 class _Step:
-    def __init__(self, finish: finishes.Finish, columns: Columns, rows: pa.Table) -> None:
+    def __init__(
+        self, finish: finishes.Finish, columns: Columns, rows: pa.Table, apart: tuple[str, ...] | None
+    ) -> None:
         self._finish = finish
+        self._is_grouped = bool(apart) and apart == finish.groups
         self._columns = {column.name: column for column in columns}
         self._rows = rows
 
@@ -111,7 +119,7 @@ class _Step:
 
     def _grouped(self) -> dict[finishes.Output, _Made]:
         groups = self._finish.groups or ()
-        if self._rows.num_rows > _MANY_ROWS:
+        if self._rows.num_rows > _MANY_ROWS and not self._is_grouped:
             self._rows = self._rows.filter(self._candidates())
         keys = {name: _comparable(self._rows.column(name), self._columns[name]) for name in groups}
         totals = {
@@ -119,7 +127,11 @@ class _Step:
             for output in self._asked()
             if isinstance(output, finishes.Total)
         }
-        added = _added(keys, totals, self._rows.num_rows)
+        if self._is_grouped:
+            sums = {f"total {name}": of for name, of in totals.items()}
+            added = pa.table({"row": pa.array(np.arange(self._rows.num_rows)), **sums})
+        else:
+            added = _added(keys, totals, self._rows.num_rows)
         shown = added.column("row")
         made: dict[finishes.Output, _Made] = {}
         for output in self._asked():
@@ -162,10 +174,12 @@ class _Step:
 
 def _comparable(values: pa.ChunkedArray, column: plan_fragment.OutputColumn) -> Any:
     """Values that are equal and sort as PostgreSQL's do."""
+    if column.type_oid in (pgtypes.TEXT, pgtypes.VARCHAR):
+        return ranking.ranked(values)
     if column.type_oid in _PLAIN:
         return values
     if column.type_oid == pgtypes.BPCHAR and column.typmod > _TYPMOD_HEADER:
-        return pc.utf8_rtrim(values, " ")
+        return ranking.ranked(values, padded=True)
     if column.type_oid == pgtypes.NUMERIC:
         found = tables.decimals(values.chunks)
         return found.cast(pa.decimal128(_DIGITS, found.type.scale))  # Arrow sorts shorter ones wrongly

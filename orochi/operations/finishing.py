@@ -26,13 +26,15 @@ async def finished(
     step = finish.of_plan(plan)
     if step is None or not planning.is_bytewise(session.runtime.collation):
         return None
-    columns, batches = loaded[plan.intermediates[0].name]
+    (gathered,) = plan.intermediates
+    groups = None if gathered.counted is None else gathered.counted.groups
+    columns, batches = loaded[gathered.name]
     if sum(batch.nbytes for batch in batches) > _MOST_BYTES:
         return None
     if sum(batch.num_rows for batch in batches) > _QUICK_ROWS:
-        found = await asyncio.to_thread(finishing.finished, step, tuple(columns), batches)
+        found = await asyncio.to_thread(finishing.finished, step, tuple(columns), batches, groups)
     else:
-        found = finishing.finished(step, tuple(columns), batches)
+        found = finishing.finished(step, tuple(columns), batches, groups)
     if found is None:
         return None
     shown, batch = found

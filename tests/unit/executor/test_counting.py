@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import collections
+import random
+
 import pyarrow as pa
+import pytest
 
 from orochi import pgtypes
 from orochi.executor import counting
@@ -47,3 +51,24 @@ def test_null_is_a_group_but_no_value() -> None:
 def test_no_rows_are_no_groups() -> None:
     assert _counts() == []
     assert _counts(_batch()) == []
+
+
+@pytest.mark.parametrize("gap", [1, 2**33])
+def test_many_rows_are_counted_like_few(gap: int) -> None:
+    """Few texts are ranks, numbers close together make one number of a row, and numbers far apart do not."""
+    columns = (*_COLUMNS[:2], plan_fragment.OutputColumn("d0", pgtypes.INT8, -1, "bigint"))
+    chance = random.Random(gap)
+    words = ["a", "a  ", "b", "ä", ""]
+    rows = [
+        (chance.choice(words), chance.randrange(-2, 40) * 7_000_000, chance.randrange(-60, 60) * gap)
+        for _ in range(5_000)
+    ]
+    kinds = (pa.string(), pa.int32(), pa.int64())
+    arrays = [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), kinds, strict=True)]
+    batch = pa.RecordBatch.from_arrays(arrays, ["a", "b", "c"])
+    wanted = collections.defaultdict(set)
+    for word, number, value in rows:
+        wanted[word.rstrip().ljust(3), number].add(value)
+    _, found = counting.count(_COUNTED, columns, [batch.slice(0, 1_000), batch.slice(1_000)])
+    shown = [tuple(row.values()) for part in found for row in part.to_pylist()]
+    assert sorted(shown) == sorted((*group, len(values)) for group, values in wanted.items())

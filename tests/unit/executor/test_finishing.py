@@ -128,6 +128,22 @@ def test_blanks_at_the_end_of_characters_make_no_group() -> None:
     assert _run(sql, _columns(g0="char", p0="big"), [("a ", 1), ("a", 2)]) == [("a   ", 3)]
 
 
+def test_rows_that_are_groups_already_are_not_grouped() -> None:
+    columns = _columns(g0="text", g1="int", n0="big")
+    rows = [(f"w{number % 7}", number, number % 11) for number in range(2_500)]
+    step = finish.of(
+        f"SELECT orochi_i0.g0, CAST(COALESCE(sum(orochi_i0.n0), 0) AS bigint), orochi_i0.g1 {I0} "
+        "GROUP BY orochi_i0.g0, orochi_i0.g1 "
+        "ORDER BY CAST(COALESCE(sum(orochi_i0.n0), 0) AS bigint) DESC, orochi_i0.g0, orochi_i0.g1",
+        "orochi_i0",
+    )
+    assert step is not None
+    found = finishing.finished(step, columns, _batches(columns, rows), ("g0", "g1"))
+    assert found is not None
+    shown = list(zip(*(array.to_pylist() for array in found[1].columns), strict=True))
+    assert shown == [(g0, n0, g1) for g0, g1, n0 in sorted(rows, key=lambda row: (-row[2], row[0], row[1]))]
+
+
 def test_nothing_adds_up_to_one_row_or_none() -> None:
     columns = _columns(g0="int", p0="numeric", p1="big")
     totals = "SELECT sum(orochi_i0.p0), CAST(COALESCE(sum(orochi_i0.p1), 0) AS bigint)"
