@@ -63,11 +63,20 @@ def tables_in(
 
     Of a view's or a rule's definition nothing counts: defining one reads no table.
     """
+    return named(node, snapshot, search_path, temp_tables)[0]
+
+
+def named(
+    node: tree.Node,
+    snapshot: snapshots.Snapshot,
+    search_path: tuple[str, ...],
+    temp_tables: frozenset[str] = frozenset(),
+) -> tuple[tuple[snapshots.Table, ...], bool]:
+    """The same, and whether the statement itself names views over such tables."""
     ctx = context.PlanContext(snapshot, search_path, builtins.EMPTY, temp_tables=temp_tables)
-    found: dict[int, snapshots.Table] = {}
-    for table in _tables(node, ctx, frozenset()):
-        found[table.oid] = table
-    return tuple(found.values())
+    scopes = names.resolve(node, ctx)
+    found = {table.oid: table for table in _tables(node, scopes, ctx, frozenset())}
+    return tuple(found.values()), bool(scopes.views)
 
 
 def may_name(node: tree.Node, snapshot: snapshots.Snapshot) -> bool:
@@ -79,8 +88,9 @@ def may_name(node: tree.Node, snapshot: snapshots.Snapshot) -> bool:
     )
 
 
-def _tables(node: tree.Node, ctx: context.PlanContext, inside: frozenset[str]) -> Iterator[snapshots.Table]:
-    scopes = names.resolve(node, ctx)
+def _tables(
+    node: tree.Node, scopes: names.Scopes, ctx: context.PlanContext, inside: frozenset[str]
+) -> Iterator[snapshots.Table]:
     for reference in scopes.references:
         yield reference.table
     for other in scopes.others:
@@ -92,7 +102,8 @@ def _tables(node: tree.Node, ctx: context.PlanContext, inside: frozenset[str]) -
     for _, view in scopes.views:
         if view.definition not in inside:
             (statement,) = parse.parse(view.definition)
-            yield from _tables(statement.tree, ctx, inside | {view.definition})
+            inner = names.resolve(statement.tree, ctx)
+            yield from _tables(statement.tree, inner, ctx, inside | {view.definition})
     for parts in _object_names(node):
         schema = parts[-2] if len(parts) > 1 else None
         found = names.find_relation(ctx.snapshot, ctx.search_path, ctx.temp_tables, schema, parts[-1])

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 
 from orochi import ids
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import builtins, classify, context, names, parse, tree
+from orochi.planner import classify, parse, tree
 
 #: Statements whose facts are kept, and the longest: their trees are kept with them.
 _KEPT, _LONGEST = 500, 4_000
@@ -41,7 +41,8 @@ def facts(
     known = _kept.get(key)
     if known is not None and known[0] is statement.tree:
         return known[1]
-    found = _find(statement.tree, snapshot, search_path, temp_tables)
+    tables_named, has_views = classify.named(statement.tree, snapshot, search_path, temp_tables)
+    found = Facts(tuple(table.oid for table in tables_named), has_views)
     if len(statement.sql) <= _LONGEST:
         _kept[key] = statement.tree, found
         while len(_kept) > _KEPT:
@@ -58,13 +59,3 @@ def tables(
     """`classify.tables_in` of a statement."""
     named = facts(statement, snapshot, search_path, temp_tables).tables
     return tuple(snapshot.tables[oid] for oid in named)
-
-
-def _find(
-    node: tree.Node, snapshot: snapshots.Snapshot, search_path: tuple[str, ...], temp_tables: frozenset[str]
-) -> Facts:
-    plan_context = context.PlanContext(snapshot, search_path, builtins.EMPTY, temp_tables=temp_tables)
-    return Facts(
-        tuple(table.oid for table in classify.tables_in(node, snapshot, search_path, temp_tables)),
-        bool(names.resolve(node, plan_context).views),
-    )

@@ -333,7 +333,7 @@ class _Resolver:
     def _expression(self, node: tree.Node, level: Level, ctes: frozenset[str]) -> None:
         if node is None:
             return
-        for part in tree.walk(node, stop=(ast.SelectStmt,)):
+        for part in tree.walk(node, stop=(ast.SelectStmt, ast.A_Const)):  # of constants there are thousands
             if isinstance(part, ast.SelectStmt):
                 self._select(part, level, ctes, "sublink")
             elif isinstance(part, ast.ColumnRef):
