@@ -123,7 +123,7 @@ def _number(node: tree.Node) -> int | None:
     if node is None:
         return None
     value = getattr(node, "val", None)
-    if not isinstance(value, ast.Integer):
+    if not isinstance(value, ast.Integer) or (value.ival or 0) < 0:  # which is an error
         raise _Other
     return int(value.ival or 0)
 

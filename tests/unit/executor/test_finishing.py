@@ -230,6 +230,8 @@ def test_what_postgresql_must_decide_is_declined(columns: Any, rows: Any, sql: s
         f"SELECT orochi_i0.a {I0} WHERE orochi_i0.a > 1",
         f'SELECT orochi_i0.a {I0} ORDER BY orochi_i0.a COLLATE "C"',
         f"SELECT orochi_i0.a {I0} LIMIT 1 OFFSET random()",
+        f"SELECT orochi_i0.a {I0} ORDER BY orochi_i0.a LIMIT -1",
+        f"SELECT orochi_i0.a {I0} ORDER BY orochi_i0.a OFFSET -1",
         f"SELECT orochi_i0.a {I0} ORDER BY orochi_i0.a FETCH FIRST 2 ROWS WITH TIES",
         f"SELECT sum(orochi_i0.a) OVER () {I0}",
         f"SELECT sum(DISTINCT orochi_i0.a) {I0}",
