@@ -150,7 +150,9 @@ class StripeReader:
         return pa.DictionaryArray.from_arrays(found, values, safe=False)
 
     def scaled(self, column: layout.FooterColumn, groups: Sequence[int], scale: int) -> pa.Array | None:
-        """A numeric column's values times ten to the `scale`, as int64; None if one is no such integer."""
+        """A numeric column's values times ten to the `scale`, as int64; None if one is no such integer, or they are codes."""
+        if column.dictionary is not None:
+            return None
 
         def fill(chunk: layout.ColumnChunk) -> chunks.Filler:
             if chunk.codec == numeric.NAME:

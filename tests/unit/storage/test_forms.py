@@ -79,6 +79,22 @@ def test_forms_of_columns(stripe: pathlib.Path) -> None:
     assert rows(stripe, ["price"], forms=reader.Forms(scaled={"price": 1})).column(0).type == pa.binary()
 
 
+@pytest.mark.parametrize("number", ["-7.25", "NaN"])
+def test_numerics_that_are_codes(tmp_path: pathlib.Path, number: str) -> None:
+    """A column has a dictionary where a sample has only NULLs, or NaN."""
+    value = native.numeric_binary(decimal.Decimal("-7.25"))
+    if number == "NaN":
+        value = bytes.fromhex("00000000c0000000")
+    written = pa.array([value if n in (300, 1000, 2000) else None for n in range(ROWS)], pa.binary())
+    batch = pa.RecordBatch.from_arrays([written], ["price"])
+    writer.write_stripe(tmp_path / "one", [batch], COLUMNS[1:2], OPTIONS)
+    with reader.StripeReader(tmp_path / "one") as opened:
+        assert opened.footer.columns[0].dictionary is not None
+    found = rows(tmp_path / "one", ["price"], forms=reader.Forms(scaled={"price": 3})).column(0)
+    scaled = pa.array([-7250 if each is not None else None for each in written.to_pylist()], pa.int64())
+    assert found.combine_chunks().equals(written if number == "NaN" else scaled)
+
+
 def test_rows_that_fail_may_come_where_that_is_said(stripe: pathlib.Path) -> None:
     hosts = table().column(0)
     forms = reader.Forms(stored=frozenset({"host", "id"}), loose=True)
