@@ -19,8 +19,10 @@ from orochi.timeseries import buckets, invalidation, ranges
 PATIENCE = 20.0
 #: How often, and with what growing pause in seconds, is tried again what a change of layouts made fail.
 ATTEMPTS, PAUSE = 30, 0.05
-#: The newest times of rows from a time on, by that time and by the stripes that may have some.
-_newest_kept: collections.OrderedDict[tuple[int, tuple[int, ...]], int | None] = collections.OrderedDict()
+#: The newest times of a table's rows from a time on, by that time and by the stripes that may have some.
+_newest_kept: collections.OrderedDict[tuple[int, int, tuple[int, ...]], int | None] = (
+    collections.OrderedDict()
+)
 _KEPT = 64
 _RETRIED = frozenset({"40001", "40P01"})
 
@@ -116,11 +118,11 @@ class Pending:
         except errors.OrochiError as error:
             if not may_pass(error):
                 raise
-            found = aggregate_rows.Newest(False)
+            return await self._ask_newest(table, least)
         if found.known:
             return found.value
         # stripes never change, and a time whose row was deleted since only finishes buckets that are empty
-        key = least, _stripes_after(table, least)
+        key = int(table.oid), least, _stripes_after(table, least)
         if key not in _newest_kept:
             _newest_kept[key] = await self._ask_newest(table, least)
             if len(_newest_kept) > _KEPT:
