@@ -60,6 +60,7 @@ async def ensure(
     missing = missing_ranges(dimension, _existing(table), values)
     if not missing:
         return
+    _check_current(session, table)
     if _is_shared(session, table) and not await _holds_lock(session, table):
         try:
             await _make_apart(session, table, values)
@@ -101,6 +102,17 @@ def _existing(table: snapshots.Table) -> list[Range]:
     return [(chunk.range_start, chunk.range_end) for chunk in table.shards[0].chunks]
 
 
+def _check_current(session: context.Session, table: snapshots.Table) -> None:
+    """That others have not changed the table's shards since the session's plan was made.
+
+    Raises:
+        StalePlan: they have; new partitions would be attached to what is no longer there.
+    """
+    newest = session.snapshot().tables.get(table.oid)
+    if newest is None or _layouts(newest) != _layouts(table):
+        raise errors.StalePlan(f'the shards of "{table.name}" have another layout')
+
+
 def _is_shared(session: context.Session, table: snapshots.Table) -> bool:
     """Whether other sessions see the table just as this one does."""
     committed = session.runtime.snapshot().tables.get(table.oid)
@@ -109,14 +121,18 @@ def _is_shared(session: context.Session, table: snapshots.Table) -> bool:
     old = session.catalog_is_own or bool(session.transaction.participants)
     if old and session.transaction.isolation != "read committed":
         return False  # what is committed now, it would not see
-    return [(s.shard_id, s.layout) for s in committed.shards] == [
-        (s.shard_id, s.layout) for s in table.shards
-    ]
+    return _layouts(committed) == _layouts(table)
+
+
+def _layouts(table: snapshots.Table) -> list[tuple[int, int]]:
+    return [(shard.shard_id, shard.layout) for shard in table.shards]
 
 
 async def _holds_lock(session: context.Session, table: snapshots.Table) -> bool:
-    """Whether this transaction has made chunks of the table inside itself: apart from it would wait for it."""
-    if not session.catalog_is_own:
+    """Whether this transaction has made chunks of the table inside itself, if only in an attempt that was taken back:
+    apart from it would wait for it, and PostgreSQL would not see that one waits for the other.
+    """
+    if session.coordinator.status == "I":
         return False
     found = await session.coordinator.query(
         "SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent import futures
+
 import pytest
 
 from tests.support import cluster as clusters
@@ -156,5 +158,35 @@ def test_new_chunks_of_a_table_that_has_changed(cluster: clusters.Cluster, fille
         filled.same(f"INSERT INTO events (tenant, at, id) VALUES (1, '{year}-05-05', 1) RETURNING tenant, id")
         filled.same("SELECT id, count(*) FROM events WHERE at > '2030-01-01' GROUP BY id")
     filled.both("ROLLBACK")
+    filled.orochi("RESET statement_timeout")
+    filled.check_tables("events")
+
+
+def test_a_layout_changes_before_chunks_are_made(cluster: clusters.Cluster, filled: oracle.Pair) -> None:
+    """A statement that planned by the old layout is begun again, and does not wait for a lock of its first try."""
+    ((schema,),) = filled.orochi("SELECT current_schema()")
+    filled.orochi("SET statement_timeout TO '60s'")
+    filled.both(
+        "INSERT INTO events (tenant, at, id) SELECT i, '2024-03-10', 7000 + i FROM generate_series(1, 20) i"
+    )
+    sql = (
+        "INSERT INTO events (tenant, at, id) SELECT i, '2036-05-05', i FROM generate_series(1, 20) i,"
+        " (SELECT pg_advisory_xact_lock_shared(4711)) held"
+    )
+    with (
+        cluster.connect_coordinator() as holder,
+        cluster.connect() as other,
+        futures.ThreadPoolExecutor(1) as pool,
+    ):
+        holder.execute("SELECT pg_advisory_lock(4711)")
+        answer = pool.submit(filled.both, sql)
+        clusters.eventually(
+            lambda: holder.execute(
+                "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted"
+            ).fetchone()
+        )
+        other.execute(f"SELECT compress_chunk(c, true) FROM show_chunks('{schema}.events') c".encode())
+        holder.execute("SELECT pg_advisory_unlock(4711)")
+        answer.result(90)
     filled.orochi("RESET statement_timeout")
     filled.check_tables("events")
