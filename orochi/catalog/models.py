@@ -130,7 +130,7 @@ class Table(Base):
 
 
 class Dimension(Base):
-    """A hypertable's time column; `chunk_interval` in raw units of the column's type."""
+    """A hypertable's time (`ordinal` 1), or what else cuts its stripes; `chunk_interval` in the column's raw units."""
 
     __tablename__ = "orochi_dimensions"
 

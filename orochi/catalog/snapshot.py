@@ -82,12 +82,16 @@ class Node:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stripe:
-    """An immutable columnar file. `path` is relative to the node's stripe directory."""
+    """An immutable columnar file. `path` is relative to the node's stripe directory.
+
+    `bounds`: the least and greatest raw value of each further dimension of the table, where the skip list has them.
+    """
 
     stripe_id: ids.StripeId
     path: str
     row_count: int
     size_bytes: int
+    bounds: tuple[tuple[int, int] | None, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -154,7 +158,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TimeDimension:
-    """A hypertable's time column; `interval` in raw units of the column's type."""
+    """A hypertable's time column, or one more that has ranges; `interval` in raw units of the column's type."""
 
     column: str
     type_oid: int
@@ -198,6 +202,9 @@ class Table:
     orderby: tuple[str, ...] = ()
     indexes: tuple[str, ...] = ()  # names of the shell's indexes, in the table's schema
     referenced_by: tuple[Referencing, ...] = ()
+    further: tuple[
+        TimeDimension, ...
+    ] = ()  # dimensions by range beside the time: rows of stripes lie by them
 
     def column(self, name: str) -> Column | None:
         """The column of that name, or None."""

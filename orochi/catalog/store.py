@@ -153,8 +153,9 @@ def _text(value: bytes | None) -> str | None:
 def _shards(parts: dict[str, Any]) -> dict[int, list[snapshots.Shard]]:
     """Shards by table, in order of their index, with their chunks and stripes."""
     stripes: dict[int, list[snapshots.Stripe]] = collections.defaultdict(list)
-    for stripe_id, chunk_id, path, row_count, size_bytes in parts["stripes"]:
-        stripe = snapshots.Stripe(ids.StripeId(stripe_id), path, row_count, size_bytes)
+    for stripe_id, chunk_id, path, row_count, size_bytes, *bounds in parts["stripes"]:
+        known = tuple(None if None in pair else tuple(pair) for pair in (bounds and bounds[0]) or ())
+        stripe = snapshots.Stripe(ids.StripeId(stripe_id), path, row_count, size_bytes, known)
         stripes[chunk_id].append(stripe)
     chunks: dict[int, list[snapshots.Chunk]] = collections.defaultdict(list)
     for chunk_id, shard_id, start, end, generation, tier in parts["chunks"]:
@@ -201,6 +202,7 @@ def _table(item: dict[str, Any], shards: tuple[snapshots.Shard, ...]) -> snapsho
         distribution_column=distribution[0] if distribution else None,
         distribution_oid=distribution[1] if distribution else None,
         dimension=snapshots.TimeDimension(*dimension) if dimension else None,
+        further=tuple(snapshots.TimeDimension(*further) for further in item.get("further") or ()),
         unique_keys=tuple(tuple(key) for key in item["unique"] or ()),
         storage_type=item["storage"],
         owner=item["owner"],

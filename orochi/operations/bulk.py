@@ -29,7 +29,7 @@ from orochi.catalog import snapshot as snapshots
 from orochi.engine import coded, copybinary
 from orochi.executor import context, names
 from orochi.operations import again, load_target, redistribute, routing, shells, writes
-from orochi.timeseries import direct, stripes
+from orochi.timeseries import cells, direct, stripes
 
 log = structlog.get_logger()
 
@@ -74,6 +74,10 @@ class Load:
             indexed=tuple(sorted(stripes.indexed_series(wanted.shell, time_column)))
             if time_column is not None
             else (),
+            cuts=tuple(
+                cells.Cut(further.column, further.type_oid, further.interval)
+                for further in self._table.further
+            ),
         )
         self._limit = stripes.write_options(wanted.options).stripe_row_limit
         self._held: dict[_Key, list[pa.RecordBatch]] = {}

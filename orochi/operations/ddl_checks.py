@@ -41,6 +41,9 @@ async def allowed(
         _check_key_column(before, after, name, role, rewritten=name in rewritten)
         if role == "time column" or len(table.shards) > 1:
             shells.check_keys(after, _renamed(before, after, name), role)
+    for dimension in table.further:
+        name = dimension.column
+        _check_key_column(before, after, name, "dimension", rewritten=name in rewritten)
     colocation.check_foreign_keys(
         after,
         session.snapshot(),
@@ -140,9 +143,9 @@ def _check_key_column(
             f'cannot alter the type of {role} "{name}" of table "{before.name}"',
             hint="undistribute_table() first.",
         )
-    if role == "time column" and not column.not_null:
+    if role != "distribution column" and not column.not_null:
         raise errors.FeatureNotSupported(
-            f'time column "{name}" must stay NOT NULL', hint="A row without a time belongs to no chunk."
+            f'{role} "{name}" must stay NOT NULL', hint="Dimensions cannot have NULL values."
         )
 
 

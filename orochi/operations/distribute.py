@@ -314,9 +314,12 @@ async def _leave_single(
         f" VALUES ({shell.oid}, '{kind}', {attnum or 'NULL'}, {colocation_id or 'NULL'}, {', '.join(map(str, kept))})"
     )
     if table.dimension is not None:
+        rows = ", ".join(
+            f"({shell.oid}, {ordinal}, {shell.column(item.column).attnum}, {item.interval})"
+            for ordinal, item in enumerate((table.dimension, *table.further), 1)
+        )
         await session.catalog_execute(
-            "INSERT INTO orochi.orochi_dimensions (table_oid, attnum, chunk_interval)"
-            f" VALUES ({shell.oid}, {shell.column(table.dimension.column).attnum}, {table.dimension.interval})"
+            f"INSERT INTO orochi.orochi_dimensions (table_oid, ordinal, attnum, chunk_interval) VALUES {rows}"
         )
     return source
 

@@ -70,7 +70,7 @@ async def create_hypertable(session: context.Session, sink: context.Sink, oid: i
     shells.check_table(shell, "a hypertable")
     if shell.catalog_kind == snapshots.TableKind.REFERENCE:
         raise errors.FeatureNotSupported(f'reference table "{shell.name}" cannot be a hypertable')
-    _check_column(shell, options.column)
+    check_column(shell, options.column)
     shell = await shells.lock(session, shell)
     shells.check_keys(shell, options.column, "time column")
     interval = await resolve_interval(session, shell.column(options.column).base_oid, options.interval)
@@ -84,18 +84,6 @@ async def create_hypertable(session: context.Session, sink: context.Sink, oid: i
     else:
         await _partition_shards(session, sink, shell, options, interval)
     return True
-
-
-async def set_chunk_time_interval(session: context.Session, oid: int, interval: Interval) -> None:
-    """The length of chunks made from now on."""
-    shell = await hypertable(session, oid)
-    table = session.snapshot().tables[ids.TableId(oid)]
-    assert table.dimension is not None
-    raw = await resolve_interval(session, table.dimension.type_oid, interval)
-    await session.catalog_execute(
-        f"UPDATE orochi.orochi_dimensions SET chunk_interval = {raw} WHERE table_oid = {shell.oid}"
-    )
-    await session.catalog_changed()
 
 
 async def hypertable(session: context.Session, oid: int) -> definitions.Definition:
@@ -171,14 +159,20 @@ async def resolve_interval(session: context.Session, type_oid: int, interval: In
     return ranges.interval_from_microseconds(type_oid, int(result.rows[0][0] or b"0"))
 
 
-def _check_column(shell: definitions.Definition, name: str) -> None:
+def check_column(shell: definitions.Definition, name: str) -> None:
+    """That a column of this type may have ranges.
+
+    Raises:
+        InvalidTableDefinition: it may not.
+        UndefinedColumn: there is none of that name.
+    """
     column = shell.column(name)
     if column.base_oid not in pgtypes.TIME_DIMENSION:
         raise errors.InvalidTableDefinition(
             f'invalid type for dimension "{name}"', detail=f"Its type is {column.type}.", hint=_TYPE_HINT
         )
     if column.generated:
-        raise errors.InvalidTableDefinition(f'generated column "{name}" cannot be a time column')
+        raise errors.InvalidTableDefinition(f'generated column "{name}" cannot be a dimension')
 
 
 async def _prepare_shell(

@@ -1,7 +1,6 @@
-"""Calls about hypertables: making one, its dimensions, its chunks, and what they take of disks.
+"""Calls about hypertables: making one, its chunks, and what they take of disks.
 
-A hypertable's dimension by hash is what the table is distributed by: chunks of one time range are
-then on every shard. A second dimension by range is refused: chunks are cut by time alone.
+Dimensions beside the time are in `dimensions`.
 """
 
 from __future__ import annotations
@@ -15,16 +14,11 @@ from orochi import errors, ids, pgtypes
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import distribute, hypertable, shells
+from orochi.operations import dimensions, hypertable, shells
 from orochi.operations.arguments import Arguments
 
 Rows = list[tuple[str | None, ...]]
 _VOID: Rows = [("",)]
-_MOST_PARTITIONS = 32767
-_RANGE_HINT = (
-    "Chunks are cut by time alone. ALTER TABLE ... SET (orochi.orderby = '{}') sorts compressed rows by it,"
-    " so that their minima and maxima exclude what conditions rule out; an index finds the others."
-)
 _BOUNDS = ("older_than", "newer_than", "created_before", "created_after")
 
 
@@ -53,104 +47,16 @@ async def create_hypertable(session: context.Session, sink: context.Sink, call: 
         default_indexes=call.boolean("create_default_indexes"),
     )
     hash_column = call.text("partitioning_column")
-    partitions = None if hash_column is None else _partitions(call)
+    partitions = None if hash_column is None else dimensions.partitions(call)
     created = await hypertable.create_hypertable(session, sink, oid, options)
     if created and hash_column is not None and partitions is not None:
         (await shells.definition(session, oid)).column(hash_column)
-        await _is_dimension(session, sink, oid, hash_column, if_not_exists=False)
-        await _add_hash(session, oid, hash_column, partitions)
+        await dimensions.is_one(session, sink, oid, hash_column, if_not_exists=False)
+        await dimensions.add_hash(session, oid, hash_column, partitions)
     if by_dimension:
         return [(str(oid), _bool(created))]
     shell = await shells.definition(session, oid)
     return [(str(oid), shell.schema, shell.name, _bool(created))]
-
-
-async def add_dimension(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
-    """Divide a hypertable by the hash of one more column."""
-    oid = call.oid("hypertable")
-    shell = await hypertable.hypertable(session, oid)
-    by_info = call.has("dimension")
-    if by_info:
-        fields = call.fields("dimension")
-        column, by_hash = str(fields["column_name"]), fields["kind"] == "hash"
-        partitions = _checked_partitions(fields["partitions"]) if by_hash else 0
-    else:
-        column, by_hash = call.required("column_name"), call.text("number_partitions") is not None
-        if by_hash == (call.text("chunk_time_interval") is not None):
-            what = "specify both" if by_hash else "omit both"
-            raise errors.InvalidParameter(
-                f"cannot {what} the number of partitions and the interval"
-                if by_hash
-                else f"cannot {what} the number of partitions and an interval"
-            )
-        partitions = _partitions(call) if by_hash else 0
-    shell.column(column)
-    created = not await _is_dimension(session, sink, oid, column, if_not_exists=call.boolean("if_not_exists"))
-    if created and not by_hash:
-        raise errors.FeatureNotSupported(
-            "a second dimension by range is not supported", hint=_RANGE_HINT.format(definitions.quote(column))
-        )
-    if created:
-        await _add_hash(session, oid, column, partitions)
-    if by_info:
-        return [("2", _bool(created))]
-    return [("2", shell.schema, shell.name, column, _bool(created))]
-
-
-async def _is_dimension(
-    session: context.Session, sink: context.Sink, oid: int, column: str, *, if_not_exists: bool
-) -> bool:
-    table = session.snapshot().tables[ids.TableId(oid)]
-    assert table.dimension is not None
-    if column not in (_hashed(table), table.dimension.column):
-        return False
-    if not if_not_exists:
-        raise errors.OrochiError(f'column "{column}" is already a dimension', sqlstate="42710")
-    await sink.notice(f'column "{column}" is already a dimension, skipping')
-    return True
-
-
-def _hashed(table: snapshots.Table) -> str | None:
-    return table.distribution_column if table.kind is snapshots.TableKind.DISTRIBUTED else None
-
-
-async def _add_hash(session: context.Session, oid: int, column: str, partitions: int) -> None:
-    table = session.snapshot().tables[ids.TableId(oid)]
-    if (hashed := _hashed(table)) is not None:
-        raise errors.FeatureNotSupported(
-            f'hypertable "{table.name}" is divided by the hash of column "{hashed}" already',
-            detail=f'Column "{column}" would be its second dimension by hash.',
-            hint="alter_distributed_table() changes the column.",
-        )
-    await distribute.create_distributed_table(session, oid, column, partitions, None)
-
-
-def _partitions(call: Arguments) -> int:
-    return _checked_partitions(call.integer("number_partitions"))
-
-
-def _checked_partitions(number: int | None) -> int:
-    if number is None or not 1 <= number <= _MOST_PARTITIONS:
-        raise errors.InvalidParameter(
-            f"invalid number of partitions: must be between 1 and {_MOST_PARTITIONS}"
-        )
-    return number
-
-
-async def set_chunk_time_interval(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
-    """The length of chunks made from now on."""
-    interval, dimension = call.interval("chunk_time_interval"), call.text("dimension_name")
-    oid = call.oid("hypertable")
-    if interval is None:
-        raise errors.InvalidParameter("invalid interval: an explicit interval must be specified")
-    shell = await hypertable.hypertable(session, oid)
-    known = session.snapshot().tables[ids.TableId(oid)].dimension
-    if dimension is not None and (known is None or dimension != known.column):
-        raise errors.UndefinedObject(
-            f'hypertable "{shell.name}" does not have a matching dimension', sqlstate="42704"
-        )
-    await hypertable.set_chunk_time_interval(session, oid, interval)
-    return _VOID
 
 
 async def set_integer_now_func(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
@@ -309,8 +215,8 @@ def _bool(value: bool) -> str:
 
 HANDLERS = {
     "create_hypertable": create_hypertable,
-    "add_dimension": add_dimension,
-    "set_chunk_time_interval": set_chunk_time_interval,
+    "add_dimension": dimensions.add_dimension,
+    "set_chunk_time_interval": dimensions.set_chunk_time_interval,
     "set_integer_now_func": set_integer_now_func,
     "drop_chunks": drop_chunks,
     "_drop_chunks": drop_listed_chunks,

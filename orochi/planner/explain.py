@@ -297,6 +297,8 @@ def _scan(scan: fragments.Scan) -> str:
     if scan.stripes:
         rows = sum(stripe.row_count for stripe in scan.stripes)
         text += f", {len(scan.stripes)} stripes of {rows} rows{_tiers(scan)}"
+    if scan.stripes_excluded:
+        text += f", {scan.stripes_excluded} stripes excluded"
     if scan.chunks_total:
         text += f", {scan.chunks_kept} of {scan.chunks_total} chunks"
     return text

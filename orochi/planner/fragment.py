@@ -79,6 +79,7 @@ class Scan:
         relation: quoted heap relation on the node, e.g. `"orochi_s7_1"."flights"`.
         columns: the columns the query needs (at least one).
         chunks_total, chunks_kept: for EXPLAIN; 0 and 0 without a time dimension.
+        stripes_excluded: those of the kept chunks that further dimensions exclude; for EXPLAIN.
         heap: those of its partitions that can hold rows that matter, quoted, where they are few; None is all.
         input: set if the rows are those of an earlier stage: then there is no heap relation, and
             `columns` are all of the stage's.
@@ -94,6 +95,7 @@ class Scan:
     chunks_kept: int = 0
     heap: tuple[str, ...] | None = None
     input: Input | None = None
+    stripes_excluded: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

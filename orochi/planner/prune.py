@@ -28,12 +28,14 @@ class Pruned:
     Attributes:
         shards: those that can hold rows that matter, by index.
         ranges: of the time column, in raw units; None for no restriction.
+        further: the same of each further dimension of the table.
         predicates: implied comparisons of single columns with constants.
     """
 
     shards: tuple[snapshots.Shard, ...]
     ranges: tuple[Range, ...] | None
     predicates: tuple[fragments.Predicate, ...]
+    further: tuple[tuple[Range, ...] | None, ...] = ()
 
     def chunks(self, shard: snapshots.Shard) -> tuple[snapshots.Chunk, ...]:
         """The chunks of `shard` that can hold rows that matter."""
@@ -46,8 +48,18 @@ class Pruned:
         )
 
     def stripes(self, shard: snapshots.Shard) -> tuple[snapshots.Stripe, ...]:
-        """The stripes of those chunks."""
-        return tuple(stripe for chunk in self.chunks(shard) for stripe in chunk.stripes)
+        """The stripes of those chunks that can hold such rows."""
+        return tuple(
+            stripe for chunk in self.chunks(shard) for stripe in chunk.stripes if not self._excludes(stripe)
+        )
+
+    def _excludes(self, stripe: snapshots.Stripe) -> bool:
+        return any(
+            kept is not None
+            and bounds is not None
+            and not any(low <= bounds[1] and high >= bounds[0] for low, high in kept)
+            for kept, bounds in zip(self.further, stripe.bounds, strict=False)
+        )
 
 
 def prune(reference: names.Reference, analysis: analyze.Analysis) -> Pruned:
@@ -65,7 +77,10 @@ def prune(reference: names.Reference, analysis: analyze.Analysis) -> Pruned:
     ranges = None
     if table.dimension is not None:
         ranges = _time_ranges((id(reference), table.dimension.column), terms, analysis, classes)
-    return Pruned(shards, ranges, predicates(reference, terms, analysis))
+    further = tuple(
+        _time_ranges((id(reference), item.column), terms, analysis, classes) for item in table.further
+    )
+    return Pruned(shards, ranges, predicates(reference, terms, analysis), further)
 
 
 def shards_of(table: snapshots.Table, points: Points) -> tuple[snapshots.Shard, ...]:

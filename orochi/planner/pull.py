@@ -125,7 +125,16 @@ def _rows_key(
         return table.name
     shards = tuple(shard.index for shard in pruned.shards)
     terms = tuple(own_terms(reference, prepared))
-    return table.oid, columns, reference.sampled, shards, pruned.ranges, pruned.predicates, terms
+    return (
+        table.oid,
+        columns,
+        reference.sampled,
+        shards,
+        pruned.ranges,
+        pruned.further,
+        pruned.predicates,
+        terms,
+    )
 
 
 def _spell_groups_out(

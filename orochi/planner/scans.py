@@ -45,6 +45,7 @@ def scan(
             input=fragments.Input(table.name, part, staged.indexes(table)),
         )
     chunks = pruned.chunks(shard)
+    stripes = pruned.stripes(shard)
     few = table.dimension is not None and len(chunks) <= _FEW and len(chunks) < len(shard.chunks)
     return fragments.Scan(
         name=name,
@@ -52,9 +53,7 @@ def scan(
         relation=relation(table, shard),
         columns=tuple(output(column) for column in columns),
         stripes=tuple(
-            fragments.StripeRef(stripe.stripe_id, stripe.path, stripe.row_count)
-            for chunk in chunks
-            for stripe in chunk.stripes
+            fragments.StripeRef(stripe.stripe_id, stripe.path, stripe.row_count) for stripe in stripes
         ),
         predicates=pruned.predicates,
         chunks_total=len(shard.chunks) if table.dimension is not None else 0,
@@ -62,6 +61,7 @@ def scan(
         heap=tuple(f"{names.quoted(chunk.schema)}.{names.quoted(table.name)}" for chunk in chunks)
         if few
         else None,
+        stripes_excluded=sum(len(chunk.stripes) for chunk in chunks) - len(stripes),
     )
 
 

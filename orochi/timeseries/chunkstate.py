@@ -18,7 +18,7 @@ import psycopg
 from orochi import errors
 from orochi.catalog import definition as definitions
 from orochi.catalog import twophase
-from orochi.timeseries import scans
+from orochi.timeseries import cells, scans
 
 Connection = psycopg.Connection[Any]
 
@@ -46,7 +46,12 @@ SELECT json_build_object(
     'chunk_id', c.chunk_id, 'shard_id', s.shard_id, 'generation', c.generation, 'layout', s.layout,
     'node_id', p.node_id, 'host', n.hostname, 'port', n.port, 'dbname', n.dbname,
     'table_oid', t.table_oid::bigint, 'segmentby', t.segmentby, 'orderby', t.orderby, 'options', t.options,
-    'tier', c.tier, 'time_column', a.attname, 'definition', o.definition, 'stamp', o.stamp,
+    'tier', c.tier, 'time_column', a.attname,
+    'cuts', (SELECT coalesce(json_agg(json_build_array(b.attname, orochi._base_type(b.atttypid)::bigint,
+                    m.chunk_interval) ORDER BY m.ordinal), '[]'::json)
+             FROM orochi.orochi_dimensions m JOIN pg_attribute b ON b.attrelid = m.table_oid AND b.attnum = m.attnum
+             WHERE m.table_oid = t.table_oid AND m.ordinal > 1),
+    'definition', o.definition, 'stamp', o.stamp,
     'stripes', (SELECT coalesce(json_agg(json_build_array(f.stripe_id, f.path, f.row_count)
                     ORDER BY f.stripe_id), '[]'::json)
                 FROM orochi.orochi_stripes f WHERE f.chunk_id = c.chunk_id))
@@ -108,6 +113,7 @@ class State:
     options: dict[str, Any]
     tier: str
     time_column: str | None
+    cuts: tuple[cells.Cut, ...]
     definition: definitions.Definition
     stripes: tuple[scans.StripeFile, ...]
     stamp: str = dataclasses.field(compare=False)
@@ -189,6 +195,7 @@ def _state(data: dict[str, Any], known: State | None) -> State:
             **data,
             "segmentby": tuple(data["segmentby"]),
             "orderby": tuple(data["orderby"]),
+            "cuts": tuple(cells.Cut(*cut) for cut in data["cuts"]),
             "definition": known.definition if given is None and known else definitions.from_json(given),
             "stripes": tuple(scans.StripeFile(*stripe) for stripe in data["stripes"]),
         }

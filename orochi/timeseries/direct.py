@@ -24,7 +24,7 @@ from orochi.catalog import definition as definitions
 from orochi.engine import coded
 from orochi.storage.columnar import sorting, writer
 from orochi.storage.compression import habit
-from orochi.timeseries import stripes
+from orochi.timeseries import cells, stripes
 
 #: Distinct strings up to which their ranks are sorted in the place of them.
 _MAX_RANKS = 1 << 16
@@ -44,6 +44,7 @@ class Request:
         options: the table's storage options.
         time_column: set where nobody said how to order: rows go by series too, if there are.
         indexed: columns by which an index leads to times.
+        cuts: further dimensions by range: rows go by these first.
     """
 
     load: str
@@ -53,6 +54,7 @@ class Request:
     options: dict[str, Any]
     time_column: str | None = None
     indexed: tuple[str, ...] = ()
+    cuts: tuple[cells.Cut, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As it crosses the queue."""
@@ -64,6 +66,7 @@ class Request:
             "options": self.options,
             "time_column": self.time_column,
             "indexed": list(self.indexed),
+            "cuts": [[cut.column, cut.type_oid, cut.interval] for cut in self.cuts],
         }
 
     @classmethod
@@ -72,7 +75,8 @@ class Request:
         columns = tuple((str(name), int(oid)) for name, oid in data["columns"])
         order, indexed = tuple(data["order"]), tuple(data["indexed"])
         options, time_column = dict(data["options"]), data["time_column"]
-        return cls(data["load"], data["path"], columns, order, options, time_column, indexed)
+        cuts = tuple(cells.Cut(*cut) for cut in data["cuts"])
+        return cls(data["load"], data["path"], columns, order, options, time_column, indexed, cuts)
 
 
 class _Alike:
@@ -136,11 +140,12 @@ def write(
     columns = [writer.StripeColumn(name, oid, -1) for name, oid in request.columns]
     table = pa.Table.from_batches(list(rows)).combine_chunks()
     alike = _known.of(request, table)
-    table = in_order(table, alike.keys)
+    table = _by_cuts(table, request.cuts, alike.keys)
     folder = settings.stripe_dir / pathlib.Path(request.path).parent
     folder.mkdir(parents=True, exist_ok=True)
     written: list[dict[str, Any]] = []
-    for piece in writer.slices(table, options):
+    pieces = cells.whole(table, request.cuts, options, last=True)
+    for piece in (part for whole in pieces for part in writer.slices(whole, options)):
         path = f"{request.path}_{secrets.token_hex(6)}.stripe"
         info = writer.write_stripe(
             settings.stripe_dir / path, piece.to_batches(), columns, options, alike.habits
@@ -155,6 +160,17 @@ def write(
             }
         )
     return written
+
+
+def _by_cuts(table: pa.Table, cuts: Sequence[cells.Cut], keys: Sequence[sorting.SortKey]) -> pa.Table:
+    """The table sorted by the ranges of further dimensions, then by `keys`."""
+    width = table.num_columns
+    for number, cut in enumerate(cuts):
+        table = table.append_column(
+            f"orochi range {number}", pa.array(cells.numbers(cut, table.column(cut.column)))
+        )
+    ranges = [sorting.SortKey(name) for name in table.column_names[width:]]
+    return in_order(table, [*ranges, *keys]).select(range(width))
 
 
 def in_order(table: pa.Table, keys: Sequence[sorting.SortKey]) -> pa.Table:

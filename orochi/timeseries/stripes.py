@@ -15,7 +15,7 @@ from orochi.catalog import definition as definitions
 from orochi.engine import copybinary
 from orochi.engine import stripes as stripe_rows
 from orochi.storage.columnar import sorting, writer
-from orochi.timeseries import chunkstate, scans
+from orochi.timeseries import cells, chunkstate, scans
 
 State = chunkstate.State
 Connection = chunkstate.Connection
@@ -249,14 +249,17 @@ def _tables(
             for batch in decoder.feed(data):
                 pending.append(batch)
                 rows += batch.num_rows
-            while rows > options.stripe_row_limit:
-                whole = pa.Table.from_batches(pending)
-                yield from writer.slices(whole.slice(0, options.stripe_row_limit), options)
-                pending = whole.slice(options.stripe_row_limit).to_batches()
-                rows -= options.stripe_row_limit
+            if rows > options.stripe_row_limit:
+                read, rows = pa.Table.from_batches(pending), 0
+                for piece in cells.whole(read, state.cuts, options, last=False):
+                    yield from writer.slices(piece, options)
+                    rows += piece.num_rows
+                pending = read.slice(rows).to_batches()
+                rows = read.num_rows - rows
     pending.extend(decoder.finish())
     if pending:
-        yield from writer.slices(pa.Table.from_batches(pending), options)
+        for piece in cells.whole(pa.Table.from_batches(pending), state.cuts, options, last=True):
+            yield from writer.slices(piece, options)
 
 
 def pieces(rows: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
@@ -299,7 +302,7 @@ def indexed_series(definition: definitions.Definition, time_column: str) -> froz
 
 def order_terms(state: State, series: Sequence[str] = ()) -> list[str]:
     """ORDER BY terms of a stripe: physical order only, so text goes by bytes, which is fast."""
-    terms = []
+    terms = [cells.order_sql(cut, definitions.quote(cut.column)) for cut in state.cuts]
     for key in [sorting.SortKey(name) for name in (*state.segmentby, *series)] + [
         sorting.SortKey.parse(text) for text in chunkstate.sort_columns(state)
     ]:

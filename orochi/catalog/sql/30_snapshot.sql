@@ -36,6 +36,26 @@ EXCEPTION WHEN internal_error THEN
 END
 $$;
 
+-- Of stripes, those of the shards `wanted` or all: the least and greatest raw value of each further dimension by
+-- range, [NULL, NULL] where the skip list does not have them. No row where the table has no such dimension.
+CREATE OR REPLACE FUNCTION orochi._stripe_bounds(wanted bigint[]) RETURNS TABLE (stripe_id bigint, bounds json)
+LANGUAGE sql STABLE AS $$
+    SELECT f.stripe_id, json_agg(json_build_array(k.least, k.greatest) ORDER BY d.ordinal)
+    FROM orochi.orochi_dimensions d
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = d.table_oid AND a.attnum = d.attnum
+    JOIN orochi.orochi_shards s ON s.table_oid = d.table_oid
+    JOIN orochi.orochi_chunks c ON c.shard_id = s.shard_id
+    JOIN orochi.orochi_stripes f ON f.chunk_id = c.chunk_id
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN g.whole THEN g.least END AS least, CASE WHEN g.whole THEN g.greatest END AS greatest
+        FROM (SELECT min(m.min_value::bigint) AS least, max(m.max_value::bigint) AS greatest,
+                sum(m.row_count) = f.row_count AND count(*) = count(m.min_value) AND sum(m.null_count) = 0 AS whole
+              FROM orochi.orochi_column_chunks m
+              WHERE m.stripe_id = f.stripe_id AND m.column_name = a.attname) g) k
+    WHERE d.ordinal > 1 AND (wanted IS NULL OR s.shard_id = ANY (wanted))
+    GROUP BY f.stripe_id
+$$;
+
 -- Everything planning needs, in one statement and so in one MVCC snapshot: rows of (kind, JSON).
 -- search_path is empty so that every printed name is qualified; PL/pgSQL keeps the plan.
 -- To print an expression with columns, or a view, PostgreSQL locks the relations that it reads. Unless `patient`,
@@ -72,6 +92,11 @@ BEGIN
                 FROM orochi.orochi_dimensions d
                 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.attnum
                 WHERE d.table_oid = c.oid AND d.ordinal = 1),
+            'further', (SELECT json_agg(json_build_array(a.attname, orochi._base_type(a.atttypid)::bigint,
+                    d.chunk_interval) ORDER BY d.ordinal)
+                FROM orochi.orochi_dimensions d
+                JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.attnum
+                WHERE d.table_oid = c.oid AND d.ordinal > 1),
             'columns', (SELECT json_agg(json_build_array(
                     a.attname, a.attnum, a.atttypid::bigint,
                     CASE WHEN y.typtype = 'd' THEN orochi._base_type(y.oid) ELSE y.oid END::bigint,
@@ -126,9 +151,9 @@ BEGIN
             ORDER BY shard_id, range_start)
         FROM orochi.orochi_chunks
     UNION ALL
-    SELECT 'stripes', json_agg(json_build_array(stripe_id, chunk_id, path, row_count, size_bytes)
-            ORDER BY chunk_id, stripe_id)
-        FROM orochi.orochi_stripes
+    SELECT 'stripes', json_agg(json_build_array(f.stripe_id, f.chunk_id, f.path, f.row_count, f.size_bytes, b.bounds)
+            ORDER BY f.chunk_id, f.stripe_id)
+        FROM orochi.orochi_stripes f LEFT JOIN orochi._stripe_bounds(NULL) b ON b.stripe_id = f.stripe_id
     UNION ALL
     SELECT 'views', json_agg(json_build_array(n.nspname, c.relname,
             CASE WHEN NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_rewrite'::regclass
@@ -196,8 +221,9 @@ BEGIN
             ORDER BY shard_id, range_start)
         FROM orochi.orochi_chunks WHERE shard_id = ANY (touched)
     UNION ALL
-    SELECT 'stripes', json_agg(json_build_array(f.stripe_id, f.chunk_id, f.path, f.row_count, f.size_bytes)
+    SELECT 'stripes', json_agg(json_build_array(f.stripe_id, f.chunk_id, f.path, f.row_count, f.size_bytes, b.bounds)
             ORDER BY f.chunk_id, f.stripe_id)
-        FROM orochi.orochi_stripes f JOIN orochi.orochi_chunks c USING (chunk_id) WHERE c.shard_id = ANY (touched);
+        FROM orochi.orochi_stripes f JOIN orochi.orochi_chunks c USING (chunk_id)
+        LEFT JOIN orochi._stripe_bounds(touched) b ON b.stripe_id = f.stripe_id WHERE c.shard_id = ANY (touched);
 END
 $$;

@@ -90,7 +90,8 @@ CREATE SCHEMA IF NOT EXISTS timescaledb_information;
 
 CREATE OR REPLACE VIEW timescaledb_information.hypertables AS
 SELECT n.nspname AS hypertable_schema, c.relname AS hypertable_name, pg_get_userbyid(c.relowner) AS owner,
-    (1 + (t.kind = 'distributed')::integer)::smallint AS num_dimensions,
+    ((SELECT count(*) FROM orochi.orochi_dimensions m WHERE m.table_oid = d.table_oid)
+        + (t.kind = 'distributed')::integer)::smallint AS num_dimensions,
     (SELECT count(*) FROM orochi.orochi_chunks k JOIN orochi.orochi_shards s USING (shard_id)
      WHERE s.table_oid = c.oid) AS num_chunks,
     EXISTS (SELECT FROM orochi.orochi_stripes f JOIN orochi.orochi_chunks k USING (chunk_id)
@@ -106,11 +107,12 @@ JOIN pg_attribute a ON a.attrelid = d.table_oid AND a.attnum = d.attnum
 WHERE d.ordinal = 1;
 
 CREATE OR REPLACE VIEW timescaledb_information.dimensions AS
-SELECT n.nspname AS hypertable_schema, c.relname AS hypertable_name, d.ordinal::bigint AS dimension_number,
-    a.attname AS column_name, a.atttypid::regtype AS column_type, 'Time'::text AS dimension_type,
+SELECT n.nspname AS hypertable_schema, c.relname AS hypertable_name, (d.ordinal + (d.ordinal > 1 AND t.kind = 'distributed')::integer)::bigint AS dimension_number,
+    a.attname AS column_name, a.atttypid::regtype AS column_type, 'Time'::text AS dimension_type, -- TimescaleDB's word for ranges
     orochi._raw_interval(d.chunk_interval, orochi._base_type(a.atttypid)) AS time_interval,
     CASE WHEN NOT orochi._is_time(orochi._base_type(a.atttypid)) THEN d.chunk_interval END AS integer_interval,
-    (SELECT p.proname FROM pg_proc p WHERE p.oid = (t.options -> 'integer_now' ->> 'oid')::oid) AS integer_now_func,
+    (SELECT p.proname FROM pg_proc p WHERE p.oid = (t.options -> 'integer_now' ->> 'oid')::oid AND d.ordinal = 1)
+        AS integer_now_func,
     NULL::smallint AS num_partitions
 FROM orochi.orochi_dimensions d
 JOIN orochi.orochi_tables t USING (table_oid)
