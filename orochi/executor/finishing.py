@@ -1,4 +1,5 @@
-"""Final steps in Arrow: adding up what fragments give, sorting, and cutting off (`orochi.planner.finish`).
+"""Final steps in Arrow: adding up what fragments give, arithmetic on totals, sorting, and cutting off
+(`orochi.planner.finish`).
 
 PostgreSQL would need the rows shipped to it first, which costs more than the step. Values are those it would give: sums are
 exact decimals, a row of each group is shown as it came, strings compare by their bytes, which the caller has seen to
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 
 from orochi import pgtypes
 from orochi.engine import copybinary, native, tables
-from orochi.executor import ranking
+from orochi.executor import arithmetic, ranking
 from orochi.planner import finish as finishes
 from orochi.planner import fragment as plan_fragment
 
@@ -27,9 +28,14 @@ Columns: TypeAlias = tuple[plan_fragment.OutputColumn, ...]
 #: Types that sort, and are equal, as their carriers do and are.
 _PLAIN = pgtypes.INTEGERS | pgtypes.TIMES | {pgtypes.BOOL, pgtypes.TEXT, pgtypes.VARCHAR}
 _DIGITS = 38
+_LARGEST_SUMMAND = 1e290
 _TYPMOD_HEADER = 4
-#: Fewer rows than that are grouped without looking which of them may be among the first.
+#: Fewer rows than that are grouped without looking which of them may be among the first; of more, totals are no
+#: operands.
 _MANY_ROWS = 2_000
+
+
+_DOUBLE = (pgtypes.FLOAT8, -1, "double precision")
 
 
 class _Declined(Exception):
@@ -55,7 +61,7 @@ def finished(
     rows = pa.Table.from_batches(held, schema)
     try:
         made = _Step(finish, columns, rows, None if groups is None else tuple(groups)).rows()
-    except (_Declined, native.Unsupported, pa.ArrowInvalid, pa.ArrowNotImplementedError):
+    except (_Declined, arithmetic.Declined, native.Unsupported, pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
     return made
 
@@ -123,9 +129,9 @@ class _Step:
             self._rows = self._rows.filter(self._candidates())
         keys = {name: _comparable(self._rows.column(name), self._columns[name]) for name in groups}
         totals = {
-            output.column: _summable(self._rows.column(output.column), self._columns[output.column])
+            total.column: _summable(self._rows.column(total.column), self._columns[total.column])
             for output in self._asked()
-            if isinstance(output, finishes.Total)
+            for total in finishes.totals(output)
         }
         if self._is_grouped:
             sums = {f"total {name}": of for name, of in totals.items()}
@@ -137,6 +143,8 @@ class _Step:
         for output in self._asked():
             if isinstance(output, finishes.Total):
                 made[output] = _total(output, added.column(f"total {output.column}"))
+            elif isinstance(output, finishes.Arithmetic):
+                made[output] = _computed(output, added)
             else:
                 values = self._rows.column(output).take(shown)
                 made[output] = _Made(self._columns[output], values, keys[output].take(shown))
@@ -159,7 +167,8 @@ class _Step:
         column = first.output.column
         values = _summable(self._rows.column(column), self._columns[column])
         key = self._rows.column(narrow[0])
-        if values.null_count or key.null_count or pc.min(values).as_py() < 0:
+        inexact = pa.types.is_floating(values.type)  # a sum may be less than its rows' sum in another order
+        if inexact or values.null_count or key.null_count or pc.min(values).as_py() < 0:
             return pa.repeat(everything, self._rows.num_rows)
         by_key = pa.TableGroupBy(pa.table([key, values], ["key", "v"]), "key", use_threads=False).aggregate(
             [("v", "sum"), ("v", "max")]
@@ -196,7 +205,12 @@ def _sortable(values: pa.ChunkedArray, column: plan_fragment.OutputColumn) -> An
 
 
 def _summable(values: pa.ChunkedArray, column: plan_fragment.OutputColumn) -> Any:
-    """Values as decimals so long that no sum of them overflows; all have the scale that PostgreSQL shows their sums with."""
+    """Values as decimals so long that no sum of them overflows; all have the scale that PostgreSQL shows their sums with.
+    Doubles as they are, if their sums are finite and no negative zeros.
+    """
+    if column.type_oid == pgtypes.FLOAT8:
+        _check_floats(values)
+        return values
     if column.type_oid == pgtypes.INT8:
         return values.cast(pa.decimal128(_DIGITS, 0))
     if column.type_oid != pgtypes.NUMERIC:
@@ -205,6 +219,14 @@ def _summable(values: pa.ChunkedArray, column: plan_fragment.OutputColumn) -> An
     if scale is None:
         raise _Declined
     return tables.decimals(values.chunks).cast(pa.decimal128(_DIGITS, scale))
+
+
+def _check_floats(values: pa.ChunkedArray) -> None:
+    for chunk in values.chunks:
+        held = chunk.fill_null(1.0).to_numpy(zero_copy_only=False)
+        # far from overflowing, whatever the sum's order; NaN is not less either
+        if not (np.abs(held) < _LARGEST_SUMMAND).all() or np.signbit(held[held == 0]).any():
+            raise _Declined
 
 
 def _added(keys: dict[str, Any], totals: dict[str, Any], count: int) -> pa.Table:
@@ -224,12 +246,16 @@ def _added(keys: dict[str, Any], totals: dict[str, Any], count: int) -> pa.Table
     return pa.table({"row": found.column("row_min"), **sums})
 
 
-def _sum(values: Any) -> decimal.Decimal | None:
-    found: decimal.Decimal | None = pc.sum(values, min_count=1).as_py()
+def _sum(values: Any) -> decimal.Decimal | float | None:
+    found: decimal.Decimal | float | None = pc.sum(values, min_count=1).as_py()
     return found
 
 
 def _total(output: finishes.Total, values: Any) -> _Made:
+    if pa.types.is_floating(values.type):
+        if output.is_bigint:
+            raise _Declined
+        return _Made(plan_fragment.OutputColumn(output.column, *_DOUBLE), values, values)
     if not output.is_bigint:
         column = plan_fragment.OutputColumn(output.column, pgtypes.NUMERIC, -1, "numeric")
         batches = native.from_native(pa.table([values], [output.column]), [column])
@@ -240,6 +266,38 @@ def _total(output: finishes.Total, values: Any) -> _Made:
     if output.or_zero:
         whole = whole.fill_null(0)
     return _Made(plan_fragment.OutputColumn(output.column, pgtypes.INT8, -1, "bigint"), whole, whole)
+
+
+def _computed(output: finishes.Arithmetic, added: pa.Table) -> _Made:
+    if added.num_rows > _MANY_ROWS:
+        raise _Declined
+    columns = {total.column: added.column(f"total {total.column}") for total in finishes.totals(output)}
+    rows = zip(*(column.to_pylist() for column in columns.values()), strict=True)
+    values = [_value(output, dict(zip(columns, row, strict=True))) for row in rows]
+    if any(pa.types.is_floating(column.type) for column in columns.values()):
+        doubles = pa.chunked_array([values], pa.float64())
+        return _Made(plan_fragment.OutputColumn("computed", *_DOUBLE), doubles, doubles)
+    ranks = {value: at for at, value in enumerate(sorted({v for v in values if v is not None}))}
+    return _Made(
+        plan_fragment.OutputColumn("computed", pgtypes.NUMERIC, -1, "numeric"),
+        pa.chunked_array([[_carried(v) for v in values]], pa.binary()),
+        pa.chunked_array([[None if v is None else ranks[v] for v in values]], pa.int64()),
+    )
+
+
+def _carried(value: arithmetic.Value) -> bytes | None:
+    return native.numeric_binary(value) if isinstance(value, decimal.Decimal) else None
+
+
+def _value(term: finishes.Term, totals: dict[str, arithmetic.Value]) -> arithmetic.Value:
+    match term:
+        case finishes.Total():
+            return totals[term.column]
+        case finishes.NullIfZero():
+            return arithmetic.null_if_zero(_value(term.value, totals))
+        case finishes.Arithmetic():
+            return arithmetic.applied(term.operator, _value(term.left, totals), _value(term.right, totals))
+    return term
 
 
 def _padded(values: pa.Array, column: plan_fragment.OutputColumn) -> pa.Array:

@@ -1,4 +1,4 @@
-"""Final steps that are mere adding up and sorting: the gateway takes them itself, in Arrow.
+"""Final steps that are adding up, a little arithmetic on totals, and sorting: the gateway takes them itself.
 
 What a final SQL says is read from its text; whether the rows' types and values suit is seen when they are there
 (`orochi.executor.finishing`). Everything else is PostgreSQL's.
@@ -7,7 +7,10 @@ What a final SQL says is read from its text; whether the rows' types and values 
 from __future__ import annotations
 
 import dataclasses
+import decimal
 import functools
+import re
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from orochi.planner import parse, tree
@@ -15,6 +18,9 @@ from orochi.planner import plan as plans
 from orochi.planner.tree import ast
 
 _BIGINT = ("pg_catalog", "int8")
+_AVERAGE, _MERGED = ("float8_avg",), ("orochi", "_merged_moments")
+_OPERATORS = frozenset("+-*/")
+_PLAIN_NUMBER = re.compile(r"[0-9]{0,30}(\.[0-9]{0,30})?")
 #: Of the parts of a SELECT, those that a final step may have.
 _KNOWN = frozenset({"targetList", "fromClause", "groupClause", "sortClause", "limitCount", "limitOffset"})
 
@@ -34,8 +40,26 @@ class Total:
     or_zero: bool = False
 
 
-#: A column of the intermediate by its name, or a total.
-Output: TypeAlias = "str | Total"
+@dataclasses.dataclass(frozen=True, slots=True)
+class NullIfZero:
+    """NULLIF(value, 0)."""
+
+    value: Term
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """`left operator right` on numerics, of `+ - * /`; one side at least has a total."""
+
+    operator: str
+    left: Term
+    right: Term
+
+
+#: What numerics are computed from. A total in it is no bigint.
+Term: TypeAlias = "Total | NullIfZero | Arithmetic | decimal.Decimal"
+#: A column of the intermediate by its name, a total, or what is computed from totals.
+Output: TypeAlias = "str | Total | Arithmetic"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,7 +125,7 @@ def _read(stmt: tree.Node, intermediate: str) -> Finish:
     order = tuple(_key(item, intermediate) for item in stmt.sortClause or ())
     groups = tuple(_column(node, intermediate) for node in stmt.groupClause or ())
     asked = (*outputs, *(key.output for key in order))
-    adds_up = bool(groups) or any(isinstance(output, Total) for output in asked)
+    adds_up = bool(groups) or any(not isinstance(output, str) for output in asked)
     if adds_up and any(isinstance(output, str) and output not in groups for output in asked):
         raise _Other
     if stmt.limitOption.name == "LIMIT_OPTION_WITH_TIES":
@@ -131,6 +155,10 @@ def _number(node: tree.Node) -> int | None:
 def _output(node: tree.Node, intermediate: str) -> Output:
     if isinstance(node, ast.ColumnRef):
         return _column(node, intermediate)
+    if isinstance(node, ast.A_Expr):
+        return _arithmetic(node, intermediate)
+    if isinstance(node, ast.FuncCall) and tree.strings(node.funcname) == _AVERAGE:
+        return _average(node, intermediate)
     if not isinstance(node, ast.TypeCast):
         return Total(_summed(node, intermediate))
     kind, inner = node.typeName, node.arg
@@ -142,6 +170,68 @@ def _output(node: tree.Node, intermediate: str) -> Output:
     if [getattr(other, "val", None) for other in others] != [ast.Integer(ival=0)]:
         raise _Other
     return Total(_summed(value, intermediate), is_bigint=True, or_zero=True)
+
+
+def _arithmetic(node: tree.Node, intermediate: str) -> Arithmetic:
+    operator = tree.strings(node.name)
+    if (
+        node.kind.name != "AEXPR_OP"
+        or len(operator) != 1
+        or operator[0] not in _OPERATORS
+        or node.lexpr is None
+    ):
+        raise _Other
+    found = Arithmetic(operator[0], _term(node.lexpr, intermediate), _term(node.rexpr, intermediate))
+    if not any(True for _ in totals(found)):  # whose types constants alone decide
+        raise _Other
+    return found
+
+
+def _term(node: tree.Node, intermediate: str) -> Term:
+    if isinstance(node, ast.A_Const):
+        return _constant(node)
+    if isinstance(node, ast.FuncCall) and tree.strings(node.funcname) == _AVERAGE:
+        return _average(node, intermediate)
+    if not isinstance(node, ast.A_Expr):
+        return Total(_summed(node, intermediate))
+    if node.kind.name != "AEXPR_NULLIF":
+        return _arithmetic(node, intermediate)
+    if getattr(node.rexpr, "val", None) != ast.Integer(ival=0):
+        raise _Other
+    return NullIfZero(_term(node.lexpr, intermediate))
+
+
+def _average(node: tree.Node, intermediate: str) -> Arithmetic:
+    """The mean by merged moments of doubles: how many, their sum, and squares that it does not need."""
+    (merged,) = node.args
+    if not isinstance(merged, ast.FuncCall) or tree.strings(merged.funcname) != _MERGED:
+        raise _Other
+    (moments,) = merged.args
+    if merged.agg_filter or not isinstance(moments, ast.A_ArrayExpr) or len(moments.elements) != 3:
+        raise _Other
+    count, summed = (Total(_column(moment, intermediate)) for moment in moments.elements[:2])
+    return Arithmetic("/", summed, NullIfZero(count))
+
+
+def _constant(node: tree.Node) -> decimal.Decimal:
+    match node.val:
+        case ast.Integer():
+            return decimal.Decimal(node.val.ival or 0)
+        case ast.Float() if _PLAIN_NUMBER.fullmatch(node.val.fval):
+            return decimal.Decimal(node.val.fval)
+    raise _Other
+
+
+def totals(term: Term | Output) -> Iterator[Total]:
+    """The totals that a term, or an output, is computed from."""
+    match term:
+        case Total():
+            yield term
+        case NullIfZero():
+            yield from totals(term.value)
+        case Arithmetic():
+            yield from totals(term.left)
+            yield from totals(term.right)
 
 
 def _summed(node: tree.Node, intermediate: str) -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import decimal
+import random
+
 import pytest
 
+from orochi.executor import arithmetic
+from tests.support import cluster as clusters
 from tests.support import oracle
 
 _TABLE = """
@@ -173,3 +178,62 @@ def test_sorted_by_the_gateway(table: oracle.Pair) -> None:
     table.both("UPDATE o SET f = 'NaN' WHERE k % 12 = 5")
     for sql in ("SELECT f, k FROM o ORDER BY f DESC, k", "SELECT f, k FROM o ORDER BY f, k DESC LIMIT 80"):
         table.same(sql)
+
+
+def test_computed_by_the_gateway(table: oracle.Pair) -> None:
+    """Averages, shares and the like of totals have the digits that PostgreSQL gives them."""
+    table.both(
+        "CREATE TABLE c (k int NOT NULL, g int, a numeric(38, 10), b numeric(9, 2), i int, l bigint, f float8)"
+    )
+    table.orochi("SELECT create_distributed_table('c', 'k', 4)")
+    table.both(
+        """INSERT INTO c SELECT k, k % 9, nullif(10 ^ (k % 19)::numeric * (k - 300) / 7, 0), (k % 40 - 20) * 7.13,
+               nullif(k % 11, 3), CASE WHEN k % 9 <> 4 THEN 2 ^ (k % 60)::numeric END,
+               CASE WHEN k % 9 <> 5 THEN (k % 9 - 3) * 0.125 END
+           FROM generate_series(1, 600) AS k"""
+    )
+    terms = (
+        "avg(a), avg(b), avg(l), sum(b) / 7.0, 100.00 * sum(b) / nullif(sum(a), 0), sum(a) * sum(b) - 0.5",
+        "sum(l) / nullif(sum(b), 0), sum(b) + 1, 2 - avg(b) * 1.000, sum(b) / sum(b) - 1, avg(i), .5 * avg(a) / 3",
+        "sum(b) / 99999999999.0, 1 / nullif(sum(a), 0), sum(a) / 10000, 9999 / avg(l), 0 * avg(b)",
+        "avg(f), sum(f), avg(f) * 100 - 1.5, sum(b) / 3 / nullif(sum(f), 0), sum(f) / sum(b), 1 / (0.5 * avg(l) + sum(f))",
+    )
+    for listed in terms:
+        for sql in (
+            f"SELECT {listed} FROM c",
+            f"SELECT {listed} FROM c WHERE k < 0",
+            f"SELECT g, {listed} FROM c GROUP BY g ORDER BY g",
+            f"SELECT g, {listed} FROM c GROUP BY g ORDER BY avg(b) DESC NULLS LAST, g LIMIT 5",
+        ):
+            plan = "\n".join(line for (line,) in table.orochi(f"EXPLAIN {sql}"))
+            assert "Combined by: gateway, if values suit" in plan, plan
+            table.same(sql)
+    table.same("SELECT g, sum(b) / (sum(b) - sum(b)) FROM c GROUP BY g")
+    table.same("SELECT g, count(*) / 7, sum(i) / 3 FROM c GROUP BY g ORDER BY g")
+    table.same("SELECT g, 1e300 * sum(f) * sum(b) * 1e-300, sum(f) * 1e-200 FROM c GROUP BY g ORDER BY g")
+    table.same("SELECT sum(f) * 1" + "0" * 300 + " * 10000000000 FROM c")
+    table.both("UPDATE c SET f = '-0' WHERE g = 3", "UPDATE c SET f = 'NaN' WHERE g = 2 AND k > 300")
+    table.same("SELECT g, sum(f), avg(f) / 3, sum(f) * 2 FROM c GROUP BY g ORDER BY g")
+    table.both("UPDATE c SET a = 'NaN' WHERE k = 10")
+    table.same("SELECT g, avg(a) / 3 FROM c GROUP BY g ORDER BY g")
+
+
+def test_arithmetic_is_postgresqls(cluster: clusters.Cluster) -> None:
+    chance = random.Random(7)
+
+    def number() -> decimal.Decimal:
+        digits = tuple(chance.choices(range(10), weights=[5, *[1] * 8, 5], k=chance.randrange(1, 38)))
+        return decimal.Decimal((chance.randrange(2), digits, -chance.randrange(0, 30)))
+
+    pairs = [(number(), number()) for _ in range(3_000)]
+    with cluster.connect_coordinator("plain") as plain:
+        for operator in "+-*/":
+            wanted = plain.execute(
+                f"SELECT CASE WHEN b <> 0 OR '{operator}' <> '/' THEN (a {operator} b)::text END"
+                " FROM unnest(%s::numeric[], %s::numeric[]) WITH ORDINALITY AS t(a, b, n) ORDER BY n".encode(),
+                ([a for a, _ in pairs], [b for _, b in pairs]),
+            )
+            for (left, right), (text,) in zip(pairs, wanted, strict=True):
+                if text is not None:
+                    found = arithmetic.applied(operator, left, right)
+                    assert f"{found:f}" == text, (left, operator, right)

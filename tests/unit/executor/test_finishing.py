@@ -215,6 +215,8 @@ def test_nulls_stand_where_each_key_says() -> None:
         (_columns(a="big"), [(2**62,), (2**62,)], f"SELECT CAST(sum(orochi_i0.a) AS bigint) {I0}"),
         (_columns(a="numeric"), [(decimal.Decimal("1.5"),)], f"SELECT CAST(sum(orochi_i0.a) AS bigint) {I0}"),
         (_columns(a="int"), [(1,)], f"SELECT sum(orochi_i0.a) {I0}"),
+        (_columns(a="int"), [(1,)], f"SELECT sum(orochi_i0.a) / 2 {I0}"),
+        (_columns(a="big", b="big"), [(1, 0)], f"SELECT sum(orochi_i0.a) / sum(orochi_i0.b) {I0}"),
     ],
 )
 def test_what_postgresql_must_decide_is_declined(columns: Any, rows: Any, sql: str) -> None:
@@ -240,6 +242,12 @@ def test_what_postgresql_must_decide_is_declined(columns: Any, rows: Any, sql: s
         f"SELECT orochi_i0.a {I0} GROUP BY ROLLUP (orochi_i0.a)",
         f"SELECT orochi_i0.a {I0} UNION SELECT orochi_i0.a {I0}",
         f"SELECT CAST(sum(orochi_i0.a) AS integer) {I0}",
+        f"SELECT sum(orochi_i0.a) % 2 {I0}",
+        f"SELECT sum(orochi_i0.a) * (2 / 3) {I0}",
+        f"SELECT sum(orochi_i0.a) * 1e3 {I0}",
+        f"SELECT sum(orochi_i0.a) / CAST(sum(orochi_i0.b) AS bigint) {I0}",
+        f"SELECT -sum(orochi_i0.a) {I0}",
+        f"SELECT NULLIF(sum(orochi_i0.a), 1) * 2 {I0}",
         f"SELECT orochi_i0.a {I0}, pg_temp.orochi_i1 AS orochi_i1",
         f"SELECT orochi_i0.a {I0} ORDER BY 1",
         f"SELECT * {I0}",
