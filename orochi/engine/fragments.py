@@ -104,6 +104,27 @@ def run_together(
         return run.stats("duckdb") if run.vectorise(None) else None
 
 
+def run_scan(
+    fragment: contract.Fragment,
+    _connection: Connection,
+    stripe_dir: pathlib.Path,
+    cancelled: contract.Cancelled,
+    emit: contract.Emit,
+    _staged: staging.Staging,
+) -> contract.FragmentStats:
+    """Emit the stripe rows of the fragment's scans with their row ids, deleted ones among them; see `run_fragment`."""
+    counters = stripes.Counters()
+    rows_sent = size = 0
+    for scan in fragment.scans:
+        for batch in stripes.read_stripes(
+            scan, stripe_dir, with_row_ids=True, counters=counters, cancelled=cancelled
+        ):
+            rows_sent += batch.num_rows
+            size += batch.nbytes
+            emit(batch)
+    return contract.FragmentStats(rows_sent, size, 0.0, counters.total, counters.skipped, engine="stripes")
+
+
 class _Run:
     """One execution of a fragment, or of several together."""
 

@@ -27,8 +27,8 @@ from redis import backoff, retry
 from orochi import errors
 from orochi import settings as process_settings
 from orochi.catalog import nodes
-from orochi.engine import contract, duck, fragments, staging, stripes, together, warm
-from orochi.executor import envelope, exchange, failures, heartbeat, names, shipping
+from orochi.engine import contract, duck, fragments, staging, together, warm
+from orochi.executor import envelope, exchange, failures, heartbeat, names, rehearsal, shipping
 from orochi.planner import fragment as plan_fragment
 
 log = structlog.get_logger()
@@ -76,6 +76,16 @@ class Seat:
             with contextlib.suppress(errors.OrochiError, psycopg.Error):  # each task tries again
                 self._node_connection()
         self._heartbeat.start()
+        if self._runs_fragments and self._node is not None:
+            self._rehearse()
+
+    def _rehearse(self) -> None:
+        """Serve a request that nobody sent, so that the first that somebody sends finds everything at hand."""
+        with (
+            contextlib.suppress(redis.RedisError, OSError),
+            rehearsal.request(self._redis) as (asked, runner),
+        ):
+            self._serve(asked, runner)
 
     def serve_fragments(self, request: Answer) -> None:
         """Run a request's fragments one after another, answering each."""
@@ -83,7 +93,7 @@ class Seat:
 
     def serve_scan(self, request: Answer) -> None:
         """Send the stripe rows of a request's scans, with their row ids."""
-        self._serve(request, _scan)
+        self._serve(request, fragments.run_scan)
 
     def serve_call(
         self, request: Answer, function: Callable[[process_settings.Settings, Answer], Answer | None]
@@ -359,26 +369,6 @@ def connect_node(settings: process_settings.Settings, node_id: int) -> Connectio
         options=f"-c search_path=pg_catalog -c statement_timeout={int(settings.fragment_timeout * 1000)}",
         client_encoding="UTF8",
     )
-
-
-def _scan(
-    fragment: plan_fragment.Fragment,
-    _connection: Connection,
-    stripe_dir: pathlib.Path,
-    cancelled: contract.Cancelled,
-    emit: contract.Emit,
-    _staged: staging.Staging,
-) -> contract.FragmentStats:
-    counters = stripes.Counters()
-    rows = size = 0
-    for scan in fragment.scans:
-        for batch in stripes.read_stripes(
-            scan, stripe_dir, with_row_ids=True, counters=counters, cancelled=cancelled
-        ):
-            rows += batch.num_rows
-            size += batch.nbytes
-            emit(batch)
-    return contract.FragmentStats(rows, size, 0.0, counters.total, counters.skipped, engine="stripes")
 
 
 def _writer(
