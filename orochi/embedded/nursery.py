@@ -151,7 +151,7 @@ def main() -> None:
     with contextlib.suppress(Exception):
         # each would load the loops by itself: more than a second of CPU
         importlib.import_module("orochi.engine.warm").load()
-        importlib.import_module("orochi.executor.rehearsal").rehearse(1)  # one stripe: no thread
+        importlib.import_module("orochi.operations.warmup").rehearse(1)  # one stripe: no thread
     gc.collect()
     gc.freeze()  # the collector does not touch, and so copy, pages that children share
     link.sendall(b"ready\n")

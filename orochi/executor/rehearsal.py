@@ -21,7 +21,7 @@ import redis
 
 from orochi import pgtypes
 from orochi.engine import contract, fragments, fused, shapes, stripes
-from orochi.executor import names
+from orochi.executor import exchange, names
 from orochi.planner import fragment as plan_fragment
 from orochi.storage.columnar import cache, writer
 from orochi.storage.columnar import format as layout
@@ -29,7 +29,7 @@ from orochi.storage.columnar import format as layout
 _ROWS, _GROUP_ROWS, _SERIES = 4_096, 2_048, 8
 _SECOND = 1_000_000
 _MINUTE = 60 * _SECOND
-_COLUMNS = (
+COLUMNS = (
     plan_fragment.OutputColumn("at", pgtypes.TIMESTAMPTZ, -1, "timestamp with time zone"),
     plan_fragment.OutputColumn("series", pgtypes.TEXT, -1, "text"),
     plan_fragment.OutputColumn("value", pgtypes.FLOAT8, -1, "double precision"),
@@ -50,7 +50,7 @@ def fragment(count: int) -> plan_fragment.Fragment:
         name="orochi_scan_0",
         table="rehearsal",
         relation=_NO_ROWS,
-        columns=_COLUMNS,
+        columns=COLUMNS,
         stripes=tuple(plan_fragment.StripeRef(-1 - n, f"{n}.stripe", _ROWS) for n in range(count)),
         predicates=tuple(plan_fragment.Predicate(item.column, item.op, item.values) for item in conditions),
     )
@@ -60,7 +60,7 @@ def fragment(count: int) -> plan_fragment.Fragment:
         conditions=conditions,
     )
     return plan_fragment.Fragment(
-        number=0, node_id=0, shard_ids=(0,), scans=(scan,), sql="", columns=_COLUMNS, fused=shape
+        number=0, node_id=0, shard_ids=(0,), scans=(scan,), sql="", columns=COLUMNS, fused=shape
     )
 
 
@@ -89,6 +89,28 @@ def rehearse(count: int = _STRIPES) -> pa.RecordBatch:
             lambda: False,
             cache.Cache(_CACHE_BYTES),
         )
+
+
+def packed(batch: pa.RecordBatch) -> list[bytes]:
+    """The parts of an answer, as a worker sends them."""
+    parts: list[bytes] = []
+
+    def send(part: bytes) -> int:
+        parts.append(part)
+        return 0
+
+    answer = exchange.ResultWriter(
+        {},
+        send,
+        inline_bytes=_CACHE_BYTES,
+        folder=None,
+        file_name="",
+        cancelled=lambda: False,
+        waiting=lambda: 0,
+    )
+    answer.write(batch)
+    answer.finish({"beside": []})
+    return parts
 
 
 @contextlib.contextmanager
@@ -128,8 +150,8 @@ def _stripe() -> bytes:
         pa.array([f"series {n % _SERIES}" for n in numbers.tolist()]),
         pa.array((numbers * 7_919 % 1_000) / 10),
     ]
-    batch = pa.RecordBatch.from_arrays(arrays, names=[column.name for column in _COLUMNS])
-    described = [layout.StripeColumn(column.name, column.type_oid) for column in _COLUMNS]
+    batch = pa.RecordBatch.from_arrays(arrays, names=[column.name for column in COLUMNS])
+    described = [layout.StripeColumn(column.name, column.type_oid) for column in COLUMNS]
     with tempfile.TemporaryDirectory(prefix="orochi-") as folder:
         path = pathlib.Path(folder) / "made.stripe"
         writer.write_stripe(path, [batch], described, writer.WriteOptions(chunk_group_row_limit=_GROUP_ROWS))

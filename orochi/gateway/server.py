@@ -20,7 +20,7 @@ from orochi import settings as process_settings
 from orochi.engine import warm
 from orochi.executor import cluster_metrics
 from orochi.gateway import listener, stacks
-from orochi.operations import run
+from orochi.operations import run, warmup
 from orochi.storage import arrow
 
 log = structlog.get_logger()
@@ -58,6 +58,7 @@ async def serve(
 async def _main(settings: process_settings.Settings) -> None:
     stacks.install()
     services = await _runtime(settings)
+    await _rehearse(services)
     if settings.metrics_port is not None:
         cluster = cluster_metrics.Collector(settings)
         metrics.listen(settings.metrics_host, settings.metrics_port, [cluster])
@@ -67,6 +68,15 @@ async def _main(settings: process_settings.Settings) -> None:
         await serve(services, settings)
     finally:
         await services.close()
+
+
+async def _rehearse(services: runtime.Runtime) -> None:
+    """Do once, for nobody, what the first client would wait for."""
+    try:
+        await asyncio.to_thread(warmup.rehearse)
+        await services.transport.rehearse()
+    except Exception as error:  # without it the first query takes longer
+        log.warning("gateway.not_rehearsed", error=repr(error))
 
 
 async def _runtime(settings: process_settings.Settings) -> runtime.Runtime:

@@ -7,6 +7,7 @@ import collections
 import pytest
 
 from orochi.executor import rehearsal
+from orochi.operations import warmup
 from orochi.storage.columnar import reader
 
 
@@ -27,3 +28,7 @@ def test_the_groups_of_the_rehearsal_are_those_of_its_rows(count: int) -> None:
         group: pytest.approx(sum(values) / len(values), rel=1e-12) for group, values in expected.items()
     }
     assert len(found) > 1
+
+
+def test_a_gateways_rehearsal_answers_what_it_planned() -> None:
+    assert warmup.rehearse(1) == rehearsal.rehearse(1).num_rows
