@@ -21,7 +21,7 @@ _CARRIED = ("locf", "interpolate")
 _FILLED = """
 SELECT * FROM (
     WITH orochi_found AS MATERIALIZED (SELECT 1)
-    SELECT *, pg_catalog.bool_or(orochi_real) OVER (PARTITION BY {same}) AS orochi_held
+    SELECT *, pg_catalog.bool_or(orochi_real) OVER (PARTITION BY {same}) AS orochi_held{start}
     FROM (SELECT {bucket}, {keys} {aggregates} true AS orochi_real FROM orochi_found
           UNION ALL
           SELECT orochi_bucket, {keys} {nulls} false
@@ -29,7 +29,8 @@ SELECT * FROM (
     ) orochi_rows
 WHERE orochi_real OR NOT orochi_held
 """
-_LEVEL = "SELECT *{} FROM (SELECT 1) orochi_rows"
+# where filling starts, as every row's: the least bucket that is made up
+_START = ", pg_catalog.min(orochi_bucket) FILTER (WHERE NOT orochi_real) OVER () AS orochi_start"
 
 
 def concerns(statement: parse.Statement) -> bool:
@@ -154,7 +155,7 @@ class _Query:
         )
         windows = tuple(self._over_rows(item) for item in select.windowClause or ())
         counted, carried = self._carried_columns()
-        source = _levels(self._filled(), (counted, carried), self._order())
+        source = gapfill_parts.levels(self._filled(), (counted, carried), self._order())
         return tree.changed(
             select,
             targetList=targets,
@@ -250,9 +251,11 @@ class _Query:
         """The rows that were found and those that fill gaps."""
         keys = [name for name, _ in self._keys.items]
         wanted = [name for name, _ in self._aggregates.items]
+        given = any(gapfill_parts.Carried(call).prev is not None for _, call in self._carried.items)
         series = f"(SELECT DISTINCT {', '.join(keys)} FROM orochi_found) orochi_series," if keys else ""
         text = _FILLED.format(
             same=", ".join([*keys, "orochi_bucket"]),
+            start=_START if given else "",
             bucket="orochi_bucket",
             keys="".join(f"{name}, " for name in keys),
             aggregates="".join(f"{name}, " for name in wanted),
@@ -278,7 +281,7 @@ class _Query:
             intoClause=None,
             lockingClause=None,
         )
-        return _with_found(parse.parse_one(text).tree, found)
+        return gapfill_parts.with_found(parse.parse_one(text).tree, found)
 
     def _order(self) -> str:
         """The columns that rows are ordered by: the series, then the bucket."""
@@ -302,8 +305,14 @@ class _Query:
                     f" ORDER BY orochi_bucket {direction}) AS {name}"
                 )
                 near = f"OVER (PARTITION BY {by}{name} ORDER BY orochi_bucket {direction})"
+                takes, rest = f"{name} = 0", ""
+                if given is not None and direction == "ASC":
+                    takes, rest = (
+                        gapfill_parts.nothing_before(name, value, near),
+                        f"WHEN {name} = 0 THEN NULL ",
+                    )
                 ends += [
-                    f"CASE WHEN {name} = 0 THEN {other} ELSE pg_catalog.first_value({found}) {near} END"
+                    f"CASE WHEN {takes} THEN {other} {rest}ELSE pg_catalog.first_value({found}) {near} END"
                     for other, found in self._ends(call, value, given)
                 ]
             filled = ends[0]
@@ -333,27 +342,7 @@ def _typed(value: str) -> str:
     return f"CASE WHEN false THEN orochi.interpolate({value}) END"
 
 
-def _levels(rows: tree.Node, levels: Sequence[Sequence[str]], order: str) -> tree.Node:
-    """Rows with more columns, level by level, in order, as a FROM item."""
-    source = tree.changed(parse.parse_one(_LEVEL.format("")).tree.fromClause[0], subquery=rows)
-    for columns in levels:
-        if columns:
-            select = parse.parse_one(_LEVEL.format(", " + ", ".join(columns))).tree
-            source = tree.changed(source, subquery=tree.changed(select, fromClause=(source,)))
-    ordered = parse.parse_one(f"{_LEVEL.format('')} ORDER BY {order}").tree
-    return tree.changed(source, subquery=tree.changed(ordered, fromClause=(source,)))
-
-
 _JSON_AGGREGATES = (ast.JsonArrayAgg, ast.JsonObjectAgg)
-
-
-def _with_found(select: tree.Node, found: tree.Node) -> tree.Node:
-    def replace(node: tree.Node) -> tree.Node | None:
-        if isinstance(node, ast.CommonTableExpr):
-            return tree.changed(node, ctequery=found)
-        return None
-
-    return tree.transform(select, replace)
 
 
 def _group(select: tree.Node, item: tree.Node) -> tree.Node:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from orochi import errors
 from orochi.planner import gapfill_range, parse, tree
 from orochi.planner.tree import ast
 
 _POINT_LENGTH = 2
+_LEVEL = "SELECT *{} FROM (SELECT 1) orochi_rows"
 
 
 class Named:
@@ -64,6 +67,44 @@ def point(given: tree.Node) -> tuple[tree.Node, tree.Node] | None:
         for part in row.args
     )
     return next(parts), next(parts)
+
+
+def nothing_before(count: str, value: str, near: str) -> str:
+    """Whether a row takes what its call gives for the time before, as SQL.
+
+    It does where no row was found before it. One that was found earlier than filling starts counts
+    unless its value is NULL; what comes earlier than that itself takes nothing.
+
+    Args:
+        count: the column with the number of rows found until this one.
+        value: the call's value, of a row.
+        near: the window whose first row is the last one found.
+    """
+    early = f"pg_catalog.first_value(orochi_bucket) {near} < orochi_start"
+    empty = f"pg_catalog.first_value({value}) {near} IS NULL"
+    return f"orochi_bucket >= orochi_start AND ({count} = 0 OR ({early} AND {empty}))"
+
+
+def levels(rows: tree.Node, added: Sequence[Sequence[str]], order: str) -> tree.Node:
+    """Rows with more columns, level by level, in order, as a FROM item."""
+    source = tree.changed(parse.parse_one(_LEVEL.format("")).tree.fromClause[0], subquery=rows)
+    for columns in added:
+        if columns:
+            select = parse.parse_one(_LEVEL.format(", " + ", ".join(columns))).tree
+            source = tree.changed(source, subquery=tree.changed(select, fromClause=(source,)))
+    ordered = parse.parse_one(f"{_LEVEL.format('')} ORDER BY {order}").tree
+    return tree.changed(source, subquery=tree.changed(ordered, fromClause=(source,)))
+
+
+def with_found(select: tree.Node, found: tree.Node) -> tree.Node:
+    """A statement whose WITH query is `found`."""
+
+    def replace(node: tree.Node) -> tree.Node | None:
+        if isinstance(node, ast.CommonTableExpr):
+            return tree.changed(node, ctequery=found)
+        return None
+
+    return tree.transform(select, replace)
 
 
 def _alike(one: tree.Node, other: tree.Node) -> bool:

@@ -79,7 +79,8 @@ def bounds(select: tree.Node, call: tree.Node, texts: frozenset[int]) -> Bounds:
     Raises:
         OrochiError: 22023, an argument is missing or cannot be used.
     """
-    given = arguments(call, _ZONED if _has_zone(call, texts) else _PLAIN)
+    own = gapfill_scope.own_names(select)
+    given = arguments(call, _ZONED if _has_zone(call, texts, own) else _PLAIN)
     width, time, zone = given["bucket_width"], given["ts"], given.get("timezone")
     if _is_null(width):
         raise errors.InvalidParameter(f"{_INVALID}bucket_width cannot be NULL")
@@ -89,7 +90,6 @@ def bounds(select: tree.Node, call: tree.Node, texts: frozenset[int]) -> Bounds:
         raise errors.InvalidParameter(f"{_INVALID}ts cannot be NULL")
     if zone is not None and _is_null(zone):
         raise errors.InvalidParameter(f"{_INVALID}timezone cannot be NULL")
-    own = gapfill_scope.own_names(select)
     for name, node in (
         ("bucket_width", width),
         ("start", given.get("start")),
@@ -106,13 +106,16 @@ def bounds(select: tree.Node, call: tree.Node, texts: frozenset[int]) -> Bounds:
     for name, operators in (("start", (">=", ">")), ("finish", ("<", "<="))):
         node = given.get(name)
         if node is not None and not _is_null(node):
-            sides.append((parse.deparse_expression(node).replace("{", "{{").replace("}", "}}"),))
+            text = parse.deparse_expression(node).replace("{", "{{").replace("}", "}}")
+            # an outer query's column is a start or a time zone: PostgreSQL, which knows its type, says which
+            outer = name == "start" and tree.is_column(node)
+            sides.append((f"orochi._gapfill_start({{sample}}, {text})" if outer else text,))
         else:
             sides.append(tuple(_inferred(select, own, time, name, operators)))
     return Bounds(width, time, zone, *sides)
 
 
-def _has_zone(call: tree.Node, texts: frozenset[int]) -> bool:
+def _has_zone(call: tree.Node, texts: frozenset[int], own: set[str]) -> bool:
     """Whether the third argument is a time zone: PostgreSQL decides by types, which a text shows well enough."""
     named = {node.name for node in call.args if isinstance(node, ast.NamedArgExpr)}
     positional = [node for node in call.args if not isinstance(node, ast.NamedArgExpr)]
@@ -120,7 +123,12 @@ def _has_zone(call: tree.Node, texts: frozenset[int]) -> bool:
         return True
     if len(positional) < 3 or "start" in named:
         return len(positional) > 2
-    return gapfill_scope.is_text(positional[2], texts)
+    if gapfill_scope.is_text(positional[2], texts):
+        return True
+    # a column of the query's own can be no start, and buckets of a number have no zone
+    numbered = isinstance(positional[0], ast.A_Const) and isinstance(positional[0].val, ast.Integer)
+    column = tree.is_column(positional[2]) and gapfill_scope.reads_columns(positional[2], own)
+    return column and len(positional) == 3 and not numbered
 
 
 def _inferred(

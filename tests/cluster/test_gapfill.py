@@ -52,13 +52,16 @@ def _series(
     for at, value in points:
         values.setdefault(at // width * width, []).extend([] if value is None else [value])
     found: dict[int, _Value] = {bucket: max(held, default=None) for bucket, held in values.items()}
-    buckets = sorted({*found, *range(start // width * width, finish, width)})
+    first = start // width * width
+    buckets = sorted({*found, *range(first, finish, width)})
     rows = []
     for bucket in buckets:
         before = [b for b in buckets if b < bucket and b in found]
         after = [b for b in buckets if b > bucket and b in found]
         known = [b for b in buckets if b <= bucket and found.get(b) is not None]
-        carried = found[before[-1]] if before else -1.0
+        carried = found[before[-1]] if before else None
+        if carried is None and (not before or before[-1] < first):
+            carried = -1.0
         skipping = found[known[-1]] if known else None
         line: _Value = None
         if before and after:
@@ -100,6 +103,7 @@ def test_every_layout(
 
 
 _V = "(VALUES (1, 1, 'x'), (2, 4, 'x'), (7, 2, 'y')) t(at, v, k)"
+_DAY = "(SELECT now() AS at, text 'UTC' AS z) t WHERE at >= now() AND at < now()"
 _ANSWERS: dict[str, list[tuple[Any, ...]]] = {
     # without groups there is nothing to fill
     f"SELECT time_bucket_gapfill(2, at, 0, 8), v FROM {_V} ORDER BY 1, 2": [(0, 1), (2, 4), (6, 2)],
@@ -131,6 +135,20 @@ _ANSWERS: dict[str, list[tuple[Any, ...]]] = {
     # ends given as rows, rounded as integers are: half away from zero
     "SELECT time_bucket_gapfill(1, at, 0, 3), interpolate(min(at), (-1, 0), (3, 0)) FROM (VALUES (1)) t(at) GROUP BY 1": [
         (0, 1), (1, 1), (2, 1),
+    ],
+    # ends given count from the start on, also where what was found before it is NULL, and not for earlier rows
+    """SELECT time_bucket_gapfill(1, at, 2, 4), locf(min(v), 9, true), locf(min(v), 9), interpolate(min(v), (0, 0))
+        FROM (VALUES (0, NULL), (5, 3)) t(at, v) GROUP BY 1""": [
+        (0, None, None, None), (2, 9, 9, 1), (3, 9, 9, 2), (5, 3, 3, 3),
+    ],
+    """SELECT time_bucket_gapfill(1, at, 2, 4), locf(min(v), 9, true), locf(min(v), 9), interpolate(min(v), (2, 0))
+        FROM (VALUES (0, 7), (4, 3)) t(at, v) GROUP BY 1""": [
+        (0, 7, 7, 7), (2, 7, 7, 5), (3, 7, 7, 4), (4, 3, 3, 3),
+    ],
+    # an outer query's column as the start
+    """SELECT s.v, g.* FROM (VALUES (1), (5)) s(v), LATERAL (SELECT time_bucket_gapfill(2, at, s.v) b FROM
+        (VALUES (5)) t(at) WHERE at < 8 GROUP BY 1) g ORDER BY 1, 2""": [
+        (1, 0), (1, 2), (1, 4), (1, 6), (5, 4), (5, 6),
     ],
     "SELECT time_bucket_gapfill(2, at, at::int, 3) FROM (SELECT 1 AS at LIMIT 0) t": [],
     "SELECT histogram(v, 0, 4, 2) FROM (VALUES (-1.0), (0), (1), (2), (4), (9), (NULL)) t(v)": [([1, 2, 1, 2],)],
@@ -257,6 +275,17 @@ def test_views_and_writes(module_pair: oracle.Pair) -> None:
         ),
         (
             f"SELECT time_bucket_gapfill('1 day', now(), k::text, now(), now()) FROM {_V} GROUP BY 1",
+            "0A000",
+            "does not support non-constant timezone",
+        ),
+        (
+            f"""SELECT g.* FROM (VALUES (text 'UTC')) s(z),
+                LATERAL (SELECT time_bucket_gapfill('1 day', at, s.z) FROM {_DAY} GROUP BY 1) g""",
+            "0A000",
+            "does not support non-constant timezone",
+        ),
+        (
+            f"SELECT time_bucket_gapfill('1 day', at, z) FROM {_DAY} GROUP BY 1",
             "0A000",
             "does not support non-constant timezone",
         ),

@@ -60,6 +60,16 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT bound + interval '1 microsecon
 CREATE OR REPLACE FUNCTION orochi._gapfill_after(sample timestamptz, bound timestamptz) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT bound + interval '1 microsecond' $$;
 
+-- A start that is an outer query's column; where it is a text, a time zone was meant.
+CREATE OR REPLACE FUNCTION orochi._gapfill_start(sample anycompatible, start anycompatible) RETURNS anycompatible
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT start $$;
+CREATE OR REPLACE FUNCTION orochi._gapfill_start(sample anyelement, start text) RETURNS anyelement
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    RAISE EXCEPTION 'time_bucket_gapfill does not support non-constant timezone'
+        USING ERRCODE = '0A000', HINT = 'Use a constant timezone value.';
+END $$;
+
 CREATE OR REPLACE FUNCTION orochi._gapfill_check(too_small boolean, starts boolean, finishes boolean) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 BEGIN
