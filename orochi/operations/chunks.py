@@ -71,8 +71,9 @@ async def ensure(
                 await session.catalog_changed()
             return
         except errors.RemoteError as error:
-            # Who has made some in a transaction of theirs may wait for this one: then this makes them itself.
-            if error.sqlstate != _LOCK_NOT_AVAILABLE or not session.transaction.in_block:
+            # Who has made some in a transaction of theirs may wait for this one, which only a wait of its own
+            # session's shows: then this makes them itself.
+            if error.sqlstate != _LOCK_NOT_AVAILABLE:
                 raise
     await _make_inside(session, table, values)
     await session.catalog_changed()
@@ -167,8 +168,7 @@ async def _make_batch(
     dimension = table.dimension
     assert dimension is not None
     await catalog.query("BEGIN")
-    if session.transaction.in_block:  # what it has locked itself, the lock's holder may come to wait for
-        await catalog.query(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+    await catalog.query(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
     await catalog.query(f"SELECT pg_advisory_xact_lock({_LOCK << 32 | table.oid})")
     targets, existing, shell = await _fresh(catalog, table.oid)
     missing = missing_ranges(dimension, existing, values)
@@ -223,13 +223,19 @@ async def _make_inside(session: context.Session, table: snapshots.Table, values:
     dimension = table.dimension
     assert dimension is not None
     await session.catalog_execute(f"SELECT count(*) FROM pg_advisory_xact_lock({_LOCK << 32 | table.oid})")
+    if session.transaction.isolation == "read committed":
+        await session.catalog_changed()  # whoever had the lock may have made them
+        _check_current(session, table)
+        table = session.snapshot().tables[table.oid]
     missing = missing_ranges(dimension, _existing(table), values)
+    if not missing:
+        return
     targets = [_Target(shard.shard_id, shard.layout, shard.node_ids) for shard in table.shards]
     shell = await shells.definition(session, table.oid)
     try:
         inserted = await session.catalog_execute(_insert_sql(targets, missing))
     except errors.RemoteError as error:
-        if error.sqlstate != "23505" or session.transaction.isolation == "read committed":
+        if error.sqlstate != "23505":
             raise
         raise errors.SerializationFailure(
             f'chunks of "{table.name}" were made during the transaction', hint="Run the transaction again."

@@ -190,3 +190,39 @@ def test_a_layout_changes_before_chunks_are_made(cluster: clusters.Cluster, fill
         answer.result(90)
     filled.orochi("RESET statement_timeout")
     filled.check_tables("events")
+
+
+def test_chunks_that_another_block_has_made(cluster: clusters.Cluster, filled: oracle.Pair) -> None:
+    """A block whose new chunk another one is making inside itself waits for that one, and takes its chunk."""
+    ((schema,),) = filled.orochi("SELECT current_schema()")
+    filled.both(
+        "INSERT INTO events (tenant, at, id) SELECT i, '2024-03-10', 7100 + i FROM generate_series(1, 20) i"
+    )
+    with (
+        cluster.connect() as first,
+        cluster.connect() as other,
+        cluster.connect_coordinator() as observer,
+        futures.ThreadPoolExecutor(1) as pool,
+    ):
+        first.execute("BEGIN")
+        first.execute("CREATE TABLE made_before (id int)")
+        first.execute("SELECT create_distributed_table('made_before', 'id')")
+        other.execute(f"SELECT compress_chunk(c, true) FROM show_chunks('{schema}.events') c".encode())
+        first.execute(f"INSERT INTO {schema}.events (tenant, at, id) VALUES (1, '2037-05-05', 1)".encode())
+        filled.plain.execute("INSERT INTO events (tenant, at, id) VALUES (1, '2037-05-05', 1)")
+        filled.both("BEGIN")
+        answer = pool.submit(
+            filled.both,
+            "INSERT INTO events (tenant, at, id) SELECT i, '2037-05-05', 7200 + i FROM generate_series(1, 9) i",
+        )
+        clusters.eventually(
+            lambda: observer.execute(
+                "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND NOT granted"
+                " AND query LIKE '%_gateway_execute%'"
+            ).fetchone()
+        )
+        first.execute("COMMIT")
+        answer.result(60)
+        filled.both("COMMIT")
+        first.execute("DROP TABLE made_before")
+    filled.check_tables("events")
