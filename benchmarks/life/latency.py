@@ -248,9 +248,9 @@ def measure(info: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]
 
     try:
         for number in range(options.rounds):
-            phase("idle", number)
+            phase("idle", 2 * number)
             with background.running():
-                phase("busy", number)
+                phase("busy", 2 * number + 1)  # other texts: none is known from the idle phase
     finally:
         background.close()
     with local.connect(dsn) as connection:

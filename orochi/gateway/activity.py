@@ -208,7 +208,7 @@ def _rows(tag: str | None) -> int:
 @contextlib.contextmanager
 def measured(session: sessions.Session, statement: parse.Statement, sink: Any) -> Iterator[None]:
     """Time a statement of a session, for its own row, for its text's, and for Prometheus."""
-    session.doing.begin(statement.sql, session.query_id)
+    session.doing.begin(statement.text, session.query_id)
     try:
         with metrics.measured(statement.kind.value, session.query_id):
             yield
@@ -217,4 +217,4 @@ def measured(session: sessions.Session, statement: parse.Statement, sink: Any) -
         session.doing.end()
         raise
     chosen = statement.kind.value if strategy == "none" else strategy
-    session.gateway.statistics.count(session, statement.sql, chosen, getattr(sink, "tag", None))
+    session.gateway.statistics.count(session, statement.text, chosen, getattr(sink, "tag", None))

@@ -23,6 +23,9 @@ class Engine(Protocol):
             ever: or may come to, when other relations no longer hide them.
         """
 
+    def of_lists(self, session: context.Session, text: str) -> parse.Statement | None:
+        """The statement that stands for an INSERT of many rows of constants; None if the text is to be parsed."""
+
     async def execute(
         self,
         session: context.Session,

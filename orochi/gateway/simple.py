@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from orochi import errors
 from orochi.executor import context
-from orochi.gateway import control, ending, executes, own_settings, texts
+from orochi.gateway import control, encodings, ending, executes, own_settings, texts
 from orochi.gateway import sink as sinks
 from orochi.pgwire import messages
 from orochi.planner import calls, clock, parse
@@ -43,6 +43,7 @@ _MAY_MAKE = CATALOG_KINDS | {parse.Kind.OTHER, parse.Kind.SET}
 _OURS_ALONE = frozenset({"0A", "08"})
 _LEARNED = frozenset({parse.Kind.SELECT, parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE})
 _WRITES = frozenset({parse.Kind.INSERT, parse.Kind.UPDATE, parse.Kind.DELETE, parse.Kind.MERGE})
+_INSERT = re.compile(rb"\s*insert\s", re.IGNORECASE)
 _READS = re.compile(r"\b(?:select|using|table)\b|(?<!delete)\s+from\b", re.IGNORECASE)
 _NO_BLOCK = re.compile(
     r"\bconcurrently\b|^\s*(?:vacuum|reindex|cluster|alter\s+system|create\s+database)"
@@ -58,18 +59,34 @@ async def run(session: sessions.Session, payload: bytes) -> None:
     sql = payload[:-1]
     if (shown := own_settings.shown(sql)) is not sql:
         sql, payload = shown, shown + b"\0"
+    if (statement := await _of_lists(session, sql)) is not None:
+        return await _single(session, statement, payload)
     try:
         statements = session.parse(sql)
     except errors.OrochiError as error:
         await report(session, error, implicit=session.coordinator.status == "I")
         session.client.write(messages.ready_for_query(session.coordinator.status))
-        return
+        return None
     if len(statements) == 1:
         await _single(session, statements[0], payload)
     elif statements and (_makes(session, statements, sql) or await _any_ours(session, statements)):
         await _several(session, statements)
     else:
         await _pass_on(session, payload)
+    return None
+
+
+async def _of_lists(session: sessions.Session, sql: bytes) -> parse.Statement | None:
+    """The statement that stands for an INSERT of many rows of constants, which need not be parsed for it."""
+    encoding = session.coordinator.parameters.get("client_encoding", "UTF8")
+    if not _INSERT.match(sql) or session.comes_back or session.coordinator.status == "E":
+        return None
+    if not (encodings.is_utf8(encoding) or sql.isascii()):
+        return None
+    await session.sync_catalog()
+    await session.refresh_settings()
+    text = encodings.read(sql, encoding)
+    return None if text is None else session.engine.of_lists(session, text)
 
 
 async def _pass_on(session: sessions.Session, payload: bytes) -> None:
@@ -106,7 +123,7 @@ async def _single(session: sessions.Session, statement: parse.Statement, payload
             found = await resolve(session, statement)
             if found is None:
                 return await _pass_on(session, payload)
-            if implicit and statement.kind in _LEARNED:
+            if implicit and statement.kind in _LEARNED and statement.lists is None:
                 await session.recent.learn(payload[:-1], found[2])
             await run_committed(session, *found, sink, implicit=implicit)
             session.ran(payload[:-1])
@@ -209,7 +226,7 @@ async def resolve(
         return None
     fields = None
     if statement.kind in _DESCRIBED and calls.as_select(statement) is None:
-        _, fields = await session.coordinator.describe(statement.sql)
+        _, fields = await session.coordinator.describe(statement.text)
     return statement, None, fields
 
 

@@ -46,7 +46,7 @@ from orochi.sharding import hashing
 _PARAMETER = re.compile(r"\$(\d+)")
 Parts = list[tuple[Sequence[int], writes.HeldRows]]
 _REMEMBERED = 1_000
-_REMEMBERED_LENGTH = 10_000
+_REMEMBERED_LENGTH = 2_000  # a plan of many rows is thousands of objects for the garbage collector
 _analyzed: collections.OrderedDict[
     tuple[str, tuple[str, ...], frozenset[str]], tuple[snapshots.Snapshot, plans.Values | plans.Staged]
 ] = collections.OrderedDict()

@@ -27,6 +27,7 @@ from orochi.operations import (
     evaluate,
     explain,
     insert,
+    insert_lists,
     modify,
     own_types,
     privileges,
@@ -193,6 +194,11 @@ def concerns(session: context.Session, statement: parse.Statement, *, ever: bool
     return ever and statement.kind in _MAY_TURN and classify.may_name(statement.tree, snapshot)
 
 
+def of_lists(session: context.Session, text: str) -> parse.Statement | None:
+    """The statement that stands for an INSERT of many rows of constants; None if the text is to be parsed."""
+    return insert_lists.recognised(session, text)
+
+
 class Prepared(Protocol):
     """A prepared statement, as the gateway keeps it."""
 
@@ -309,6 +315,10 @@ async def _dispatch(
                     raise
                 await rehearse.execute(session, statement, parameters, fields, sink)
         case parse.Kind.INSERT:
+            if statement.lists is not None:
+                if await insert_lists.execute(session, statement, sink):
+                    return None
+                statement = parse.parse_one(statement.text)
             sink = await own_types.converting(session, fields, sink)
             await insert.execute(session, statement, parameters, fields, sink)
         case parse.Kind.UPDATE | parse.Kind.DELETE:

@@ -51,12 +51,37 @@ class Kind(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Lists:
+    """The rows of a long INSERT, which a short statement stands for: see `value_lists`.
+
+    Attributes:
+        text: the whole statement as the client sent it.
+        rows: each row's text, and its values of the distribution column and the time column.
+        plan: what they were split by.
+    """
+
+    text: str
+    rows: tuple[tuple[str, str, str], ...]
+    plan: object
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement: its own text, its tree (locations are character offsets into `sql`), its kind."""
+    """One statement: its own text, its tree (locations are character offsets into `sql`), its kind.
+
+    Attributes:
+        lists: what it stands for, if it is not the client's.
+    """
 
     sql: str
     tree: tree.Node
     kind: Kind
+    lists: Lists | None = None
+
+    @property
+    def text(self) -> str:
+        """What the client sent."""
+        return self.sql if self.lists is None else self.lists.text
 
 
 class CannotDeparse(Exception):
@@ -111,6 +136,8 @@ def _parse(sql: str) -> tuple[Statement, ...]:
         slices = parser.split(sql, only_slices=True) if trees else ()
     except parser.ParseError as error:
         raise syntax_error(error, sql) from error
+    if len(slices) == 1:
+        slices = (slice(0, slices[0].stop),)  # places in it are places in the client's text
     texts = [sql[piece] for piece in slices]
     return tuple(
         Statement(text, raw.stmt, kind(raw.stmt)) for text in texts for raw in pglast.parse_sql(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -252,3 +253,73 @@ def test_times_in_texts_that_differ_in_them(pair: oracle.Pair, zone: str) -> Non
     pair.check_tables("timed")
     pair.same("SELECT count(*), count(DISTINCT (at, d, t)) FROM timed")
     pair.both("RESET timezone")
+
+
+#: Values of each column of the table below: plain ones, and those that go another way, or are refused.
+_PLAIN_CELLS = (
+    ("1", "-7", "'12'", "2147483647"),
+    ("'2024-01-0{n}'", "'2024-01-0{n} 10:00:00+02'", "'2024-01-03 0{n}:30:00.5'"),
+    ("1.5", "NULL", "'1e5'", "-0.25", "3", "1e-3"),
+    ("'x'", "'it''s'", "''", "'a, (b); --'", "NULL", "12", "'n{n}'", "true"),
+    ("true", "FALSE", "'yes'", "Null"),
+    ("'2024-02-29'", "NULL"),
+    ("""'{{"a": [{n}]}}'""", "'[]'", "NULL"),
+)
+_ODD_CELLS = (
+    ("2147483648", "1.5", "NULL", "'x'", "' 5 '", "1e1", "2 + 3", "DEFAULT", "'4'::int", "'5' /* '", "0x1F"),
+    ("'infinity'", "NULL", "date '2024-01-05'", "'nonsense'", "20240101", "now()::date", "'2024-02-30'"),
+    ("'x'", "1e999", "true", "1/3.0", "'NaN'", "- 5", "+5", ".5", "5."),
+    ("E'a\\\\n'", "'a'\n'b'", "U&'\\0041'", "$$x$$", "'too long'", "'ä'", "DEFAULT", "n''", "1 -- x\n"),
+    ("1", "'maybe'", "NOT true", "'on'::bool"),
+    ("'yesterday'", "'2024-13-01'", "1"),
+    ("'{{'", "1", "true"),
+)
+_HEADS = (
+    "INSERT INTO lists VALUES",
+    "insert into public.lists (k, at, v, s, b, d, j) values\n",
+    ' INSERT INTO "lists"VALUES',
+)
+
+
+def _texts(chance: random.Random) -> Iterator[str]:
+    """INSERTs of a few rows, of which at most one value is odd: servers need not find the same one of several first."""
+    for number in range(160):
+        rows = [
+            [chance.choice(cells).format(n=chance.randint(1, 9)) for cells in _PLAIN_CELLS]
+            for _ in range(chance.randint(2, 6))
+        ]
+        if number % 2:
+            at = chance.randrange(len(_ODD_CELLS))
+            chance.choice(rows)[at] = chance.choice(_ODD_CELLS[at]).format()
+        if number % 16 == 7:
+            chance.choice(rows).append("1")
+        between = chance.choice((", ", ",\n  ", " ,"))
+        body = between.join(f"({chance.choice((',', ' , ')).join(row)})" for row in rows)
+        yield (
+            chance.choice(_HEADS)
+            + body
+            + chance.choice(("", "", ";", " ; ", " ON CONFLICT DO NOTHING", " --"))
+        )
+
+
+@pytest.mark.parametrize("unique", [False, True])
+def test_rows_of_constants(pair: oracle.Pair, unique: bool) -> None:
+    """Texts whose rows go to their shards as they are, beside those that look alike and must not."""
+    pair.both(
+        "CREATE TABLE lists (k int NOT NULL, at timestamptz NOT NULL, v float8 DEFAULT 2, s varchar(5) DEFAULT 'd',"
+        f" b bool, d date, j jsonb{', UNIQUE (k, at, v, s)' if unique else ''})"
+    )
+    pair.orochi("SELECT create_hypertable('lists', 'at', chunk_time_interval => interval '4 days')")
+    pair.orochi("SELECT create_distributed_table('lists', 'k', 3)")
+    for number, sql in enumerate(_texts(random.Random(7 + unique))):
+        block = number % 5 == 4
+        if block:
+            pair.both("BEGIN", "INSERT INTO lists VALUES (3, '2024-01-02', NULL), (4, '2024-01-06', NULL)")
+        if number == 80:
+            pair.orochi("SELECT compress_chunk(c) FROM show_chunks('lists') c LIMIT 1")
+            pair.both("ALTER TABLE lists DROP COLUMN b", "ALTER TABLE lists ADD COLUMN b bool")
+        assert _simply(pair.gateway, sql)[:-1] == _simply(pair.plain, sql)[:-1], sql
+        if block:
+            pair.both("COMMIT")
+    pair.check_tables("lists")
+    pair.same("SELECT count(*) > 100, count(DISTINCT (k, at, v, s, d, j)) FROM lists")
