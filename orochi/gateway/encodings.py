@@ -1,12 +1,14 @@
 """Client encodings: which text of a client the gateway may read as it is, and how to read other text.
 
-Everything behind the session reads UTF-8, so text in another encoding is only looked at to see that
-no Orochi table is meant; what does mean one is refused, and never read as other characters.
+Everything behind the session reads UTF-8, and backslashes in strings as themselves, so text in which that may be
+otherwise is only looked at to see that no Orochi table is meant; what does mean one is refused, and never read as
+other characters.
 """
 
 from __future__ import annotations
 
 import codecs
+from collections.abc import Mapping
 
 from orochi import errors, pgtypes
 from orochi.executor import context
@@ -41,6 +43,17 @@ def read(sql: bytes, encoding: str) -> str | None:
         return codecs.decode(sql, name)
     except (LookupError, UnicodeError):
         return None
+
+
+def unread(sql: bytes, parameters: Mapping[str, str]) -> errors.FeatureNotSupported | None:
+    """Why a statement on Orochi tables cannot be read for certain under the server's `parameters`; None if it can."""
+    encoding = parameters.get("client_encoding", "UTF8")
+    if b"\\" in sql and parameters.get("standard_conforming_strings") == "off":
+        return errors.FeatureNotSupported(
+            "backslashes are not read while standard_conforming_strings is off",
+            hint="SET standard_conforming_strings TO on, and write E'...' where a backslash is an escape.",
+        )
+    return None if is_utf8(encoding) or sql.isascii() else refusal(encoding)
 
 
 def readable(parameters: context.Parameters, encoding: str) -> bool:

@@ -355,20 +355,19 @@ class Session:
         """The statements of a text that may be ours; none if PostgreSQL should say what is wrong with it.
 
         Raises:
-            FeatureNotSupported: they are ours, and not ASCII in a client encoding that is not UTF-8.
+            FeatureNotSupported: they are ours, and cannot be read (`encodings.unread`).
         """
-        encoding = self.coordinator.parameters.get("client_encoding", "UTF8")
-        text = encodings.read(sql, encoding)
+        parameters = self.coordinator.parameters
+        text = encodings.read(sql, parameters.get("client_encoding", "UTF8"))
         try:
             statements = () if text is None else parse.parse(text)
         except errors.OrochiError:
             return ()
-        if encodings.is_utf8(encoding) or sql.isascii():
+        refusal = encodings.unread(sql, parameters)
+        if refusal is None:
             return statements
-        if any(
-            control.is_control(found) or self.engine.concerns(self, found, ever=True) for found in statements
-        ):
-            raise encodings.refusal(encoding)
+        if any(control.is_control(s) or self.engine.concerns(self, s, ever=True) for s in statements):
+            raise refusal
         return ()
 
     def adopt(self, name: bytes, sql: bytes) -> portal.Prepared | None:

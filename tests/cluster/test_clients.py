@@ -245,6 +245,19 @@ def test_another_client_encoding(cluster: clusters.Cluster, pair: oracle.Pair) -
         assert client.execute("SELECT word FROM words").fetchone() == ("é",)
 
 
+def test_strings_that_do_not_conform(pair: oracle.Pair) -> None:
+    """Where a backslash means something else to the server, it is not read as itself."""
+    pair.both("CREATE TABLE said (id int, word text)", "SET standard_conforming_strings TO off")
+    pair.orochi("SELECT create_distributed_table('said', 'id')")
+    for word in (r"'a\nb'", r"E'a\nb'"):
+        with pytest.raises(psycopg.errors.FeatureNotSupported, match="backslashes"):
+            pair.gateway.execute(f"INSERT INTO said VALUES (1, {word})".encode())
+    pair.same(r"SELECT 'a\nb', E'a\nb'")
+    pair.both("INSERT INTO said VALUES (1, 'a')", "RESET standard_conforming_strings")
+    pair.both(r"INSERT INTO said VALUES (2, 'a\nb'), (3, E'a\nb')")
+    pair.same("SELECT * FROM said ORDER BY id")
+
+
 def test_listen_notify_and_notices(cluster: clusters.Cluster, pair: oracle.Pair) -> None:
     notices: list[str] = []
     pair.gateway.add_notice_handler(lambda diagnostic: notices.append(str(diagnostic.message_primary)))

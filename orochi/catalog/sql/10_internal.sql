@@ -91,7 +91,7 @@ $$;
 -- Runs the gateway's catalog changes inside the client's transaction, with the rights of the
 -- function's owner. The token proves that the gateway made this statement for this backend.
 CREATE OR REPLACE FUNCTION orochi._gateway_execute(token text, statement text) RETURNS SETOF json
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET orochi.follows = 'on' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET standard_conforming_strings = 'on' SET orochi.follows = 'on' AS $$
 DECLARE
     expected text;
 BEGIN
