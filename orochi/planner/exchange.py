@@ -1,7 +1,7 @@
 """Exchange: rows are moved between nodes, so that what was not co-located can be joined there.
 
-What a statement is made of becomes stages that run before it, step by step: WITH queries, then
-sub-SELECTs of expressions, then those of FROM that give few rows, then tables. After each step the
+What a statement is made of becomes stages that run before it, step by step: WITH queries, of FROM's sub-SELECTs
+too, then sub-SELECTs of expressions, then those of FROM that give few rows, then tables. After each step the
 rest is planned anew, by the simplest strategy that fits.
 """
 
@@ -61,7 +61,9 @@ def plan(
         return builder.finish(choose(ctes.statement(stmt), builder.ctx))
     if stmt.larg is not None:
         return builder.finish(choose(ctes.statement(_branches(stmt, prepared, builder)), builder.ctx))
-    changed = _sublinks(prepared, builder)
+    changed = _with_inside(prepared, builder)
+    if changed is None:
+        changed = _sublinks(prepared, builder)
     if changed is None:
         changed = _from_items(prepared, builder, wanted=_is_reducing)
     if changed is None:
@@ -90,6 +92,24 @@ def _branches(node: tree.Node, prepared: prepare.Prepared, builder: recursive.Bu
     if any(isinstance(target.val, ast.A_Const) for target in node.targetList or ()):
         raise spread.Unfit("the type of a constant is decided by another branch")
     return recursive.stage_select(builder.add(node))
+
+
+def _with_inside(prepared: prepare.Prepared, builder: recursive.Builder) -> tree.Node | None:
+    """The statement with the outermost WITH clause inside FROM turned into stages; None if there is none.
+
+    Under nothing but FROM its queries name nothing outside. Clauses further inside follow when the rest is planned.
+    """
+    for level in prepared.scopes.levels:
+        if level.stmt.withClause is None or not recursive.reads_orochi(level, prepared):
+            continue
+        above: names.Level | None = level
+        while above is not None and above.place in ("from", "arm"):
+            above = above.parent
+        if above is not None and above.place == "top":
+            return recursive.replaced(
+                prepared.statement.tree, {id(level.stmt): ctes.eliminate(level.stmt, builder)}
+            )
+    return None
 
 
 # -- sub-SELECTs

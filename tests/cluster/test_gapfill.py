@@ -102,6 +102,22 @@ def test_every_layout(
     assert module_pair.orochi(ranged.replace("%s", "4")) == inside
 
 
+@pytest.mark.parametrize("layout", _KINDS[1:])
+def test_shards_find_groups(
+    module_pair: oracle.Pair, readings: dict[tuple[str, int], list[tuple[int, _Value]]], layout: str
+) -> None:
+    """Only groups travel, also where the filled rows are read in FROM."""
+    table = layout.replace("-", "_")
+    filled = f"SELECT time_bucket_gapfill(7, at, 0, 100) b, max(v), locf(max(v), NULL, true) c FROM {table} GROUP BY 1"
+    for query in (filled, f"SELECT sum(c) FROM ({filled}) q"):
+        plan = "\n".join(line for (line,) in module_pair.orochi(f"EXPLAIN {query}"))
+        assert plan.startswith("Orochi Recursive"), plan
+        assert "->  Orochi Two-Phase Aggregate" in plan, plan
+    points = [point for (name, _), rows in readings.items() if name == table for point in rows]
+    carried = [row[3] for row in _series(points, 7, 0, 100)]
+    assert module_pair.orochi(query)[0][0] == sum(value for value in carried if value is not None)
+
+
 _V = "(VALUES (1, 1, 'x'), (2, 4, 'x'), (7, 2, 'y')) t(at, v, k)"
 _DAY = "(SELECT now() AS at, text 'UTC' AS z) t WHERE at >= now() AND at < now()"
 _ANSWERS: dict[str, list[tuple[Any, ...]]] = {

@@ -39,6 +39,11 @@ _STATEMENTS = (
     # WITH
     "WITH t AS (SELECT what, sum(amount) AS s FROM events GROUP BY what) SELECT * FROM t JOIN t u USING (what) WHERE t.s > 100",
     "WITH t AS MATERIALIZED (SELECT id FROM events WHERE ratio > 20), u AS (SELECT count(*) AS n FROM t) SELECT o.k, n FROM other o, u WHERE o.ref IN (SELECT id FROM t)",
+    "SELECT * FROM (WITH t AS MATERIALIZED (SELECT what, sum(amount) AS s FROM events GROUP BY what) SELECT t.what, u.s FROM t JOIN t u USING (what) WHERE t.s > 100) q",
+    "WITH t AS (SELECT id FROM events WHERE ratio > 20) SELECT o.k, q.n FROM other o JOIN (WITH u AS (SELECT count(*) AS n, min(id) AS id FROM t) SELECT a.n, b.id FROM u a, u b) q ON q.id <= o.ref",
+    "SELECT r.* FROM (WITH t AS (SELECT k, ref FROM other) SELECT q.n, t.k FROM t JOIN (WITH t AS (SELECT count(*) AS n, min(id) AS id FROM events) SELECT a.n, b.id FROM t a, t b) q ON q.id = t.ref) r",
+    "SELECT q.what, count(*) FROM (SELECT what FROM events UNION ALL (WITH u AS MATERIALIZED (SELECT t FROM other) SELECT t FROM u)) q GROUP BY 1",
+    "SELECT o.k, q.n FROM other o, LATERAL (WITH u AS MATERIALIZED (SELECT id FROM events e WHERE e.id = o.ref) SELECT count(*) AS n FROM u) q",
     "WITH t AS (SELECT id, row_number() OVER (ORDER BY id) AS r FROM events) SELECT r, o.k FROM t JOIN other o ON o.ref = t.r",
     "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 5) SELECT n.i, count(e.id) FROM n LEFT JOIN events e ON e.id % 7 = n.i GROUP BY 1",
     # sub-SELECTs in FROM, set operations, LATERAL

@@ -77,6 +77,7 @@ STATEMENTS = {
         "SELECT id FROM orders WHERE total > (SELECT avg(total) FROM orders)",
         "SELECT id FROM orders o WHERE total > (SELECT avg(i.amount) FROM items i WHERE i.sku = o.note)",
         "WITH big AS MATERIALIZED (SELECT customer FROM orders WHERE total > 9) SELECT count(*) FROM events WHERE level IN (SELECT customer FROM big)",
+        "SELECT count(*) FROM (WITH n AS (SELECT level, count(*) AS n FROM events GROUP BY level) SELECT a.n FROM n a, n b WHERE a.level < b.level) q",
         "WITH t AS (SELECT level, count(*) AS n FROM events GROUP BY level) SELECT o.id, a.n, b.n FROM orders o, t a, t b WHERE a.level = o.customer AND b.level = o.customer + 1",
         "SELECT o.id, q.n FROM orders o LEFT JOIN (SELECT level, count(*) AS n FROM events GROUP BY level) q ON q.level = o.customer",
         "SELECT * FROM (SELECT id FROM orders ORDER BY total DESC LIMIT 3) q",
