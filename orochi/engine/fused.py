@@ -22,6 +22,7 @@ import pyarrow as pa
 from orochi import errors, pgtypes
 from orochi.engine import contract, grouping, native, picked, results, shapes, stripes
 from orochi.storage.columnar import cache, predicates, reader, skiplist
+from orochi.storage.columnar import encoded as undecoded
 from orochi.storage.columnar import filter as filtering
 from orochi.storage.objects import opening
 
@@ -148,7 +149,8 @@ class Work:
         self.cache = kept
         self.shape = shape
         self.plain = plain
-        self.needed = {*(key.column for key in shape.keys), *grouping.needs(shape)}
+        self.keys = frozenset(key.column for key in shape.keys)
+        self.needed = {*self.keys, *grouping.needs(shape)}
         self.types = types
         self.conditions = [
             (item.column, predicates.condition(item, pgtypes.carrier(types[item.column])))
@@ -231,13 +233,15 @@ class Stripe:
         skipped = total - len(groups)
         of_groups, of_rows = self._work.places(self._source.key, groups, left)
         groups, kept = self.passing(groups)
-        columns = {}
+        are_few = kept is not None and picked.are_few(int(np.count_nonzero(kept)), self._source.row_count)
+        columns: dict[str, Any] = {}
         if groups:
             self._prefetch(self._work.needed, groups)
-            columns = {name: self._column(name, groups) for name in self._work.needed}
+            column = self._column if are_few else self._argument
+            columns = {name: column(name, groups) for name in self._work.needed}
         # a column that the stripe is older than may be dropped, and added again with another type
         lasts = self._deleted is None and all(self._footer.column(name) is not None for name in columns)
-        if kept is not None and picked.are_few(int(np.count_nonzero(kept)), self._source.row_count):
+        if kept is not None and are_few:
             few = picked.Rows(int(np.count_nonzero(kept)), picked.gathered(columns, kept), total, skipped)
             if lasts:
                 picked.keep(self._work.cache, of_rows, few)
@@ -258,8 +262,8 @@ class Stripe:
             column = self._footer.column(name)
             if "sum" in wanted and column is not None:
                 kind = "f" if pa.types.is_floating(column.arrow) else "i"
-                stats = column.stats
-                if grouping.is_summable(kind, stats.minimum, stats.maximum, stats.rows):
+                known = column.outline
+                if grouping.is_summable(kind, known.minimum, known.maximum, known.rows):
                     found.add(name)
         return found
 
@@ -291,7 +295,7 @@ class Stripe:
             if column is None:  # the stripe is older than the column: all null
                 if not isinstance(condition, predicates.IsNull):
                     return [], []
-            elif not skiplist.may_hold(column.stats, condition):
+            elif not skiplist.may_hold(column.outline, condition):
                 return [], []
         kept = list(range(len(self._footer.group_rows)))
         for _, column, condition in found:
@@ -339,6 +343,15 @@ class Stripe:
     def _prefetch(self, names: Iterable[str], groups: Sequence[int]) -> None:
         columns = (self._footer.column(name) for name in names if name not in self._read)
         self._source.prefetch([column for column in columns if column is not None], groups)
+
+    def _argument(self, name: str, groups: Sequence[int]) -> pa.Array | undecoded.Encoded:
+        """`_column`; or, of a column that is aggregated and nothing else, its chunks as they are."""
+        if name not in self._read and name not in self._work.keys:
+            column = self._footer.column(name)
+            found = None if column is None else self._source.encoded(column, groups)
+            if found is not None:
+                return found
+        return self._column(name, groups)
 
     def _column(self, name: str, groups: Sequence[int]) -> pa.Array:
         return self.codes(name, groups) if name in self._work.plain else self.raw(name, groups)

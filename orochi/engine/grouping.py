@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 
 from orochi.engine import native, shapes
 from orochi.engine.kernels import grouping as kernels
+from orochi.engine.kernels import streaming
+from orochi.storage.columnar import encoded
 from orochi.storage.compression import buffers
 
 Vector = npt.NDArray[Any]
@@ -81,7 +83,7 @@ def needs(shape: shapes.Shape) -> dict[str, set[str]]:
 def aggregate(
     shape: shapes.Shape,
     rows: int,
-    columns: Mapping[str, pa.Array],
+    columns: Mapping[str, pa.Array | encoded.Encoded],
     kept: Vector | None,
     summable: Collection[str] = (),
 ) -> Partial:
@@ -90,7 +92,7 @@ def aggregate(
     Args:
         shape: says what of.
         rows: of the batch.
-        columns: its columns; those that are plain keys as dictionary arrays with int32 codes.
+        columns: its columns; those that are plain keys as dictionary arrays with int32 codes, arguments maybe encoded.
         kept: which rows count; None for all.
         summable: columns whose sums are known not to overflow, see `is_summable`.
 
@@ -175,7 +177,7 @@ def _unfolded(
 
 def _states(
     shape: shapes.Shape,
-    columns: Mapping[str, pa.Array],
+    columns: Mapping[str, pa.Array | encoded.Encoded],
     cells: Vector,
     counts: Vector,
     summable: Collection[str],
@@ -185,6 +187,17 @@ def _states(
     runs = _runs(cells)
     for name, wanted in needs(shape).items():
         array = columns[name]
+        if isinstance(array, encoded.Encoded):
+            streamed = (
+                None
+                if "sum" in wanted and name not in summable
+                else _streamed(array, wanted, cells, counts, runs)
+            )
+            if streamed is not None:
+                valued[name] = counts
+                states |= {(state, name): found for state, found in streamed.items()}
+                continue
+            array = array.decode()
         valid = valid_of(array)
         valued[name] = counts
         if valid.size:
@@ -203,6 +216,23 @@ def _states(
                 _LOOPS[state](cells, valid, values, found)
             states[state, name] = found
     return valued, states
+
+
+def _streamed(
+    column: encoded.Encoded, wanted: set[str], cells: Vector, counts: Vector, runs: Vector | None
+) -> dict[str, Vector] | None:
+    """The states of a column that is decoded a chunk at a time; None if there is a chunk that cannot be."""
+    kind = "f" if column.is_float else "i"
+    dtype = np.dtype(np.float64 if column.is_float else np.int64)
+    found = {state: np.full(len(counts), _EMPTY[state, kind], dtype) for state in wanted}
+    sums, lows, highs = (found.get(state, np.empty(0, dtype)) for state in ("sum", "min", "max"))
+    begins = np.empty(0, np.int64) if runs is None else runs
+    words = column.words, column.starts, column.ends, column.counts
+    if column.is_float:
+        failed = streaming.doubles(*words, cells, begins, sums, lows, highs)
+    else:
+        failed = streaming.integers(*words, column.kinds, cells, begins, sums, lows, highs)
+    return found if failed < 0 else None
 
 
 def _runs(cells: Vector) -> Vector | None:

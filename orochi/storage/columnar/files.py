@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from orochi.storage.columnar import cache as caching
 
-_TAIL_BYTES = 64 << 10
+_TAIL_BYTES = 32 << 10
 
 
 class Source(Protocol):
@@ -21,12 +21,14 @@ class Source(Protocol):
         key: tells it from every other stripe, for caches.
         size: bytes.
         tail: how many bytes at its end to look for a footer in.
+        is_far: whether it is worth to tell what will be read.
     """
 
     name: str
     key: Hashable
     size: int
     tail: int
+    is_far: bool
 
     def read(self, offset: int, size: int) -> pa.Buffer:
         """Bytes in the Arrow pool; fewer at the end."""
@@ -45,6 +47,7 @@ class LocalFile:
     """A file of this host, as a `Source`."""
 
     tail = _TAIL_BYTES
+    is_far = False
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Opens it.

@@ -68,9 +68,12 @@ _RECORD = struct.Struct(f"{_HEAD}8s8s16s")
 _PART = struct.Struct("<QQQIIB7x")
 _RECORD_DTYPE = np.dtype(
     {
-        "names": ["offset", "stored", "rows", "codec", "block"],
-        "formats": ["<u8", "<u8", "<u4", "u1", "u1"],
-        "offsets": [0, 8, 36, 46, 47],
+        "names": [
+            *("offset", "stored", "payload", "checksum", "rows", "nulls", "flags", "codec", "block"),
+            *("minimum", "maximum"),
+        ],
+        "formats": ["<u8", "<u8", "<u8", "<u4", "<u4", "<u4", "<u2", "u1", "u1", "<i8", "<i8"],
+        "offsets": [0, 8, 16, 32, 36, 40, 44, 46, 47, 48, 56],
         "itemsize": _RECORD.size,
     }
 )
@@ -172,6 +175,7 @@ class FooterColumn:
 
     Attributes:
         load: its chunks; a column that nobody looks at is not taken apart.
+        records: what a footer that was read says of its chunks, a record each; None while a stripe is written.
     """
 
     name: str
@@ -181,6 +185,26 @@ class FooterColumn:
     load: Callable[[], tuple[ColumnChunk, ...]]
     dictionary: Part | None = None
     filter: Part | None = None
+    records: npt.NDArray[np.void] | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    @functools.cached_property
+    def outline(self) -> skiplist.Stats:
+        """`stats` without their sum, and without taking the column apart if its values are numbers."""
+        if self.records is None or buffers.is_bytes(self.arrow):
+            return self.stats
+        records, nulls = self.records, int(self.records["nulls"].sum())
+        valued = records[records["nulls"] < records["rows"]] if nulls else records
+        low, high = valued["minimum"], valued["maximum"]
+        if pa.types.is_floating(self.arrow):
+            low, high = low.view(np.float64), high.view(np.float64)
+        flags = int(np.bitwise_and.reduce(valued["flags"])) if len(valued) else _EXACT
+        return skiplist.Stats(
+            int(records["rows"].sum()),
+            nulls,
+            np.fmin.reduce(low).item() if flags & _HAS_MINIMUM else None,
+            np.maximum.reduce(high).item() if flags & _HAS_MAXIMUM else None,
+            flags & _EXACT != 0,
+        )
 
     @functools.cached_property
     def chunks(self) -> tuple[ColumnChunk, ...]:
@@ -291,25 +315,26 @@ def _decode_footer(data: bytes, footer_offset: int, file_size: int) -> Footer:
     heap_at = at + column_count * group_count * _RECORD.size
     heap = data[heap_at : heap_at + heap_length]
     records = np.frombuffer(data, _RECORD_DTYPE, column_count * group_count, at)
-    _check_records(records.reshape(column_count, group_count), group_rows)
-    extents = (records["stored"] + 7) // 8 * 8
+    records = records.reshape(column_count, group_count)
+    _check_records(records, group_rows)
+    ends = np.cumsum((records["stored"] + 7) // 8 * 8, axis=1, dtype=np.int64)
     expected = HEADER_SIZE
-    columns = []
+    columns, starts = [], []
     for number, ((name, type_oid, typmod, arrow, _), (dictionary, bloom)) in enumerate(
         zip(described, extras, strict=True)
     ):
-        expected = _follows(dictionary, expected, f'dictionary of "{name}"')
-        mine = slice(number * group_count, (number + 1) * group_count)
-        ends = expected + np.cumsum(extents[mine], dtype=np.int64)
-        if (records["offset"][mine] != ends - extents[mine]).any():
-            raise MalformedError(f'a column chunk of "{name}" is misplaced')
-        expected = _follows(bloom, int(ends[-1]) if group_count else expected, f'filter of "{name}"')
+        starts.append(_follows(dictionary, expected, f'dictionary of "{name}"'))
+        filled = starts[-1] + (int(ends[number, -1]) if group_count else 0)
+        expected = _follows(bloom, filled, f'filter of "{name}"')
         load = functools.partial(
             _read_chunks, data, at + number * group_count * _RECORD.size, group_count, name, arrow, heap
         )
-        columns.append(FooterColumn(name, type_oid, typmod, arrow, load, dictionary, bloom))
+        columns.append(FooterColumn(name, type_oid, typmod, arrow, load, dictionary, bloom, records[number]))
     if expected != footer_offset or sum(group_rows) != row_count:
         raise MalformedError("the column chunks do not fill the file")
+    begins = np.concatenate((np.zeros((column_count, 1), np.int64), ends[:, :-1]), axis=1)
+    if (records["offset"] != begins[:, :group_count] + np.array(starts, np.int64)[:, None]).any():
+        raise MalformedError("a column chunk is misplaced")
     return Footer(row_count, tuple(group_rows), tuple(columns), file_size)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from orochi import errors
-from orochi.storage.columnar import bloom, bulk, chunks, files, skiplist
+from orochi.storage.columnar import bloom, bulk, chunks, encoded, files, skiplist
 from orochi.storage.columnar import cache as caching
 from orochi.storage.columnar import format as layout
 from orochi.storage.columnar import predicates as filters
@@ -149,6 +149,21 @@ class StripeReader:
         )
         return pa.DictionaryArray.from_arrays(found, values, safe=False)
 
+    def encoded(self, column: layout.FooterColumn, groups: Sequence[int]) -> encoded.Encoded | None:
+        """The column's chunks, not decoded; None where they cannot be used so, or a whole column is wanted again: to be kept."""
+        if column.dictionary is not None or column.records is None:
+            return None
+        if self._cache is not None:
+            kept, wanted = (self.key, column.name), (self.key, column.name, "wanted")
+            whole = len(groups) == len(self.footer.group_rows)
+            if self._cache.get(kept) is not None or (whole and self._cache.get(wanted)):
+                return None
+            if whole:
+                self._cache.put(wanted, True, 256)
+        return encoded.read(
+            column.records, groups, column.arrow, self._read, lambda: self.column(column, groups)
+        )
+
     def scaled(self, column: layout.FooterColumn, groups: Sequence[int], scale: int) -> pa.Array | None:
         """A numeric column's values times ten to the `scale`, as int64; None if one is no such integer, or they are codes."""
         if column.dictionary is not None:
@@ -275,10 +290,12 @@ class StripeReader:
         at, length, checksum = layout.read_trailer(tail[-layout.TRAILER_SIZE :], size)
         if at < start:
             tail, start = self._read(at, size - at).to_pybytes(), at
-        return layout.decode_footer(tail[at - start :][:length], checksum, at, size)
+        return layout.decode_footer(tail[at - start : at - start + length], checksum, at, size)
 
     def prefetch(self, columns: Iterable[layout.FooterColumn], groups: Sequence[int]) -> None:
         """Have what `column` will read of these columns, where the stripe is far away: all at once."""
+        if not self._source.is_far:
+            return
         ranges = []
         whole = len(groups) == len(self.footer.group_rows)
         for column in columns:

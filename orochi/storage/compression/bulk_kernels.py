@@ -120,7 +120,8 @@ def _runs(words: Vector, at: int, end: int, count: int, heads: Vector, lengths: 
 
 
 @numba.njit(types.int64(_I64_IN), cache=True, nogil=True)
-def _most(counts: Vector) -> int:
+def longest(counts: Vector) -> int:
+    """The rows of the longest chunk; 1 at least."""
     most = 1
     for i in range(counts.size):
         if counts[i] > most:
@@ -131,7 +132,7 @@ def _most(counts: Vector) -> int:
 @numba.njit(types.int64(_U64_IN, _I64_IN, _I64_IN, _I64_IN, _I64_IN, _I64), cache=True, nogil=True)
 def integers(words: Vector, starts: Vector, ends: Vector, counts: Vector, kinds: Vector, out: Vector) -> int:
     """Chunks of integers, packed (kind 0) or as runs (1)."""
-    most = _most(counts)
+    most = longest(counts)
     heads, lengths = np.empty(most, np.int64), np.empty(most, np.int64)
     row = 0
     for chunk in range(counts.size):
@@ -151,7 +152,7 @@ def narrow_integers(
     words: Vector, starts: Vector, ends: Vector, counts: Vector, kinds: Vector, out: Vector
 ) -> int:
     """`integers` as int32."""
-    wide = np.empty(_most(counts), np.int64)
+    wide = np.empty(longest(counts), np.int64)
     row = 0
     for chunk in range(counts.size):
         count = counts[chunk]
@@ -172,7 +173,7 @@ def narrow_integers(
 @numba.njit(types.int64(_U64_IN, _I64_IN, _I64_IN, _I64_IN, types.int64, _I32), cache=True, nogil=True)
 def codes(words: Vector, starts: Vector, ends: Vector, counts: Vector, distinct: int, out: Vector) -> int:
     """Chunks of `shared_dictionary` codes, each below `distinct`."""
-    most = _most(counts)
+    most = longest(counts)
     values, heads, lengths = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
     row = 0
     for chunk in range(counts.size):
@@ -196,7 +197,7 @@ def codes(words: Vector, starts: Vector, ends: Vector, counts: Vector, distinct:
 )
 def doubles(words: Vector, starts: Vector, ends: Vector, counts: Vector, out: Vector) -> int:
     """Chunks of `alp` doubles."""
-    values = np.empty(_most(counts), np.int64)
+    values = np.empty(longest(counts), np.int64)
     bits = out.view(np.uint64)
     row = 0
     for chunk in range(counts.size):
@@ -224,7 +225,7 @@ def doubles(words: Vector, starts: Vector, ends: Vector, counts: Vector, out: Ve
 @numba.njit(types.int64(_U64_IN, _I64_IN, _I64_IN, _I64_IN, types.int64, _I64), cache=True, nogil=True)
 def decimals(words: Vector, starts: Vector, ends: Vector, counts: Vector, scale: int, out: Vector) -> int:
     """Chunks of `numeric` values as integers of one scale; a chunk that has others is answered as wrong."""
-    most = _most(counts)
+    most = longest(counts)
     scales, values = np.empty(most, np.int64), np.empty(most, np.int64)
     row = 0
     for chunk in range(counts.size):

@@ -35,7 +35,10 @@ class RemoteObject:
         key: tells it from every other file.
         size: bytes.
         tail: how many bytes at its end to look for a footer in.
+        is_far: True.
     """
+
+    is_far = True
 
     def __init__(
         self, path: str, cache: diskcache.DiskCache | None, store: client.Store | None = None
