@@ -169,7 +169,11 @@ async def _make_batch(
     assert dimension is not None
     await catalog.query("BEGIN")
     await catalog.query(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
-    await catalog.query(f"SELECT pg_advisory_xact_lock({_LOCK << 32 | table.oid})")
+    session.transaction.beside.add(catalog)  # the client may cancel this wait
+    try:
+        await catalog.query(f"SELECT pg_advisory_xact_lock({_LOCK << 32 | table.oid})")
+    finally:
+        session.transaction.beside.discard(catalog)
     targets, existing, shell = await _fresh(catalog, table.oid)
     missing = missing_ranges(dimension, existing, values)
     per_node = max(
