@@ -17,6 +17,7 @@ from orochi.planner import (
     decorrelate,
     given,
     homes,
+    latest,
     names,
     parse,
     prepare,
@@ -132,6 +133,8 @@ def _sublinks(prepared: prepare.Prepared, builder: recursive.Builder) -> tree.No
             replaced[id(level.stmt)] = recursive.stage_select(made)
             continue
         found = decorrelate.aggregate(level, prepared, builder, replaced)
+        if found is None:
+            found = latest.looked_up(level, prepared, builder, indexed=True)
         if found is not None:
             replaced[id(level.stmt)] = found
     return recursive.replaced(prepared.statement.tree, replaced) if replaced else None

@@ -4,6 +4,7 @@
 look in. So a stage `SELECT DISTINCT ON (t.k) ... FROM t WHERE ... ORDER BY t.k, t.at DESC` finds the row of each key,
 and the sub-SELECT reads that in the place of `t`. It still says which is the first, unless surely only one
 row of the stage has the key: whatever `=` means for other types and collations, the best of the best rows is the best.
+A sub-SELECT of an expression that is like this, and is not answered shard by shard, is made the same (`exchange`).
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def plan(prepared: prepare.Prepared, choose: recursive.Choose) -> plans.SelectPl
     try:
         ctes.refuse_qualified(prepared.scopes)
         for level in prepared.scopes.levels:
-            found = _looked_up(level, prepared, builder) if level.place == "lateral" else None
+            found = looked_up(level, prepared, builder) if level.place == "lateral" else None
             if found is not None:
                 replaced[id(level.stmt)] = found
         if not replaced:
@@ -66,10 +67,15 @@ def plan(prepared: prepare.Prepared, choose: recursive.Choose) -> plans.SelectPl
         return None
 
 
-def _looked_up(
-    level: names.Level, prepared: prepare.Prepared, builder: recursive.Builder
+def looked_up(
+    level: names.Level, prepared: prepare.Prepared, builder: recursive.Builder, *, indexed: bool = False
 ) -> tree.Node | None:
-    """The sub-SELECT over a stage of last points; None if it is another one."""
+    """The sub-SELECT over a stage of last points, which has an index if it is `indexed`; None if it is another one.
+
+    Raises:
+        Unfit: the stage's rows cannot be carried.
+        NeedsColumns, NeedsFolding: the session has to be asked.
+    """
     stmt = level.stmt
     if not _takes_the_first(level, prepared):
         return None
@@ -87,6 +93,7 @@ def _looked_up(
         return None
     made = builder.add(
         _last_points(reference, columns, (key, first), order.words, split.rest),
+        indexes=((key.name,),) if indexed else (),
         columns=tuple(map(scans.output, columns)),
     )
     terms = tree.conjuncts(stmt.whereClause)

@@ -42,6 +42,10 @@ _STATEMENTS = (
     "SELECT * FROM (WITH t AS MATERIALIZED (SELECT what, sum(amount) AS s FROM events GROUP BY what) SELECT t.what, u.s FROM t JOIN t u USING (what) WHERE t.s > 100) q",
     "WITH t AS (SELECT id FROM events WHERE ratio > 20) SELECT o.k, q.n FROM other o JOIN (WITH u AS (SELECT count(*) AS n, min(id) AS id FROM t) SELECT a.n, b.id FROM u a, u b) q ON q.id <= o.ref",
     "SELECT r.* FROM (WITH t AS (SELECT k, ref FROM other) SELECT q.n, t.k FROM t JOIN (WITH t AS (SELECT count(*) AS n, min(id) AS id FROM events) SELECT a.n, b.id FROM t a, t b) q ON q.id = t.ref) r",
+    # the last row of a key, looked up by expressions
+    "SELECT o.k, (SELECT e.what FROM events e WHERE e.tenant = o.ref AND e.ratio > 5 ORDER BY e.at DESC LIMIT 1) FROM other o",
+    "SELECT k FROM other o WHERE v > (SELECT amount + ratio::numeric FROM events e WHERE o.ref = e.tenant AND at < '2024-03-12' ORDER BY at LIMIT 1)",
+    "SELECT o.k FROM other o WHERE o.t IN (SELECT e.what FROM events e WHERE e.tenant = o.big ORDER BY e.at DESC LIMIT 1) OR EXISTS (SELECT FROM events e WHERE e.tenant = o.ref + 5 ORDER BY at LIMIT 1)",
     "SELECT q.what, count(*) FROM (SELECT what FROM events UNION ALL (WITH u AS MATERIALIZED (SELECT t FROM other) SELECT t FROM u)) q GROUP BY 1",
     "SELECT o.k, q.n FROM other o, LATERAL (WITH u AS MATERIALIZED (SELECT id FROM events e WHERE e.id = o.ref) SELECT count(*) AS n FROM u) q",
     "WITH t AS (SELECT id, row_number() OVER (ORDER BY id) AS r FROM events) SELECT r, o.k FROM t JOIN other o ON o.ref = t.r",
