@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pathlib
 
 from orochi import settings as process_settings
 from orochi.executor import names
 from orochi.storage import arrow
+from orochi.timeseries import yielding
 
 _JOB_THREADS = 16
 #: Where Linux shares processors among sessions and not processes (`sched_autogroup_enabled`), how this session yields.
-_AUTOGROUP = pathlib.Path("/proc/self/autogroup")
 _COMMON = ("worker", "--without-gossip", "--without-mingle", "--loglevel=WARNING")
 
 
@@ -68,9 +67,7 @@ def _be_nice(settings: process_settings.Settings) -> None:
     """Yield to queries; what the nodes' PostgreSQL does for it is bounded by how many tasks run at a time."""
     with contextlib.suppress(OSError):
         os.nice(max(0, settings.maintenance_nice - os.nice(0)))
-    if os.getsid(0) == os.getpid():  # else it is others' session as well
-        with contextlib.suppress(OSError):  # there are no such groups
-            _AUTOGROUP.write_text(str(settings.maintenance_nice))
+    yielding.session(settings.maintenance_nice)
 
 
 def _run(node_id: int, settings: process_settings.Settings, *arguments: str, redelivers: bool = True) -> None:

@@ -240,6 +240,7 @@ class _Run:
         self._inputs = shipping.Shipment(link, folder, self.run_id, inputs)
         self._sent: list[str] = []
         self._completed = False
+        self._yields = transport.yields.get()
 
     async def results(self) -> AsyncIterator[transport.FragmentResult]:
         """Send, collect, and send again what was lost, until every fragment is answered."""
@@ -298,6 +299,7 @@ class _Run:
             "inline_bytes": self._settings.inline_result_bytes,
             "folder": str(self._folder.folder),
             "token": self._folder.token,
+            "yields": self._yields,
         }
         queue = names.fragment_queue(task.node_id)
         return envelope.task_message(self._task_name, task.task_id, queue, request, self._description(task))

@@ -26,9 +26,8 @@ from redis import backoff, retry
 
 from orochi import errors
 from orochi import settings as process_settings
-from orochi.catalog import nodes
 from orochi.engine import contract, duck, fragments, staging, together, warm
-from orochi.executor import envelope, exchange, failures, heartbeat, names, rehearsal, shipping
+from orochi.executor import envelope, exchange, failures, heartbeat, names, node_link, rehearsal, shipping
 from orochi.planner import fragment as plan_fragment
 
 log = structlog.get_logger()
@@ -46,7 +45,6 @@ _OUTBOX_SECONDS, _OUTBOX_BYTES = 0.005, 64 << 10
 #: A node's maintenance queue that is this long gets no more periodic work.
 _BACKLOG = 100
 _NODES = "SELECT node_id FROM orochi.orochi_nodes WHERE state <> 'down' ORDER BY node_id"
-_NODE = "SELECT hostname, port, dbname FROM orochi.orochi_nodes WHERE node_id = %s"
 
 
 class Seat:
@@ -65,7 +63,7 @@ class Seat:
         self._heartbeat = heartbeat.Heartbeat(beats, queues, settings.fragment_lease)
         self._reads_rows = not queues or not set(queues) <= set(names.JOB_QUEUES)
         self._runs_fragments = names.fragment_queue(node_id) in queues
-        self._node: Connection | None = None
+        self._node = node_link.NodeLink(settings, node_id)
 
     def start(self) -> None:
         """Have at hand what the first task would wait for, and begin to beat."""
@@ -74,9 +72,9 @@ class Seat:
             warm.load()
         if self._runs_fragments:
             with contextlib.suppress(errors.OrochiError, psycopg.Error):  # each task tries again
-                self._node_connection()
+                self._node.connection()
         self._heartbeat.start()
-        if self._runs_fragments and self._node is not None:
+        if self._runs_fragments and self._node.is_open:
             self._rehearse()
 
     def _rehearse(self) -> None:
@@ -194,6 +192,7 @@ class Seat:
         work.each_beat(outbox.flush_late)
         staged = staging.Staging(functools.partial(shipping.read, self._redis, folder, work.run))
         began = time.monotonic()
+        self._node.give_way(request.get("yields", False))
         try:
             waiting = together.groups(plan_fragment.from_json(request["fragments"]))
             for position, group in enumerate(waiting):
@@ -205,7 +204,11 @@ class Seat:
                     outbox.add(exchange.pack({"task": work.task, "deferred": deferred}))
                     break
                 try:
-                    self._answer_group(request, work, outbox, group, folder, runner, staged)
+                    self._node.do(
+                        functools.partial(
+                            self._answer_group, request, work, outbox, group, folder, runner, staged
+                        )
+                    )
                 except shipping.Missing:
                     deferred = [later.number for others in waiting[position:] for later in others]
                     outbox.add(exchange.pack({"task": work.task, "deferred": deferred, "missing": True}))
@@ -274,8 +277,8 @@ class Seat:
             emit(batch)
 
         while True:
-            fresh = self._node is None or self._node.closed
-            connection = self._node_connection()
+            fresh = not self._node.is_open
+            connection = self._node.connection()
             work.interruptible(functools.partial(_interrupt, connection))
             try:
                 return runner(connection, self.settings.stripe_dir, work.cancelled, count, staged)
@@ -283,11 +286,6 @@ class Seat:
                 # a connection kept from an earlier task may have died with its server
                 if fresh or emitted or not connection.closed:
                     raise
-
-    def _node_connection(self) -> Connection:
-        if self._node is None or self._node.closed:
-            self._node = connect_node(self.settings, self.node_id)
-        return self._node
 
 
 class _Outbox:
@@ -348,27 +346,6 @@ class _Outbox:
         """How many items the list holds now."""
         self._length = int(self._client.llen(self._key))
         return self._length
-
-
-def connect_node(settings: process_settings.Settings, node_id: int) -> Connection:
-    """A connection to a node's database, where every name must be qualified, in autocommit mode.
-
-    Raises:
-        UndefinedObject: there is no such node.
-    """
-    with psycopg.connect(settings.coordinator_dsn, connect_timeout=_CONNECT_SECONDS) as coordinator:
-        row = coordinator.execute(_NODE, (node_id,)).fetchone()
-    if row is None:
-        raise errors.UndefinedObject(f"node {node_id} is not in the catalog")
-    return psycopg.connect(
-        nodes.dsn(settings, *row),
-        autocommit=True,
-        prepare_threshold=None,
-        connect_timeout=_CONNECT_SECONDS,
-        application_name=f"orochi worker n{node_id}",
-        options=f"-c search_path=pg_catalog -c statement_timeout={int(settings.fragment_timeout * 1000)}",
-        client_encoding="UTF8",
-    )
 
 
 def _writer(

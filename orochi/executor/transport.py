@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import types
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import pyarrow as pa
@@ -16,6 +18,18 @@ FragmentStats: TypeAlias = contract.FragmentStats
 #: Rows of earlier stages, by stage and part (None where they are not dealt out).
 Inputs: TypeAlias = Mapping[tuple[str, int | None], Sequence[pa.RecordBatch]]
 NO_INPUTS: Inputs = types.MappingProxyType({})
+#: Whether what is run is maintenance: workers, and servers for them, yield to queries while they do it.
+yields: contextvars.ContextVar[bool] = contextvars.ContextVar("yields", default=False)
+
+
+@contextlib.contextmanager
+def yielding() -> Iterator[None]:
+    """What is run inside the block is maintenance."""
+    token = yields.set(True)
+    try:
+        yield
+    finally:
+        yields.reset(token)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Sequence
 from orochi import errors
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
-from orochi.executor import context
+from orochi.executor import context, transport
 from orochi.operations import (
     aggregate_direct,
     aggregate_pending,
@@ -75,7 +75,8 @@ async def refresh(
     await session.runtime.refresh()
     began = time.time()
     async with _alone(session, aggregate.aggregate_id):
-        counts = await _Refresh(session, sink, aggregate).run(start, end, force=force)
+        with transport.yielding():
+            counts = await _Refresh(session, sink, aggregate).run(start, end, force=force)
     await _record(session, aggregate, counts, began)
     return counts
 

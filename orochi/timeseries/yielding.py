@@ -11,6 +11,7 @@ import os
 import pathlib
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent import futures
 from typing import Any, TypeVar
@@ -22,17 +23,36 @@ Result = TypeVar("Result")
 #: Of 40 priorities nearly the last: a fiftieth of the processor that a query gets.
 _NICE = 18
 _PROCESSES = pathlib.Path("/proc")
+#: Linux shares processors by session first, where it has such groups.
+_AUTOGROUP = _PROCESSES / "self" / "autogroup"
+#: Others than root may change that ten times a second, all together.
+_GROUP_ATTEMPTS, _GROUP_PAUSE_SECONDS = 6, 0.025
 
 
-def done(work: Callable[[], Result]) -> Result:
+def done(work: Callable[[], Result], nice: int = _NICE) -> Result:
     """What `work` gives, done by a thread that yields to everybody."""
-    with futures.ThreadPoolExecutor(1, "yielding", initializer=_yield) as pool:
+    with futures.ThreadPoolExecutor(1, "yielding", _yield, (nice,)) as pool:
         return pool.submit(work).result()
 
 
-def _yield() -> None:
+def _yield(nice: int) -> None:
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+
+
+def session(nice: int) -> None:
+    """Have all of our session yield, or no more; nothing is done where it is others' session as well."""
+    if os.getsid(0) != os.getpid():
+        return
+    for _ in range(_GROUP_ATTEMPTS):
+        try:
+            _AUTOGROUP.write_text(str(nice))
+        except BlockingIOError:
+            time.sleep(_GROUP_PAUSE_SECONDS)
+        except OSError:  # there are no such groups
+            return
+        else:
+            return
 
 
 def serve(connection: psycopg.Connection[Any], nice: int) -> bool:

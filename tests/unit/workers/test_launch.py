@@ -8,6 +8,7 @@ import pathlib
 import pytest
 
 from orochi import settings as process_settings
+from orochi.timeseries import yielding
 from workers import launch
 
 
@@ -21,7 +22,7 @@ def test_maintenance_yields(leads: bool, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     monkeypatch.setattr(os, "nice", nice)
     monkeypatch.setattr(os, "getsid", lambda _: os.getpid() if leads else 1)
-    monkeypatch.setattr(launch, "_AUTOGROUP", group)
+    monkeypatch.setattr(yielding, "_AUTOGROUP", group)
     monkeypatch.setattr(launch, "_run", lambda *_: None)
     launch.maintenance(1, process_settings.Settings(maintenance_nice=7))
     assert steps[-1] == 5
