@@ -34,6 +34,7 @@ class Settings(pydantic_settings.BaseSettings):
     node_id: int | None = None
     ready_file: pathlib.Path | None = None
     parallel_workers: int = 1
+    stripe_threads: int = 0
     default_shard_count: int = 32
     fragment_lease: float = 3.0
     fragment_attempts: int = 3

@@ -180,6 +180,7 @@ class Cluster:
         return fleet.Fleet(
             data_dir=self._data_dir,
             settings=settings if self._store is None else settings | self._store.settings(),
+            nodes=self._state.nodes,
             gateway_dsn=self._state.info["dsn"],
             gateway_port=self._state.ports["gateway"],
             flower_port=self._state.ports["flower"],

@@ -29,11 +29,13 @@ class Fleet:
     Attributes:
         data_dir: the cluster's folder; a node's worker gets `node<N>` below it.
         settings: `OROCHI_*` variables common to all, and credentials of the object store.
+        nodes: how many nodes' workers share this host.
         gateway_dsn: for the gateway's health check.
     """
 
     data_dir: pathlib.Path
     settings: Mapping[str, str]
+    nodes: int
     gateway_dsn: str
     gateway_port: int
     flower_port: int
@@ -45,7 +47,9 @@ class Fleet:
 
     def workers(self, node_id: int, folder: pathlib.Path, slots: int) -> list[process.Spec]:
         """The workers of a node, which keep its stripes in `folder`."""
-        return worker_specs(node_id, self.data_dir, folder, slots, self.settings, logs=self.data_dir / "logs")
+        threads = max(1, (os.cpu_count() or 1) // (self.nodes * slots))
+        settings = {**self.settings, "OROCHI_STRIPE_THREADS": str(threads)}
+        return worker_specs(node_id, self.data_dir, folder, slots, settings, logs=self.data_dir / "logs")
 
     def beat(self) -> process.Spec:
         """The scheduler."""

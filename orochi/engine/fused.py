@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from orochi import errors, pgtypes
+from orochi import settings as process_settings
 from orochi.engine import contract, grouping, native, picked, results, shapes, stripes
 from orochi.storage.columnar import cache, predicates, reader, skiplist
 from orochi.storage.columnar import encoded as undecoded
@@ -27,7 +28,7 @@ from orochi.storage.columnar import filter as filtering
 from orochi.storage.objects import opening
 
 #: Threads of one process that work on stripes.
-_THREADS = 4
+_MOST_THREADS = 4
 #: A stripe's groups are kept for the next query if they are that much fewer than its rows.
 _ROWS_PER_GROUP = 16
 
@@ -99,8 +100,8 @@ def _of_stripes(
     """What each stripe gives: groups, or rows where they are few."""
     known = [(work.known(stripe) if gone is None else None) for stripe, gone in jobs]
     missing = [job for job, found in zip(jobs, known, strict=True) if found is None]
-    if len(missing) > 1:
-        done = list(_pool(os.getpid()).map(lambda job: work.stripe(*job), missing))
+    if len(missing) > 1 and (threads := _threads()) > 1:
+        done = list(_pool(os.getpid(), threads).map(lambda job: work.stripe(*job), missing))
     else:
         done = [work.stripe(*job) for job in missing]
     return [*(found for found in known if found is not None), *done]
@@ -127,10 +128,16 @@ def work_of(
     return Work(narrower, plain, types, stripe_dir, cancelled, kept)
 
 
+def _threads() -> int:
+    """How many threads work on stripes: more than there are processors for would only wait for each other."""
+    settings = process_settings.get()
+    share = (os.cpu_count() or 1) // settings.parallel_workers
+    return max(1, min(_MOST_THREADS, settings.stripe_threads or share))
+
+
 @functools.lru_cache(maxsize=1)
-def _pool(_process: int) -> concurrent.futures.ThreadPoolExecutor:
+def _pool(_process: int, count: int) -> concurrent.futures.ThreadPoolExecutor:
     """The process's threads; a forked child makes its own."""
-    count = min(_THREADS, os.cpu_count() or 1)
     return concurrent.futures.ThreadPoolExecutor(count, thread_name_prefix="orochi-fused")
 
 
