@@ -218,18 +218,20 @@ class _Refresh:
         """The same for single buckets: their rows are read before, and then replaced on few nodes, or on all."""
         session, wanted = self._session, set(points)
         table, columns, held, sql = self._parts(tuple((at, at) for at in points))
-        definition = session.snapshot().views[self._aggregate.query].definition
-        rows = await aggregate_rows.computed(session, columns, sql, definition)
         ours = [entry for entry in entries if entry.low == entry.high and entry.low in wanted]
         touched = sorted({entry.node_id for entry in ours})
         places = aggregate_direct.places(session.snapshot(), self._aggregate, points, touched)
+        source = session.snapshot().tables[self._aggregate.table_oid]
+        is_beside = aggregate_direct.is_beside(table, source)
+        # where groups are beside their rows, those of other nodes are not written, so nobody need know them
+        nodes = None if places is None or not is_beside else places
+        rows = await aggregate_rows.computed(session, self._aggregate, columns, sql, points, nodes)
         if places is None:
             async with self._emptied(table, held):
                 self._counts.rows += await aggregate_rows.insert(session, table, columns, rows)
         else:
-            source = session.snapshot().tables[self._aggregate.table_oid]
             # a node's log may go with its rows only where none of what it names is written by another node
-            along = ours if len(places) == 1 or aggregate_direct.is_beside(table, source) else []
+            along = ours if len(places) == 1 or is_beside else []
             logged = {node_id: [entry for entry in along if entry.node_id == node_id] for node_id in places}
             replacement = aggregate_direct.Replacement(
                 table=table,

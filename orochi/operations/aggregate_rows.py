@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 
 from orochi.catalog import snapshot as snapshots
 from orochi.engine import copybinary
 from orochi.executor import context, small
-from orochi.operations import aggregate_state, redistribute, routing, select, sinks, writes
+from orochi.operations import (
+    aggregate_plans,
+    aggregate_state,
+    planned,
+    redistribute,
+    routing,
+    select,
+    sinks,
+    writes,
+)
 from orochi.planner import parse, quoting
 from orochi.timeseries import buckets, ranges
 
@@ -37,20 +46,48 @@ class _Tuples(sinks.Silent):
 
 
 async def computed(
-    session: context.Session, columns: Sequence[str], sql: str, definition: str
+    session: context.Session,
+    aggregate: snapshots.Aggregate,
+    columns: Sequence[str],
+    sql: str,
+    points: Sequence[int],
+    nodes: Collection[int] | None = None,
 ) -> list[bytes]:
     """The rows of a SELECT of a few buckets, as binary COPY has them, all in memory.
 
-    `definition`: a SELECT that reads the same relations, and is as it was the last time.
+    Args:
+        session: a client's.
+        aggregate: whose buckets they are.
+        columns: of its query.
+        sql: the query for the buckets.
+        points: their starts in raw units.
+        nodes: whose shards' groups are wanted at least; None is all.
     """
-    statement = parse.parse_one(sql)
     kept = _Tuples(len(columns))
+    definition = session.snapshot().views[aggregate.query].definition
     async with aggregate_state.looked_up(session, parse.parse_one(definition).tree):
         # a chunk or so, of which little is wanted: done before a task would have begun
         with small.raised(_READ_BYTES):
-            _, fields = await session.coordinator.describe(sql, ())
-            await select.execute(session, statement, context.Parameters(*writes.NOTHING_BOUND), fields, kept)
+            spot = aggregate_plans.spot(session, aggregate, points[0]) if len(points) == 1 else None
+            plan = aggregate_plans.find(spot) if spot is not None else None
+            if plan is not None:
+                plan = plan if nodes is None else aggregate_plans.on_nodes(plan, nodes)
+                await select.run_distributed(session, plan, kept)
+            else:
+                await _planned(session, sql, kept, spot)
     return kept.pieces
+
+
+async def _planned(
+    session: context.Session, sql: str, kept: _Tuples, spot: aggregate_plans.Spot | None
+) -> None:
+    statement, parameters = parse.parse_one(sql), context.Parameters(*writes.NOTHING_BOUND)
+    if spot is not None:
+        plan = await select.plan_select(session, statement, parameters)  # which is then found again
+        if planned.is_settled(session, statement, await select.plan_context_of(session, parameters)):
+            aggregate_plans.learn(spot, plan)
+    _, fields = await session.coordinator.describe(sql, ())
+    await select.execute(session, statement, parameters, fields, kept)
 
 
 async def insert(

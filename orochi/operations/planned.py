@@ -91,6 +91,12 @@ async def find(
     return entry.plan
 
 
+def is_settled(session: context.Session, statement: parse.Statement, ctx: planning.PlanContext) -> bool:
+    """Whether a plan of the statement is kept, and nothing was asked of the session for it."""
+    entry = _kept.get(_key(session, statement, ctx))
+    return entry is not None and entry.made_from.snapshot is ctx.snapshot and not entry.made_from.folded
+
+
 def _key(session: context.Session, statement: parse.Statement, ctx: planning.PlanContext) -> Hashable:
     settings = tuple(sorted(ctx.settings.items()))
     return (

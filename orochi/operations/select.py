@@ -101,7 +101,7 @@ async def _answer(
         if failed:  # the statement's own block: it begins again, at another moment
             await session.coordinator.query("ROLLBACK; BEGIN")
         plan, inputs = await _plan_pulled(session, statement, parameters), transport.NO_INPUTS
-    return await _run_distributed(session, plan, sink, inputs)
+    return await run_distributed(session, plan, sink, inputs)
 
 
 async def run_stages(session: context.Session, plan: plans.Distributed) -> transport.Inputs:
@@ -110,7 +110,7 @@ async def run_stages(session: context.Session, plan: plans.Distributed) -> trans
     async def run_plan(part: plans.SelectPlan, sink: context.Sink, inputs: transport.Inputs) -> str:
         if isinstance(part, plans.Router):
             return await run_router(session, part, None, sink)
-        return await _run_distributed(session, part, sink, inputs)
+        return await run_distributed(session, part, sink, inputs)
 
     async def rows_of(part: plans.Distributed, inputs: transport.Inputs) -> list[pa.RecordBatch]:
         return [batch async for result in run_fragments(session, part, inputs) for batch in result.batches]
@@ -263,9 +263,13 @@ def choose_shards(
     )
 
 
-async def _run_distributed(
-    session: context.Session, plan: plans.Distributed, sink: context.Sink, inputs: transport.Inputs
+async def run_distributed(
+    session: context.Session,
+    plan: plans.Distributed,
+    sink: context.Sink,
+    inputs: transport.Inputs = transport.NO_INPUTS,
 ) -> str:
+    """Run a plan whose stages' rows are `inputs`; the command tag."""
     if plan.final_sql is None and not await own_types.affected(
         session, [column.type_oid for column in plan.intermediates[0].columns], sink.formats
     ):

@@ -41,6 +41,8 @@ _UNITS = {
     "week": 604_800 * _SECOND,
 }
 _WIDTH = re.compile(r"\s*(\d{1,6})\s*([a-z]+?)s?\s*")
+#: As PostgreSQL prints hours, minutes and seconds, in views for one.
+_CLOCK = re.compile(r"(\d{1,6}):([0-5]\d):([0-5]\d)(?:\.(\d{1,6}))?")
 _TRUNCATED = ("microsecond", "millisecond", "second", "minute", "hour", "day", "week")
 #: Monday, 2000-01-03, where weeks and time_bucket's buckets begin.
 _MONDAY = 2 * 86_400 * _SECOND
@@ -205,10 +207,10 @@ class _Finder:
             return shapes.Key(column.name, int(constant.text), 0, 0)
         if constant.oid not in (pgtypes.UNKNOWN, pgtypes.INTERVAL):
             raise _NoShape
-        width = _WIDTH.fullmatch(constant.text.lower())
-        if width is None or width[2] not in _UNITS or int(width[1]) == 0:
+        width = _width(constant.text.lower())
+        if not width:
             raise _NoShape
-        return shapes.Key(column.name, int(width[1]) * _UNITS[width[2]], _MONDAY, _MONDAY)
+        return shapes.Key(column.name, width, _MONDAY, _MONDAY)
 
     def _date_trunc(self, argument: tree.Node, value: tree.Node) -> shapes.Key:
         column = self.column(value, {pgtypes.TIMESTAMP, pgtypes.TIMESTAMPTZ})
@@ -296,6 +298,15 @@ class _Finder:
         if bound is None:
             raise _NoShape
         return shapes.Condition(column.name, bound[0], (bound[1],))
+
+
+def _width(text: str) -> int | None:
+    """The microseconds of an interval of one unit, or as PostgreSQL prints less than a day; None for others."""
+    if (clock := _CLOCK.fullmatch(text)) is not None:
+        hours, minutes, seconds = (int(clock[at]) for at in (1, 2, 3))
+        return (hours * 3_600 + minutes * 60 + seconds) * _SECOND + int((clock[4] or "0").ljust(6, "0"))
+    width = _WIDTH.fullmatch(text)
+    return int(width[1]) * _UNITS[width[2]] if width is not None and width[2] in _UNITS else None
 
 
 def _has_extras(call: tree.Node) -> bool:

@@ -155,6 +155,38 @@ def test_any_history(pair: oracle.Pair, layout: str) -> None:
     check(pair)
 
 
+_SINGLE = {
+    "beside": "SELECT time_bucket('1 hour', at) AS h, device, count(*) AS rows, avg(n) AS mean FROM points GROUP BY 1, 2",
+    "whole": "SELECT time_bucket('1 hour', at) AS h, sum(v) AS v, max(n) AS n FROM points GROUP BY 1",
+    "bound": "SELECT time_bucket('1 hour', at) AS h, device, sum(v) AS v FROM points"
+    " WHERE at < timestamptz '2024-03-10 06:00+00' OR at = timestamptz '2024-03-10 09:00+00' GROUP BY 1, 2",
+    "after": "SELECT time_bucket('1 hour', at) AS h, sum(v) AS v FROM points WHERE at >= '2024-03-10 04:30+00'::timestamptz GROUP BY 1",
+    "counted": "SELECT time_bucket('1 hour', at) AS h, device, count(*) AS rows FROM points JOIN devices USING (device)"
+    " GROUP BY 1, 2 HAVING count(*) > (SELECT count(*) FROM devices) - 10",
+}
+
+
+def test_one_bucket_after_another(pair: oracle.Pair) -> None:
+    """Plans serve other buckets of their chunks, with rows in heaps and stripes, and only while they hold."""
+    pair.both("DROP TABLE IF EXISTS points, devices CASCADE", *_TABLES)
+    pair.orochi("SELECT create_reference_table('devices')")
+    layouts.place(pair, "points", "both", key="device", time="at", interval="4 days")
+    pair.both(_FILL)
+    for name, query in _SINGLE.items():
+        pair.plain.execute(f"CREATE VIEW {name} AS {query}".encode())
+        pair.orochi(f"CREATE MATERIALIZED VIEW {name} WITH (orochi.continuous) AS {query}")
+    for number, hour in enumerate((1, 3, 9, 5, 4, 6, 8, 7, 2, 5)):
+        pair.both(f"INSERT INTO points VALUES ('2024-03-10 0{hour}:00+00', {number % 5}, {number}, 0.5)")
+        if number % 3 == 2:
+            pair.both(f"DELETE FROM points WHERE at = '2024-03-10 0{hour}:00+00' AND device = {number % 5}")
+        if number == 5:
+            pair.orochi("SELECT compress_chunk(c) FROM show_chunks('points') c")
+        for name in _SINGLE:
+            pair.orochi("SELECT refresh_continuous_aggregate(%s)", (name,))
+            stored(pair, name)
+    pair.both("DROP TABLE points CASCADE")
+
+
 _JOINED = {
     "owned": """
         SELECT time_bucket('6 hours', p.at) AS six, p.device, o.who || '!' AS who, count(*) AS rows,

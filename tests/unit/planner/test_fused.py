@@ -157,6 +157,8 @@ _KEYS = (
     "date_trunc('week', day), region",
     "time_bucket('15 minutes', at), host",
     "time_bucket(INTERVAL '2 days', day)",
+    "time_bucket('01:30:00'::interval, at), host",
+    "time_bucket('00:00:07.5', day)",
     "whole",
     "flag, small",
     "day",
