@@ -12,7 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orochi import errors
-from orochi.planner import builtins, gapfill_parts, gapfill_range, gapfill_scope, labels, parse, tree
+from orochi.planner import (
+    builtins,
+    continuous_ddl,
+    gapfill_parts,
+    gapfill_range,
+    gapfill_scope,
+    labels,
+    parse,
+    tree,
+)
 from orochi.planner.tree import ast
 
 FUNCTION = "time_bucket_gapfill"
@@ -49,8 +58,14 @@ def expand(
         type_oids: the types of its parameters, as far as they are known.
 
     Raises:
-        OrochiError: TimescaleDB's for what it refuses; 0A000 for GROUPING SETS, ROLLUP and CUBE.
+        OrochiError: TimescaleDB's for what it refuses; 0A000 for GROUPING SETS, ROLLUP and CUBE, and in a
+            continuous aggregate.
     """
+    if continuous_ddl.create(statement) is not None:
+        raise errors.FeatureNotSupported(
+            f"{FUNCTION} in a continuous aggregate is not supported",
+            hint="Use time_bucket, and fill gaps when you read it.",
+        )
     texts = gapfill_scope.text_parameters(statement.tree, type_oids)
     found = _Expansion(functions, texts).everywhere(statement.tree)
     if found is statement.tree:

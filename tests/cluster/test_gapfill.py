@@ -310,6 +310,12 @@ def test_views_and_writes(module_pair: oracle.Pair) -> None:
             "22023",
             "could not infer start",
         ),
+        (
+            """CREATE MATERIALIZED VIEW c WITH (orochi.continuous) AS
+                SELECT time_bucket_gapfill(5, at, 0, 9), count(*) FROM both_compressed GROUP BY 1""",
+            "0A000",
+            "in a continuous aggregate",
+        ),
         ("SELECT histogram(1, 5, 4, 3)", "22023", "lower bound"),
     ],
 )
