@@ -42,6 +42,9 @@ class Engine(Protocol):
     def forget_rights(self) -> None:
         """What roles may do has changed: PostgreSQL is to be asked again."""
 
+    async def renew_rights(self, session: context.Session, prepared: portal.Prepared) -> None:
+        """Ask PostgreSQL again for the rights that `allowed` looks at, the coordinator being outside a transaction."""
+
     def allowed(
         self, session: context.Session, prepared: portal.Prepared, formats: Sequence[int] = ()
     ) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from orochi import errors, metrics, pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import node_errors
-from orochi.gateway import encodings, portal
+from orochi.gateway import encodings, portal, renewal
 from orochi.pgwire import client as pg_client
 from orochi.pgwire import codec, messages
 from orochi.planner import insert, lift, parse
@@ -400,7 +400,12 @@ class Call:
 
     def _finish(self) -> None:
         self._release()
-        self._session.hot_ended()
+        session, prepared = self._session, self._portal.prepared
+        if renewal.is_due(session, prepared):
+            session.hot = None
+            session.gateway.background(renewal.run(session, prepared))
+        else:
+            session.hot_ended()
 
 
 def needs_long_way(error: errors.OrochiError, *, alone: bool = False) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from typing import IO
 
@@ -47,12 +48,14 @@ class Prepared:
         statement: parsed; its kind may be one that the session runs itself (BEGIN, COMMIT, ...).
         described: whether `type_oids` and `fields` are known.
         described_in: the session's `meaning` when they were.
+        asked: when PostgreSQL was last asked about it or its rights, in seconds of a monotonic clock.
         template, snapshot, targets: the generic plan, what it was made from, and where its
             executions went so far, by shard.
     """
 
     __slots__ = (
         "_descriptions",
+        "asked",
         "described",
         "described_in",
         "fields",
@@ -76,6 +79,7 @@ class Prepared:
         self.server_sql = sql if select is None else select.encode()
         self.described = False
         self.described_in: tuple[object, ...] = ()
+        self.asked = time.monotonic()
         self.type_oids: tuple[int, ...] = ()
         self.fields: tuple[messages.FieldDescription, ...] | None = None
         self.template: Template | None = None

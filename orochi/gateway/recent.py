@@ -11,11 +11,11 @@ these literals in INSERTs, where nothing is planned by them, if they say a momen
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections import OrderedDict
-from collections.abc import Hashable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from orochi import errors, pgtypes
 from orochi.gateway import portal
@@ -26,6 +26,9 @@ from orochi.sharding import values
 
 if TYPE_CHECKING:
     from orochi.gateway import session as sessions
+
+#: What the client sent in Parse, or what lies around the literals of a text and the types of these.
+_Key: TypeAlias = bytes | tuple[tuple[bytes, ...], tuple[int, ...]]
 
 #: As long as rights once seen are remembered: see `operations.privileges`.
 SECONDS = 3.0
@@ -46,8 +49,8 @@ class Recent:
 
     def __init__(self, session: sessions.Session) -> None:
         self._session = session
-        self._kept: OrderedDict[Hashable, _Entry] = OrderedDict()
-        self._seen: set[Hashable] = set()
+        self._kept: OrderedDict[_Key, _Entry] = OrderedDict()
+        self._seen: set[_Key] = set()
 
     def clear(self) -> None:
         """Settings, the role or the catalog changed in this session."""
@@ -59,7 +62,7 @@ class Recent:
         if len(sent) <= _LONGEST:
             self._keep(sent, prepared)
 
-    def find(self, sent: Hashable) -> portal.Prepared | None:
+    def find(self, sent: _Key) -> portal.Prepared | None:
         """What the coordinator would say again; None if it must be asked."""
         entry = self._valid(sent)
         return None if entry is None else entry.prepared
@@ -123,7 +126,24 @@ class Recent:
         self._session.relay.lifts = True
         return prepared
 
-    def _keep(self, key: Hashable, prepared: portal.Prepared | None) -> None:
+    async def renew(self, prepared: portal.Prepared) -> None:
+        """Ask the coordinator again about a statement found here, before its answer is too old to be used.
+
+        The coordinator is outside a transaction and ours.
+        """
+        known = [key for key, entry in self._kept.items() if entry.prepared is prepared]
+        for key in known:
+            if self._valid(key) is None:
+                continue
+            meaning = self._session.meaning()
+            given = messages.parse_parse(key).type_oids if isinstance(key, bytes) else key[1]
+            del self._kept[key]
+            with contextlib.suppress(errors.RemoteError):
+                found = await self._session.coordinator.describe(prepared.server_sql.decode(), given)
+                if found == (prepared.type_oids, prepared.fields) and self._session.meaning() == meaning:
+                    self._keep(key, prepared)
+
+    def _keep(self, key: _Key, prepared: portal.Prepared | None) -> None:
         session = self._session
         if prepared is not None:
             oids = (*prepared.type_oids, *(field.type_oid for field in prepared.fields or ()))
@@ -134,7 +154,7 @@ class Recent:
         if len(self._kept) > _MOST:
             self._kept.popitem(last=False)
 
-    def _valid(self, key: Hashable) -> _Entry | None:
+    def _valid(self, key: _Key) -> _Entry | None:
         entry = self._kept.get(key)
         if entry is None:
             return None

@@ -73,7 +73,7 @@ async def require(
     missing = [need for need in wanted if not is_known(session, need)]
     if not missing:
         return
-    await _ask_for_tables(session, missing)
+    await ask(session, missing)
     if not all(is_known(session, need) for need in missing):
         await _ask_for_statement(session, statement, parameters)
 
@@ -92,7 +92,7 @@ async def row_security(
         wanted = needs(statement, tables)
         missing = [need for need in wanted if not is_known(session, need)]
         if missing:
-            await _ask_for_tables(session, missing)
+            await ask(session, missing)
         if all(is_known(session, need) for need in wanted):
             return False
     return await is_secured(session, tables, for_anyone=others)
@@ -152,7 +152,7 @@ async def require_copy_from(session: context.Session, table: snapshots.Table, co
     need = (int(table.oid), "INSERT")
     if is_known(session, need):
         return
-    await _ask_for_tables(session, [need])
+    await ask(session, [need])
     if not is_known(session, need):
         listed = [names.quoted(column) for column in columns]
         nulls = ", ".join("NULL" for _ in listed)
@@ -198,7 +198,8 @@ def _target_name(statement: parse.Statement) -> str | None:
     return None if relation is None else str(relation.relname)
 
 
-async def _ask_for_tables(session: context.Session, wanted: Iterable[Need]) -> None:
+async def ask(session: context.Session, wanted: Iterable[Need]) -> None:
+    """Have PostgreSQL say which of these rights the session's role has, and remember them."""
     listed = sorted(wanted)
     oids = "{" + ",".join(str(oid) for oid, _ in listed) + "}"
     kinds = "{" + ",".join(kind for _, kind in listed) + "}"

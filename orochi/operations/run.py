@@ -242,6 +242,15 @@ def allowed(session: context.Session, prepared: Prepared, formats: Sequence[int]
     """
     if not own_types.surely_plain(prepared.fields, formats):
         return False
+    return all(privileges.is_known(session, need) for need in _needed(session, prepared))
+
+
+async def renew_rights(session: context.Session, prepared: Prepared) -> None:
+    """Ask PostgreSQL again for the rights that `allowed` looks at."""
+    await privileges.ask(session, _needed(session, prepared))
+
+
+def _needed(session: context.Session, prepared: Prepared) -> frozenset[privileges.Need]:
     snapshot = session.snapshot()
     key = (prepared.sql, session.search_path, session.temp_tables, snapshot.shape)
     wanted = _needs.get(key)
@@ -254,7 +263,7 @@ def allowed(session: context.Session, prepared: Prepared, formats: Sequence[int]
         if len(_needs) > _NEEDS_KEPT:
             _needs.clear()
         _needs[key] = wanted
-    return all(privileges.is_known(session, need) for need in wanted)
+    return wanted
 
 
 async def _dispatch(

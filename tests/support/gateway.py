@@ -99,6 +99,13 @@ class Engine:
     def forget_rights(self) -> None:
         """It keeps none."""
 
+    def of_lists(self, session: context.Session, text: str) -> parse.Statement | None:
+        """All texts are parsed."""
+        return None
+
+    async def renew_rights(self, session: context.Session, prepared: portal.Prepared) -> None:
+        """It asks for none."""
+
     async def execute(
         self,
         session: context.Session,
