@@ -71,13 +71,15 @@ async def refresh(
             sqlstate="25001",
             hint="It commits batch by batch: call it by itself.",
         )
-    aggregate = await aggregates.require(session, view_oid)
-    await session.runtime.refresh()
+    aggregate, _ = await asyncio.gather(aggregates.require(session, view_oid), session.runtime.refresh())
     began = time.time()
     async with _alone(session, aggregate.aggregate_id):
         with transport.yielding():
             counts = await _Refresh(session, sink, aggregate).run(start, end, force=force)
-    await _record(session, aggregate, counts, began)
+        noted = asyncio.create_task(
+            _record(session, aggregate, counts, began)
+        )  # while the lock is given back
+    await noted
     return counts
 
 
