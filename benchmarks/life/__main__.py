@@ -160,7 +160,6 @@ def end(life: workload.Life, killer: kills.Killer, fixed: steady.Steady) -> None
     """
     life.paused.set()
     kills.wait(life.is_idle, STUCK_SECONDS, "the writers")
-    life.advance(workload.HOUR)
 
     def done() -> bool:
         life.advance(_TICK)  # a job that failed is due again some minutes later
@@ -168,6 +167,9 @@ def end(life: workload.Life, killer: kills.Killer, fixed: steady.Steady) -> None
         return bool(killer.jobs_done())
 
     try:
+        # a run that began in an earlier round decided by that round's time, and its next one is due after its end
+        kills.wait(done, _JOBS_SECONDS, "jobs")
+        life.advance(workload.HOUR)
         kills.wait(done, _JOBS_SECONDS, "jobs")
     except kills.Stuck:
         life.book.fault(f"jobs: {killer.jobs_told()}")
