@@ -49,7 +49,7 @@ class Settings(pydantic_settings.BaseSettings):
     node_pool_size: int = 20
     prepared_per_connection: int = 500
     recovery_interval: float = 2.0
-    maintenance_nice: int = 5
+    maintenance_nice: int = 10
     recompress_share: float = 0.2
     retired_grace: float = 60.0
     s3_endpoint: str | None = None

@@ -66,7 +66,7 @@ def jobs(node_id: int, settings: process_settings.Settings) -> None:
 def _be_nice(settings: process_settings.Settings) -> None:
     """Yield to queries; what the nodes' PostgreSQL does for it is bounded by how many tasks run at a time."""
     with contextlib.suppress(OSError):
-        os.nice(max(0, settings.maintenance_nice - os.nice(0)))
+        yielding.lower(0, max(settings.maintenance_nice, os.nice(0)))
     yielding.session(settings.maintenance_nice)
 
 

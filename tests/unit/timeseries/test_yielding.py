@@ -19,6 +19,8 @@ def niceness(number: int) -> int:
 def test_only_the_thread_of_the_work_yields() -> None:
     before = niceness(0)
     assert yielding.done(lambda: niceness(threading.get_native_id())) > before
+    assert yielding.done(lambda: os.sched_getscheduler(threading.get_native_id())) == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
     assert niceness(threading.get_native_id()) == before
 
 

@@ -14,16 +14,13 @@ from workers import launch
 
 @pytest.mark.parametrize("leads", [True, False])
 def test_maintenance_yields(leads: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    group, steps = tmp_path / "autogroup", list[int]()
-
-    def nice(step: int) -> int:
-        steps.append(step)
-        return 2
-
-    monkeypatch.setattr(os, "nice", nice)
+    group, lowered = tmp_path / "autogroup", list[tuple[int, int]]()
+    monkeypatch.setattr(os, "nice", lambda _: 2)
+    monkeypatch.setattr(yielding, "lower", lambda *to: lowered.append(to))
     monkeypatch.setattr(os, "getsid", lambda _: os.getpid() if leads else 1)
     monkeypatch.setattr(yielding, "_AUTOGROUP", group)
     monkeypatch.setattr(launch, "_run", lambda *_: None)
     launch.maintenance(1, process_settings.Settings(maintenance_nice=7))
-    assert steps[-1] == 5
-    assert (group.read_text() if group.exists() else None) == ("7" if leads else None)
+    launch.maintenance(1, process_settings.Settings(maintenance_nice=1))  # was started with less than that
+    assert lowered == [(0, 7), (0, 2)]
+    assert (group.read_text() if group.exists() else None) == ("1" if leads else None)
