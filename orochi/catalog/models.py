@@ -204,6 +204,8 @@ class Stripe(Base):
     row_count: orm.Mapped[int]
     size_bytes: orm.Mapped[int]
     heap_bytes: orm.Mapped[int] = _zero()  # what the rows took in the heap before
+    time_min: orm.Mapped[int | None]  # raw; NULL where it is not known, or there is no time column
+    time_max: orm.Mapped[int | None]
     created_at: orm.Mapped[dt.datetime] = _now()
 
 

@@ -84,14 +84,20 @@ class Node:
 class Stripe:
     """An immutable columnar file. `path` is relative to the node's stripe directory.
 
-    `bounds`: the least and greatest raw value of each further dimension of the table, where the skip list has them.
+    `times`: the least and greatest raw time in it; None where that is not known.
+    `bounds`: the same of each further dimension of the table, where the skip list has them.
     """
 
     stripe_id: ids.StripeId
     path: str
     row_count: int
     size_bytes: int
+    times: tuple[int, int] | None = None
     bounds: tuple[tuple[int, int] | None, ...] = ()
+
+    def may_have(self, low: int, high: int) -> bool:
+        """Whether a row's raw time can be one of these, both inclusive."""
+        return self.times is None or (low <= self.times[1] and high >= self.times[0])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -153,9 +153,10 @@ def _text(value: bytes | None) -> str | None:
 def _shards(parts: dict[str, Any]) -> dict[int, list[snapshots.Shard]]:
     """Shards by table, in order of their index, with their chunks and stripes."""
     stripes: dict[int, list[snapshots.Stripe]] = collections.defaultdict(list)
-    for stripe_id, chunk_id, path, row_count, size_bytes, *bounds in parts["stripes"]:
-        known = tuple(None if None in pair else tuple(pair) for pair in (bounds and bounds[0]) or ())
-        stripe = snapshots.Stripe(ids.StripeId(stripe_id), path, row_count, size_bytes, known)
+    for stripe_id, chunk_id, path, row_count, size_bytes, low, high, bounds in parts["stripes"]:
+        times = None if low is None or high is None else (low, high)
+        known = tuple(None if None in pair else tuple(pair) for pair in bounds or ())
+        stripe = snapshots.Stripe(ids.StripeId(stripe_id), path, row_count, size_bytes, times, known)
         stripes[chunk_id].append(stripe)
     chunks: dict[int, list[snapshots.Chunk]] = collections.defaultdict(list)
     for chunk_id, shard_id, start, end, generation, tier in parts["chunks"]:

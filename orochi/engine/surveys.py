@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
-from orochi.engine import contract, fused, shapes
+from orochi.engine import contract, fused, grouping, shapes
 from orochi.storage.columnar import cache
+
+#: Rows of a chunk group, at most by default.
+_GROUP_ROWS = 10_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,6 +25,14 @@ class Survey:
     weight: int
     stripes: frozenset[int]
     passed_over: int
+
+
+def likely_weight(shape: shapes.Shape, rows: int) -> int:
+    """About how many column chunks `fused.run` would decode where it wants so many rows; 0 if that is not told by them."""
+    if shape.best is not None or shape.top is not None or shape.rows:
+        return 0
+    columns = {*(key.column for key in shape.keys), *grouping.needs(shape)}
+    return rows * len(columns) // _GROUP_ROWS
 
 
 def survey(

@@ -121,6 +121,9 @@ def _surveyed(fragments: Sequence[plan_fragment.Fragment], limit: int) -> _Surve
     """The stripes that matter; None if the fragments decode much."""
     if not all(_is_here(part) for part in fragments):
         return None
+    likely = sum(surveys.likely_weight(_shape(part), part.scans[0].likely_rows) for part in fragments)
+    if likely > limit:  # told without opening a file
+        return None
     found, stripes_of, passed_over = 0, [], []
     try:
         for part in fragments:

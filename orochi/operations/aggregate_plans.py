@@ -1,7 +1,7 @@
 """Plans of one bucket's groups, used again for other buckets: only the bucket's bounds are others.
 
 Planning is most of what refreshing one bucket would cost. So the plan of a bucket is kept with the texts and numbers
-of its bounds. The next bucket of the same chunks is planned as well: if putting its bounds in the place of the
+of its bounds. The next bucket of the same chunks and stripes is planned as well: if putting its bounds in the place of the
 former ones gives that very plan, the kept one serves all others of these chunks from then on, for as long as
 catalog, layouts and session are the same. What else a plan could take from a bucket (chunks of a second
 hypertable, fewer chunks than the bucket's) makes it one that is not kept.
@@ -35,6 +35,7 @@ class Spot:
     Attributes:
         key: the same for buckets of the same chunks, in sessions alike.
         low: its bounds in raw units, half-open with `high`; `texts` as SQL constants have them.
+        stripes: ids of those of its chunks that may have rows of it.
         made_from: what plans are made from, beside that.
         table: the hypertable.
     """
@@ -43,6 +44,7 @@ class Spot:
     low: int
     high: int
     texts: tuple[str, str]
+    stripes: frozenset[int]
     made_from: tuple[object, ...]
     table: snapshots.Table
 
@@ -72,18 +74,21 @@ def spot(session: context.Session, aggregate: snapshots.Aggregate, start: int) -
     texts = tuple(buckets.literal(bucket.type_oid, raw).split("'")[1] for raw in (low, high))
     if any(item.dimension is not None for item in others) or min(map(len, texts)) < _LEAST_TEXT:
         return None
-    chunks = []
+    chunks: list[int] = []
+    stripes: list[int] = []
     for shard in table.shards:
         found = routing.chunks_at(shard, (low, high - 1))
         if len(found) != 1 or found[0].range_end < high:
             return None
         chunks.append(int(found[0].chunk_id))
+        stripes += [int(item.stripe_id) for item in found[0].stripes if item.may_have(low, high - 1)]
     who = (session.user, session.search_path, session.temp_tables, tuple(sorted(session.settings.items())))
     return Spot(
-        key=(aggregate.aggregate_id, *chunks, *who),
+        key=(aggregate.aggregate_id, *chunks, tuple(stripes), *who),
         low=low,
         high=high,
         texts=(texts[0], texts[1]),
+        stripes=frozenset(stripes),
         made_from=(snapshot.shape, session.runtime.builtins, table, *others),
         table=table,
     )
@@ -130,7 +135,7 @@ def _is_same(former: Spot, now: Spot) -> bool:
 
 
 def _reads_all(made: Spot, plan: plans.Distributed) -> bool:
-    """Whether nothing but its bounds has kept chunks of the bucket out of the plan."""
+    """Whether nothing but its bounds has kept chunks and stripes of the bucket out of the plan."""
     name = f"{made.table.schema}.{made.table.name}"
     scans = [
         scan
@@ -139,9 +144,9 @@ def _reads_all(made: Spot, plan: plans.Distributed) -> bool:
         for scan in part.scans
         if scan.table == name
     ]
-    return bool(scans) and all(
-        scan.chunks_kept == 1 and not scan.stripes_excluded and _bounds(made, scan) == [made.low, made.high]
-        for scan in scans
+    read = {int(stripe.stripe_id) for scan in scans for stripe in scan.stripes}
+    return bool(scans and read == made.stripes) and all(
+        scan.chunks_kept == 1 and _bounds(made, scan) == [made.low, made.high] for scan in scans
     )
 
 

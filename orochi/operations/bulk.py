@@ -286,16 +286,18 @@ class Load:
             f"SELECT nextval('orochi.orochi_stripe_id_seq') FROM pg_catalog.generate_series(1, {len(items)})"
         )
         files, chunks = [], []
+        time_column = self._table.dimension.column if self._table.dimension is not None else None
         for (stripe_id,), item in zip(ids, items, strict=True):
             number = int(str(stripe_id))
             fields = ("chunk_id", "node_id", "path", "row_count", "size_bytes", "heap_bytes")
-            files.append([number, *(item[field] for field in fields)])
+            times = stripes.times_of(item["chunks"], time_column)
+            files.append([number, *(item[field] for field in fields), *times])
             chunks += [[number, *chunk] for chunk in item["chunks"]]
         await self._session.catalog_execute(
-            "INSERT INTO orochi.orochi_stripes"
-            " (stripe_id, chunk_id, node_id, path, row_count, size_bytes, heap_bytes)"
+            f"INSERT INTO orochi.orochi_stripes (stripe_id, {stripes.STRIPE_COLUMNS})"
             " SELECT (r ->> 0)::bigint, (r ->> 1)::bigint, (r ->> 2)::int, r ->> 3, (r ->> 4)::bigint,"
-            f" (r ->> 5)::bigint, (r ->> 6)::bigint FROM {_rows(files)} r;"
+            " (r ->> 5)::bigint, (r ->> 6)::bigint, (r ->> 7)::bigint, (r ->> 8)::bigint"
+            f" FROM {_rows(files)} r;"
             f" INSERT INTO orochi.orochi_column_chunks (stripe_id, {stripes.CHUNK_COLUMNS})"
             " SELECT (r ->> 0)::bigint, r ->> 1, (r ->> 2)::int, (r ->> 3)::bigint, (r ->> 4)::bigint, r ->> 5,"
             f" r ->> 6, r ->> 7, r ->> 8, (r ->> 9)::bigint FROM {_rows(chunks)} r;"

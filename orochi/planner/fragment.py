@@ -79,7 +79,8 @@ class Scan:
         relation: quoted heap relation on the node, e.g. `"orochi_s7_1"."flights"`.
         columns: the columns the query needs (at least one).
         chunks_total, chunks_kept: for EXPLAIN; 0 and 0 without a time dimension.
-        stripes_excluded: those of the kept chunks that further dimensions exclude; for EXPLAIN.
+        stripes_excluded: those of the kept chunks that are excluded by what is in them; for EXPLAIN.
+        likely_rows: about how many rows of stripes a fused aggregate wants; 0 where planning does not know.
         heap: those of its partitions that can hold rows that matter, quoted, where they are few; None is all.
         input: set if the rows are those of an earlier stage: then there is no heap relation, and
             `columns` are all of the stage's.
@@ -96,6 +97,7 @@ class Scan:
     heap: tuple[str, ...] | None = None
     input: Input | None = None
     stripes_excluded: int = 0
+    likely_rows: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -188,6 +190,8 @@ def _scan(item: dict[str, Any]) -> Scan:
         chunks_kept=item["chunks_kept"],
         heap=None if item.get("heap") is None else tuple(item["heap"]),
         input=_input(item["input"]),
+        stripes_excluded=item["stripes_excluded"],
+        likely_rows=item.get("likely_rows", 0),
     )
 
 

@@ -53,7 +53,21 @@ class Pruned:
             stripe for chunk in self.chunks(shard) for stripe in chunk.stripes if not self._excludes(stripe)
         )
 
+    def likely_rows(self, stripes: Iterable[snapshots.Stripe]) -> int:
+        """About how many rows of those stripes have a time that is wanted, as if times were evenly spread."""
+        if self.ranges is None:
+            return sum(stripe.row_count for stripe in stripes)
+        found = 0
+        for stripe in stripes:
+            if stripe.times is not None:
+                first, last = stripe.times
+                wanted = sum(max(min(high, last) - max(low, first) + 1, 0) for low, high in self.ranges)
+                found += stripe.row_count * wanted // (last - first + 1)
+        return found
+
     def _excludes(self, stripe: snapshots.Stripe) -> bool:
+        if self.ranges is not None and not any(stripe.may_have(low, high) for low, high in self.ranges):
+            return True
         return any(
             kept is not None
             and bounds is not None

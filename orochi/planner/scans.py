@@ -32,8 +32,9 @@ def scan(
     shard: snapshots.Shard,
     pruned: prune.Pruned,
     columns: Iterable[snapshots.Column],
+    fused: shapes.Shape | None = None,
 ) -> fragments.Scan:
-    """The reading of one shard for one mention of its table."""
+    """The reading of one shard for one mention of its table; for a fused aggregate, if so."""
     table = reference.table
     if staged.is_stage(table):
         part = shard.index if is_distributed(reference) else None
@@ -62,7 +63,14 @@ def scan(
         if few
         else None,
         stripes_excluded=sum(len(chunk.stripes) for chunk in chunks) - len(stripes),
+        likely_rows=pruned.likely_rows(stripes) if fused is not None and _is_of_times(fused, table) else 0,
     )
+
+
+def _is_of_times(fused: shapes.Shape, table: snapshots.Table) -> bool:
+    """Whether it has no other conditions than such of the time."""
+    time = table.dimension.column if table.dimension is not None else None
+    return all(condition.column == time for condition in fused.conditions)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -143,7 +151,7 @@ def build(
                 )
             ),
             scans=tuple(
-                scan(name, item, shard, pruned[id(item)], wanted)
+                scan(name, item, shard, pruned[id(item)], wanted, fused)
                 for name, item, shard, wanted in zip(
                     placeholders, references, unit.shards, columns, strict=True
                 )

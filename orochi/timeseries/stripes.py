@@ -335,10 +335,10 @@ def write_options(options: dict[str, Any]) -> writer.WriteOptions:
 def publish(catalog: Connection, made: NewStripes) -> None:
     """Enter new stripes and their column chunks into the catalog."""
     for stripe_id, path, info in made.written:
+        described = chunk_rows(info)
         catalog.execute(
-            "INSERT INTO orochi.orochi_stripes"
-            " (stripe_id, chunk_id, node_id, path, row_count, size_bytes, heap_bytes)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            f"INSERT INTO orochi.orochi_stripes (stripe_id, {STRIPE_COLUMNS})"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
             (
                 stripe_id,
                 made.state.chunk_id,
@@ -347,6 +347,7 @@ def publish(catalog: Connection, made: NewStripes) -> None:
                 info.row_count,
                 info.size_bytes,
                 made.heap_bytes * info.row_count // made.rows,
+                *times_of(described, made.state.time_column),
             ),
         )
         with (
@@ -355,10 +356,12 @@ def publish(catalog: Connection, made: NewStripes) -> None:
                 f"COPY orochi.orochi_column_chunks (stripe_id, {CHUNK_COLUMNS}) FROM STDIN".encode()
             ) as copy,
         ):
-            for row in chunk_rows(info):
+            for row in described:
                 copy.write_row((stripe_id, *row))
 
 
+#: Columns of `orochi_stripes` that are given, but for the stripe's id.
+STRIPE_COLUMNS = "chunk_id, node_id, path, row_count, size_bytes, heap_bytes, time_min, time_max"
 #: Columns of `orochi_column_chunks`, but for the stripe's id, as `chunk_rows` gives them.
 CHUNK_COLUMNS = (
     "column_name, chunk_group, row_count, null_count, min_value, max_value, encoding, compression, size_bytes"
@@ -381,3 +384,11 @@ def chunk_rows(info: writer.StripeInfo) -> list[tuple[Any, ...]]:
         )
         for chunk in info.chunks
     ]
+
+
+def times_of(described: Sequence[Sequence[Any]], time_column: str | None) -> tuple[int | None, int | None]:
+    """The least and greatest raw time of a stripe, from its `chunk_rows`; None where these do not tell."""
+    found = [(nulls, low, high) for name, _, _, nulls, low, high, *_ in described if name == time_column]
+    if not found or any(nulls or low is None or high is None for nulls, low, high in found):
+        return None, None
+    return min(int(low) for _, low, _ in found), max(int(high) for _, _, high in found)

@@ -172,6 +172,40 @@ def test_dimensions_of_times(module_pair: oracle.Pair) -> None:
     pair.check_tables("shipped")
 
 
+def test_stripes_by_time(module_pair: oracle.Pair) -> None:
+    """Stripes whose times a condition rules out are not read, whoever wrote them; rows stay PostgreSQL's."""
+    pair = module_pair
+    pair.both("CREATE TABLE spans (at timestamptz NOT NULL, dev text, v float8)")
+    pair.orochi("SELECT create_hypertable('spans', by_range('at', interval '30 days'))")
+    pair.orochi("ALTER TABLE spans SET (orochi.compress, orochi.stripe_row_limit = 400)")
+    start = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
+    rows = [(start + dt.timedelta(minutes=5 * n), f"d{n % 7}", n % 11) for n in range(12_000)]
+    lines = [f"{at.isoformat()},{dev},{v}" for at, dev, v in rows] + ["infinity,d1,1", "-infinity,d2,"]
+    pair.copy_in("COPY spans FROM STDIN (FORMAT csv)", "\n".join(lines).encode())
+    narrow = "SELECT dev, count(*), sum(v) FROM spans WHERE at >= '2024-03-04' AND at < '2024-03-05 7:00' GROUP BY 1"
+    queries = [
+        narrow,
+        "SELECT count(*), min(at) FROM spans WHERE at = '2024-03-08' OR at > '2024-04-01' OR at <= '-infinity'",
+        "SELECT * FROM spans WHERE at BETWEEN '2024-03-07 10:00' AND '2024-03-07 10:20'",
+        "SELECT count(*), max(v) FROM spans WHERE at = 'infinity'",
+    ]
+    for change in (
+        "UPDATE spans SET at = at + interval '3 days' WHERE at BETWEEN '2024-03-01' AND '2024-03-01 11:00'",
+        "INSERT INTO spans VALUES ('2024-03-04 12:00:01', 'd9', 5)",
+        "DELETE FROM spans WHERE at BETWEEN '2024-03-04 12:00' AND '2024-03-04 15:00'",
+    ):
+        for query in queries:
+            pair.same(query)
+        assert "stripes excluded" in _explained(pair, narrow)
+        pair.both(change)
+        pair.same(narrow)
+        pair.orochi("SELECT recompress_chunk(c) FROM show_chunks('spans') c")
+    pair.both("ALTER TABLE spans RENAME COLUMN at TO seen")
+    for query in queries:
+        pair.same(query.replace("at ", "seen ").replace("min(at)", "min(seen)"))
+    pair.check_tables("spans")
+
+
 def test_now_of_integers(module_pair: oracle.Pair) -> None:
     """Policies on integer times ask the function that was set, which may read the table itself."""
     module_pair.orochi("CREATE TABLE ticks (n bigint, v int)")

@@ -151,8 +151,8 @@ BEGIN
             ORDER BY shard_id, range_start)
         FROM orochi.orochi_chunks
     UNION ALL
-    SELECT 'stripes', json_agg(json_build_array(f.stripe_id, f.chunk_id, f.path, f.row_count, f.size_bytes, b.bounds)
-            ORDER BY f.chunk_id, f.stripe_id)
+    SELECT 'stripes', json_agg(json_build_array(f.stripe_id, f.chunk_id, f.path, f.row_count, f.size_bytes, f.time_min,
+            f.time_max, b.bounds) ORDER BY f.chunk_id, f.stripe_id)
         FROM orochi.orochi_stripes f LEFT JOIN orochi._stripe_bounds(NULL) b ON b.stripe_id = f.stripe_id
     UNION ALL
     SELECT 'views', json_agg(json_build_array(n.nspname, c.relname,
@@ -221,8 +221,8 @@ BEGIN
             ORDER BY shard_id, range_start)
         FROM orochi.orochi_chunks WHERE shard_id = ANY (touched)
     UNION ALL
-    SELECT 'stripes', json_agg(json_build_array(f.stripe_id, f.chunk_id, f.path, f.row_count, f.size_bytes, b.bounds)
-            ORDER BY f.chunk_id, f.stripe_id)
+    SELECT 'stripes', json_agg(json_build_array(f.stripe_id, f.chunk_id, f.path, f.row_count, f.size_bytes, f.time_min,
+            f.time_max, b.bounds) ORDER BY f.chunk_id, f.stripe_id)
         FROM orochi.orochi_stripes f JOIN orochi.orochi_chunks c USING (chunk_id)
         LEFT JOIN orochi._stripe_bounds(touched) b ON b.stripe_id = f.stripe_id WHERE c.shard_id = ANY (touched);
 END

@@ -39,7 +39,10 @@ def test_snapshot_from_rows() -> None:
             [102009, 7, 1, 0, 2**31 - 1, 1, [1, 2], 0, 0],
         ],
         "chunks": [[4, 102008, 0, 100, 1, "hot"], [5, 102008, 100, 2**63 - 1, 0, "hot"]],
-        "stripes": [[9, 4, "p", 10, 200]],
+        "stripes": [
+            [9, 4, "p", 10, 200, 3, 70, None],
+            [8, 5, "q", 10, 200, None, None, [[1, 2], [None, None]]],
+        ],
         "views": None,
     }
     snapshot = store.from_rows(
@@ -51,6 +54,9 @@ def test_snapshot_from_rows() -> None:
     first, last = found.shards[0].chunks
     assert (first.schema, first.name, first.is_compressed) == ("orochi_c4_1", "orochi_chunks.chunk_4", True)
     assert last.range_end == 2**63
+    assert [(item.times, item.bounds) for chunk in (first, last) for item in chunk.stripes] == [
+        ((3, 70), ()), (None, ((1, 2), None))
+    ]  # fmt: skip
     assert found.dimension is not None
     assert (found.unique_keys, found.indexes) == ((("id", "ts"),), ("t_pkey",))
     assert snapshot.data_nodes[0].host == "h"

@@ -39,7 +39,9 @@ def beats(_world: planner_world.World) -> Beats:
 def _spot(table: snapshots.Table, at: int, query: str) -> aggregate_plans.Spot:
     low = _START + at * _HOUR
     first, last = (buckets.literal(1184, raw).split("'")[1] for raw in (low, low + _HOUR))
-    return aggregate_plans.Spot(query, low, low + _HOUR, (first, last), (table,), table)
+    stripes = (stripe for shard in table.shards for chunk in shard.chunks for stripe in chunk.stripes)
+    found = frozenset(int(stripe.stripe_id) for stripe in stripes)
+    return aggregate_plans.Spot(query, low, low + _HOUR, (first, last), found, (table,), table)
 
 
 def _plan(world: planner_world.World, spot: aggregate_plans.Spot, query: str) -> plans.Distributed:

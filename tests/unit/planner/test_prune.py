@@ -6,6 +6,8 @@ import dataclasses
 
 import pytest
 
+from orochi import ids
+from orochi.catalog import snapshot as snapshots
 from orochi.planner import context, literals, parse, prepare, prune, select
 from orochi.planner import plan as plans
 from orochi.sharding import hashing
@@ -175,3 +177,28 @@ def test_an_unknown_time_zone_is_never_guessed() -> None:
         prepare.prepare(parse.parse_one("SELECT * FROM events WHERE ts < '2024-01-02'"), ctx)
     found = _pruned("SELECT * FROM events WHERE ts < '2024-01-02 00:00+00'", ctx=ctx)
     assert found.ranges is not None
+
+
+@pytest.mark.parametrize(
+    ("ranges", "kept", "likely"),
+    [
+        (None, [1, 2, 3, 4], 400),
+        (((5, 14),), [1, 2, 4], 50 + 50),
+        (((0, 0), (29, 60)), [1, 3, 4], 10 + 10),
+        (((9, 9), (10, 10)), [1, 2, 4], 10 + 10),
+        (((-(2**63), 2**63 - 1),), [1, 2, 3, 4], 300),
+        (((31, 40),), [4], 0),
+        ((), [], 0),
+    ],
+)
+def test_times_of_stripes(ranges: tuple[prune.Range, ...] | None, kept: list[int], likely: int) -> None:
+    """Bounds are inclusive, and a stripe whose times are not known is read."""
+    times = [(0, 9), (10, 19), (20, 29), None]
+    stripes = tuple(
+        snapshots.Stripe(ids.StripeId(number), "", 100, 1, found) for number, found in enumerate(times, 1)
+    )
+    chunk = snapshots.Chunk(ids.ChunkId(1), ids.ShardId(1), 0, 50, 1, stripes=stripes)
+    shard = snapshots.Shard(ids.ShardId(1), 0, 0, 1, (ids.NodeId(1),), 1, (chunk,))
+    pruned = prune.Pruned((shard,), ranges, ())
+    assert [int(stripe.stripe_id) for stripe in pruned.stripes(shard)] == kept
+    assert pruned.likely_rows(stripes) == likely
