@@ -8,10 +8,8 @@ the next query that wants the same of it only merges them, whichever others it r
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import functools
-import os
 import pathlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
@@ -20,15 +18,14 @@ import numpy as np
 import pyarrow as pa
 
 from orochi import errors, pgtypes
-from orochi import settings as process_settings
-from orochi.engine import contract, grouping, native, picked, results, shapes, stripes
+from orochi.engine import abreast, codefilter, contract, grouping, native, picked, results, shapes, stripes
 from orochi.storage.columnar import cache, predicates, reader, skiplist
 from orochi.storage.columnar import encoded as undecoded
 from orochi.storage.columnar import filter as filtering
 from orochi.storage.objects import opening
 
-#: Threads of one process that work on stripes.
-_MOST_THREADS = 4
+#: So many stripes are open at a time.
+_AHEAD = 64
 #: A stripe's groups are kept for the next query if they are that much fewer than its rows.
 _ROWS_PER_GROUP = 16
 
@@ -100,11 +97,33 @@ def _of_stripes(
     """What each stripe gives: groups, or rows where they are few."""
     known = [(work.known(stripe) if gone is None else None) for stripe, gone in jobs]
     missing = [job for job, found in zip(jobs, known, strict=True) if found is None]
-    if len(missing) > 1 and (threads := _threads()) > 1:
-        done = list(_pool(os.getpid(), threads).map(lambda job: work.stripe(*job), missing))
-    else:
-        done = [work.stripe(*job) for job in missing]
-    return [*(found for found in known if found is not None), *done]
+    found = [item for item in known if item is not None]
+    for start in range(0, len(missing), _AHEAD):
+        found += _of_few(work, missing[start : start + _AHEAD])
+    return found
+
+
+def _of_few(
+    work: Work, jobs: Sequence[tuple[contract.StripeRef, np.ndarray | None]]
+) -> list[Groups | picked.Rows]:
+    """The same for stripes of which none is known; while the first are worked on, the disk reads the others."""
+    here = [len(jobs) > 1 and work.foresee(stripe) for stripe, _ in jobs]
+    begun: list[Stripe] = []
+    try:
+        for (stripe, deleted), is_here in zip(jobs, here, strict=True):
+            if is_here:
+                begun.append(Stripe(work, work.open(stripe), deleted))
+                begun[-1].foresee()
+        tasks = [item.finish for item in begun]
+        tasks += [
+            functools.partial(work.stripe, *job)
+            for job, is_here in zip(jobs, here, strict=True)
+            if not is_here
+        ]
+        return abreast.run(tasks)
+    finally:
+        for item in begun:
+            item.close()
 
 
 def work_of(
@@ -126,19 +145,6 @@ def work_of(
         return work
     narrower = dataclasses.replace(shape, conditions=(*shape.conditions, condition))
     return Work(narrower, plain, types, stripe_dir, cancelled, kept)
-
-
-def _threads() -> int:
-    """How many threads work on stripes: more than there are processors for would only wait for each other."""
-    settings = process_settings.get()
-    share = (os.cpu_count() or 1) // settings.parallel_workers
-    return max(1, min(_MOST_THREADS, settings.stripe_threads or share))
-
-
-@functools.lru_cache(maxsize=1)
-def _pool(_process: int, count: int) -> concurrent.futures.ThreadPoolExecutor:
-    """The process's threads; a forked child makes its own."""
-    return concurrent.futures.ThreadPoolExecutor(count, thread_name_prefix="orochi-fused")
 
 
 class Work:
@@ -198,10 +204,18 @@ class Work:
 
     def stripe(self, stripe: contract.StripeRef, deleted: np.ndarray | None) -> Groups | picked.Rows:
         """A stripe's groups, or its rows that count if they are few."""
-        if self._cancelled():
-            raise errors.QueryCanceled("canceling statement due to user request")
+        self.check()
         with self.open(stripe) as source:
             return Stripe(self, source, deleted).run()
+
+    def check(self) -> None:
+        """Raises QueryCanceled if the query is."""
+        if self._cancelled():
+            raise errors.QueryCanceled("canceling statement due to user request")
+
+    def foresee(self, stripe: contract.StripeRef) -> bool:
+        """Whether a stripe is a file here, of which the kernel now reads what `open` will."""
+        return opening.foresee(self._stripe_dir, stripe.path)
 
     def open(self, stripe: contract.StripeRef) -> reader.StripeReader:
         """A reader of a stripe; StalePlan if its file is gone."""
@@ -232,6 +246,30 @@ class Stripe:
         self._footer = source.footer
         self._deleted = deleted
         self._read: dict[str, pa.Array] = {}
+
+    def foresee(self) -> None:
+        """Have the kernel begin to read what `run` will; where few rows may pass, only what tells which do."""
+        groups, left = self.pruned()
+        if not groups:
+            return
+        names = {name for name, _ in left}
+        if not any(isinstance(condition, predicates.Members) for _, condition in left):
+            names |= self._work.needed
+        columns = (self._footer.column(name) for name in names)
+        self._source.prefetch([column for column in columns if column is not None], groups, near=True)
+
+    def finish(self) -> Groups | picked.Rows:
+        """`run`, and let go of the stripe."""
+        self._work.check()
+        try:
+            return self.run()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the file and of what was read of it."""
+        self._source.close()
+        self._read.clear()
 
     def run(self) -> Groups | picked.Rows:
         """The stripe's groups; its rows that count, where they are few."""
@@ -325,9 +363,7 @@ class Stripe:
             if pgtypes.carrier(self._work.types[name]) != pa.string():
                 direct.append((self.raw(name, groups), condition))
                 continue
-            codes = self.codes(name, groups)
-            chosen = filtering.evaluate([(codes.dictionary, _valued(condition))])
-            passed = _both(passed, _of_codes(codes, chosen, condition))
+            passed = _both(passed, codefilter.evaluate(self.codes(name, groups), condition))
         if direct:
             passed = _both(passed, filtering.evaluate(direct))
         if self._deleted is not None:
@@ -404,25 +440,6 @@ class Stripe:
 def encoded(array: pa.Array) -> pa.DictionaryArray:
     """An array as int32 codes into its distinct values; null is no value."""
     return array.dictionary_encode()
-
-
-def _valued(condition: predicates.Condition) -> predicates.Condition:
-    """What a condition demands of the values of a dictionary, which holds no null."""
-    return predicates.Nothing() if isinstance(condition, predicates.IsNull) else condition
-
-
-def _of_codes(codes: pa.DictionaryArray, chosen: np.ndarray | None, condition: predicates.Condition) -> Any:
-    """Rows whose value passes, given which entries of the dictionary do (None: all)."""
-    indices = codes.indices
-    null = isinstance(condition, predicates.IsNull)
-    if not indices.null_count and (chosen is None or not len(chosen)):
-        return None if chosen is None else np.zeros(len(codes), np.bool_)
-    if chosen is None:
-        chosen = np.ones(len(codes.dictionary), np.bool_)
-    if not indices.null_count:
-        return chosen[indices.to_numpy()]
-    at = indices.fill_null(len(chosen)).to_numpy()
-    return np.append(chosen, null)[at]
 
 
 def _both(left: Any, right: Any) -> Any:

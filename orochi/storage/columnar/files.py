@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Hashable, Iterable
 from typing import Protocol
@@ -43,6 +44,23 @@ class Source(Protocol):
         """Let go of it; a second time does nothing."""
 
 
+def _will_need(descriptor: int, offset: int, size: int) -> None:
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+
+
+def foresee(path: str | os.PathLike[str]) -> None:
+    """Have the kernel begin to read what opening the stripe file will read, if it is there."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            start = max(os.fstat(descriptor).st_size - _TAIL_BYTES, 0)
+            for offset in (start, 0) if start else (0,):
+                _will_need(descriptor, offset, _TAIL_BYTES if offset == start else 1)
+        finally:
+            os.close(descriptor)
+
+
 class LocalFile:
     """A file of this host, as a `Source`."""
 
@@ -82,7 +100,10 @@ class LocalFile:
         return buffer
 
     def prefetch(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """The kernel's business."""
+        """Have the kernel begin to read what it has not in memory; it waits for nothing."""
+        if self._descriptor is not None:
+            for offset, size in ranges:
+                _will_need(self._descriptor, offset, size)
 
     def distrust(self) -> bool:
         """Reading again would give the same."""

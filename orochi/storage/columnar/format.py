@@ -206,6 +206,14 @@ class FooterColumn:
             flags & _EXACT != 0,
         )
 
+    def extent(self, first: int, last: int) -> tuple[int, int]:
+        """Offset and size of the chunks of neighbouring chunk groups, both inclusive."""
+        if self.records is None:
+            start, end = self.chunks[first].offset, self.chunks[last]
+            return start, end.offset + end.extent - start
+        start, end = int(self.records["offset"][first]), self.records[last]
+        return start, int(end["offset"]) + (int(end["stored"]) + 7) // 8 * 8 - start
+
     @functools.cached_property
     def chunks(self) -> tuple[ColumnChunk, ...]:
         """Its chunks, one a chunk group."""

@@ -292,9 +292,11 @@ class StripeReader:
             tail, start = self._read(at, size - at).to_pybytes(), at
         return layout.decode_footer(tail[at - start : at - start + length], checksum, at, size)
 
-    def prefetch(self, columns: Iterable[layout.FooterColumn], groups: Sequence[int]) -> None:
-        """Have what `column` will read of these columns, where the stripe is far away: all at once."""
-        if not self._source.is_far:
+    def prefetch(
+        self, columns: Iterable[layout.FooterColumn], groups: Sequence[int], near: bool = False
+    ) -> None:
+        """Have what `column` or `encoded` will read of these columns, all at once, of a stripe far away (or `near`)."""
+        if not (near or self._source.is_far):
             return
         ranges = []
         whole = len(groups) == len(self.footer.group_rows)
@@ -303,9 +305,7 @@ class StripeReader:
                 continue
             if column.dictionary is not None and not self._has_dictionary(column):
                 ranges.append((column.dictionary.offset, column.dictionary.extent))
-            for run in [list(groups)] if whole else runs(groups):
-                first, last = column.chunks[run[0]], column.chunks[run[-1]]
-                ranges.append((first.offset, last.offset + last.extent - first.offset))
+            ranges += [column.extent(run[0], run[-1]) for run in ([groups] if whole else runs(groups))]
         if ranges:
             self._source.prefetch(ranges)
 

@@ -9,7 +9,7 @@ from collections.abc import Hashable
 
 from orochi import settings as process_settings
 from orochi.storage.columnar import cache as caching
-from orochi.storage.columnar import reader
+from orochi.storage.columnar import files, reader
 from orochi.storage.objects import diskcache, failures, places, remote
 
 #: Beside the folder of a node's stripes.
@@ -51,6 +51,14 @@ def key_of(stripe_dir: pathlib.Path, path: str) -> Hashable | None:
         return caching.file_key(os.stat(f"{stripe_dir}/{path}"))
     except FileNotFoundError:
         return None
+
+
+def foresee(stripe_dir: pathlib.Path, path: str) -> bool:
+    """Whether the stripe is a file here; then what `open_stripe` reads of it is on its way."""
+    if places.place_of(path) is not places.Place.LOCAL:
+        return False
+    files.foresee(f"{stripe_dir}/{path}")
+    return True
 
 
 @functools.lru_cache(maxsize=64)
