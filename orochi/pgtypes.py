@@ -65,6 +65,42 @@ DISTRIBUTABLE = frozenset({INT2, INT4, INT8, TEXT, VARCHAR, UUID, DATE, TIMESTAM
 #: Types a hypertable's time column may have.
 TIME_DIMENSION = frozenset({INT2, INT4, INT8, DATE, TIMESTAMP, TIMESTAMPTZ})
 
+#: What `format_type` prints for them without a modifier.
+_NAMES = {
+    BOOL: "boolean",
+    INT2: "smallint",
+    INT4: "integer",
+    INT8: "bigint",
+    FLOAT4: "real",
+    FLOAT8: "double precision",
+    NUMERIC: "numeric",
+    VARCHAR: "character varying",
+    TIME: "time without time zone",
+    TIMESTAMP: "timestamp without time zone",
+    TIMESTAMPTZ: "timestamp with time zone",
+    INTERVAL: "interval",
+    TEXT: "text",
+    DATE: "date",
+    UUID: "uuid",
+    JSONB: "jsonb",
+    BYTEA: "bytea",
+}
+_MODIFIER_OFFSET = 4
+
+
+def type_name(type_oid: int, typmod: int) -> str | None:
+    """What `format_type` prints where pg_catalog comes first on the search path; None where it has to be asked."""
+    if typmod == -1:
+        return _NAMES.get(type_oid)
+    if type_oid == VARCHAR:
+        return f"character varying({typmod - _MODIFIER_OFFSET})"
+    if type_oid == BPCHAR:
+        return f"character({typmod - _MODIFIER_OFFSET})"
+    if type_oid == NUMERIC:
+        digits = typmod - _MODIFIER_OFFSET
+        return f"numeric({digits >> 16 & 0xFFFF},{(digits & 0x7FF ^ 0x400) - 0x400})"
+    return None
+
 
 def carrier(type_oid: int) -> pa.DataType:
     """The Arrow type that carries values of the PostgreSQL type `type_oid`."""

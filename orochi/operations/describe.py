@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from orochi import pgtypes
 from orochi.executor import context
 from orochi.pgwire import messages
+from orochi.planner import context as planning
 from orochi.planner import fragment as plan_fragment
+from orochi.planner import parse
 from orochi.planner import plan as plans
 
 
@@ -50,9 +52,24 @@ async def columns_of(session: context.Session, sql: str) -> tuple[plan_fragment.
     """The columns of a SELECT over the shells, as parse analysis tells them."""
     _, fields = await session.coordinator.describe(sql)
     described = fields or ()
-    if not described:
-        return ()
-    named = await named_types(session, described)
+    return _columns(described, await named_types(session, described))
+
+
+def known(
+    session: context.Session,
+    statement: parse.Statement,
+    fields: Sequence[messages.FieldDescription] | None,
+) -> Mapping[str, tuple[plan_fragment.OutputColumn, ...]]:
+    """The statement's columns, by its text, as PostgreSQL described it; nothing if it is to be asked for types' names."""
+    named = _known_names(session, fields) if fields else None
+    if not fields or named is None:
+        return planning.NOTHING_DESCRIBED
+    return {statement.sql: _columns(fields, named)}
+
+
+def _columns(
+    fields: Sequence[messages.FieldDescription], named: Sequence[tuple[str, str]]
+) -> tuple[plan_fragment.OutputColumn, ...]:
     return tuple(
         plan_fragment.OutputColumn(
             name=field.name,
@@ -60,7 +77,7 @@ async def columns_of(session: context.Session, sql: str) -> tuple[plan_fragment.
             typmod=field.typmod,
             type_name=type_name,
         )
-        for field, (_, type_name) in zip(described, named, strict=True)
+        for field, (_, type_name) in zip(fields, named, strict=True)
     )
 
 
@@ -68,11 +85,26 @@ async def named_types(
     session: context.Session, fields: Sequence[messages.FieldDescription]
 ) -> tuple[tuple[str, str], ...]:
     """Each column's name and its type's."""
-    if not fields:
-        return ()
+    if (found := _known_names(session, fields)) is not None:
+        return found
     values = ", ".join(f"pg_catalog.format_type({field.type_oid}, {field.typmod})" for field in fields)
     names = (await session.coordinator.fetch(f"SELECT {values}")).rows[0]
     return tuple(
         (field.name, "text" if field.type_oid == pgtypes.UNKNOWN else (name or b"").decode())
         for field, name in zip(fields, names, strict=True)
     )
+
+
+def _known_names(
+    session: context.Session, fields: Sequence[messages.FieldDescription]
+) -> tuple[tuple[str, str], ...] | None:
+    if "pg_catalog" in session.search_path:  # named there: another type may come before one of its own
+        return None
+    found = []
+    for field in fields:
+        is_unknown = field.type_oid == pgtypes.UNKNOWN
+        name = "text" if is_unknown else pgtypes.type_name(field.type_oid, field.typmod)
+        if name is None:
+            return None
+        found.append((field.name, name))
+    return tuple(found)

@@ -94,7 +94,7 @@ async def execute(
     Raises:
         OrochiError: with the SQLSTATE that the client is to see.
     """
-    guard = _Guard(sink)
+    guard, asked = _Guard(sink), statement
     if not session.transaction.in_block:
         statement = clock.begun_now(statement)
     deadline = time.monotonic() + STALE_SECONDS
@@ -112,7 +112,7 @@ async def execute(
                 turns.taken(session, tries),
                 aggregate_state.looked_up(session, statement.tree),
             ):
-                await _dispatch(session, statement, parameters, fields, guard)
+                await _dispatch(session, statement, parameters, fields, guard, asked)
                 await start.done()
                 if restart and session.coordinator.status == "T":
                     await session.coordinator.query(f"RELEASE SAVEPOINT {_RESTART}")
@@ -272,7 +272,9 @@ async def _dispatch(
     parameters: context.Parameters | None,
     fields: Sequence[messages.FieldDescription] | None,
     sink: context.Sink,
+    asked: parse.Statement,
 ) -> None:
+    """Run the statement, which PostgreSQL has described if it is the one that was `asked`."""
     if gapfill.concerns(statement):
         oids = parameters.type_oids if parameters else ()
         statement = gapfill.expand(statement, session.runtime.builtins, oids)
@@ -318,7 +320,8 @@ async def _dispatch(
                     session, clock.may_be_asked(statement.sql, session.snapshot())
                 ):
                     if not await _from_aggregates(session, statement, parameters, fields, sink):
-                        await select.execute(session, statement, parameters, fields, sink)
+                        same = statement is asked
+                        await select.execute(session, statement, parameters, fields, sink, described=same)
             except errors.FeatureNotSupported:
                 if not rehearsal.locks(statement.tree):
                     raise

@@ -64,9 +64,11 @@ async def execute(
     parameters: context.Parameters | None,
     fields: Sequence[messages.FieldDescription] | None,
     sink: context.Sink,
+    *,
+    described: bool = False,
 ) -> None:
-    """Answer a SELECT that reads Orochi tables."""
-    plan = await plan_select(session, statement, parameters)
+    """Answer a SELECT that reads Orochi tables; `fields` are what PostgreSQL said of this very text if it is `described`."""
+    plan = await plan_select(session, statement, parameters, fields if described else None)
     if fields is not None:
         await sink.columns(fields)
     metrics.strategy.set(plan.strategy if isinstance(plan, plans.Distributed) else "router")
@@ -123,13 +125,14 @@ async def plan_select(
     session: context.Session,
     statement: parse.Statement,
     parameters: context.Parameters | None,
+    fields: Sequence[messages.FieldDescription] | None = None,
 ) -> plans.Router | plans.Distributed:
-    """A plan for this execution: stable expressions folded, fragment column types known."""
+    """A plan for this execution, column types known; `fields` are the statement's, if of this very text."""
     known = await planned.find(session, statement, await plan_context_of(session, parameters), fold)
     if known is not None:
         return known
     attempt = planned.Attempt(statement)
-    plan = await with_folding(session, parameters, attempt)
+    plan = await with_folding(session, parameters, attempt, describe.known(session, statement, fields))
     if not isinstance(plan, plans.Distributed):
         if aggregate_state.snapshot(session) is not session.snapshot():
             attempt.keep(session, plan)  # others are templates, found before this
@@ -167,9 +170,10 @@ async def with_folding(
     session: context.Session,
     parameters: context.Parameters | None,
     attempt: Callable[[planning.PlanContext], Plan],
+    described: Mapping[str, tuple[plan_fragment.OutputColumn, ...]] = planning.NOTHING_DESCRIBED,
 ) -> Plan:
-    """Call `attempt`, evaluating on the client's session what it says must be evaluated once."""
-    plan_context = await plan_context_of(session, parameters)
+    """Call `attempt`, evaluating on the client's session what it asks for but for the columns of what is `described`."""
+    plan_context = dataclasses.replace(await plan_context_of(session, parameters), described=described)
     for _ in range(_QUESTIONS):
         try:
             return await planned.made(attempt, plan_context)
@@ -177,10 +181,8 @@ async def with_folding(
             folded = await fold(session, needed.expressions)
             plan_context = dataclasses.replace(plan_context, folded={**plan_context.folded, **folded})
         except staged.NeedsColumns as wanted:
-            described = {sql: await describe.columns_of(session, sql) for sql in wanted.queries}
-            plan_context = dataclasses.replace(
-                plan_context, described={**plan_context.described, **described}
-            )
+            found = {sql: await describe.columns_of(session, sql) for sql in wanted.queries}
+            plan_context = dataclasses.replace(plan_context, described={**plan_context.described, **found})
     raise errors.OrochiError("planning did not settle")
 
 

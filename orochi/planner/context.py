@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Mapping
 
 from orochi.catalog import snapshot as snapshots
@@ -30,6 +31,7 @@ _MEANING = frozenset(
         "timezone_abbreviations",
     }
 )
+NOTHING_DESCRIBED: Mapping[str, tuple[fragments.OutputColumn, ...]] = types.MappingProxyType({})
 _BYTEWISE = frozenset({"C", "POSIX", "C.UTF-8", "C.utf8", "ucs_basic"})
 
 
@@ -67,7 +69,7 @@ class PlanContext:
         temp_tables: names of the session's temporary tables and views: they come before all else.
         folded: values of the expressions that `NeedsFolding` asked for.
         subqueries: rows of the sub-SELECTs that `NeedsSubqueries` asked for.
-        described: the columns of the SELECTs that `stages.NeedsColumns` asked for.
+        described: the columns of the SELECTs that `stages.NeedsColumns` asked for, and of the statement itself if they are known.
     """
 
     snapshot: snapshots.Snapshot

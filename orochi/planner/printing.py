@@ -14,8 +14,6 @@ from pglast import stream, visitors
 from orochi.planner import tree
 from orochi.planner.tree import ast
 
-_set = object.__setattr__  # the values are right: nothing to validate
-_forget = object.__delattr__
 #: Trees of texts that came before are shared by all who plan, in whatever thread.
 _telling = threading.Lock()
 
@@ -33,7 +31,7 @@ class _Printer(stream.RawStream):
         finally:
             # a tree that is kept would keep all trees that it was ever a part of
             for item in told.values():
-                _forget(item, "ancestors")
+                del item.ancestors
 
 
 def text(node: tree.Node) -> str:
@@ -52,7 +50,7 @@ def _tell_ancestors(root: tuple[tree.Node, ...]) -> dict[int, tree.Node]:
         for index, item in items:
             own = above if index < 0 else ancestor(above, found, index)
             if isinstance(item, ast.Node):
-                _set(item, "ancestors", own)
+                item.ancestors = own
                 told[id(item)] = item
                 for member in item:
                     value = getattr(item, member)

@@ -114,10 +114,7 @@ def _build(
         sql += _order(order, [str(index + 1) for index in range(len(columns))])
     if top is not None:
         sql += f" LIMIT {top}"
-    types = tuple(
-        pieces.named(pieces.known_type(node, level), name)
-        for (node, _), name in zip(targets, columns, strict=True)
-    )
+    types = _types(prepared, level, [node for node, _ in targets], columns)
     describe = None
     if any(column.type_oid == 0 for column in types):
         describe = parse.deparse(pieces.over_shells(folded, prepared))
@@ -143,6 +140,19 @@ def _build(
         shown = [f"{name}{collation}" for name, (_, collation) in listed]
         final = _final(stmt, outputs, shown, order, first)
     return plans.Distributed("pushdown", (intermediate,), final, limit=None if final else top)
+
+
+def _types(
+    prepared: prepare.Prepared, level: names.Level, targets: list[tree.Node], columns: list[str]
+) -> tuple[fragments.OutputColumn, ...]:
+    """The columns of the fragments; where only parse analysis can tell a type, type 0."""
+    described = prepared.ctx.described.get(prepared.statement.sql, ())
+    if level is prepared.scopes.levels[0] and len(described) == len(targets) == len(pieces.outputs(level)):
+        return tuple(pieces.named(column, name) for column, name in zip(described, columns, strict=True))
+    return tuple(
+        pieces.named(pieces.known_type(node, level), name)
+        for node, name in zip(targets, columns, strict=True)
+    )
 
 
 def _alone(prepared: prepare.Prepared, level: names.Level) -> bool:

@@ -5,7 +5,6 @@ pglast nodes carry their fields in `__slots__`; equality between nodes ignores s
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -18,7 +17,13 @@ Node: TypeAlias = Any
 #: pglast's node classes. Their stubs make every attribute optional, which the grammar knows better.
 ast: Any = typed_ast
 
+#: How pglast puts a value into a node: checked, and made what it should be. Its parser's values are that already
+#: (`tests/unit/planner/test_parse.py`), and so are ours; to check them takes most of the time of parsing.
+checked_set: Callable[[Node, str, Any], None] = typed_ast.Node.__setattr__
+del typed_ast.Node.__setattr__
+
 _FIELDS: dict[type, tuple[str, ...]] = {}
+_MEMBERS: dict[type, tuple[str, ...]] = {}
 
 
 def fields(node: Node) -> tuple[str, ...]:
@@ -78,14 +83,25 @@ def transform(node: Node, replace: Callable[[Node], Node | None]) -> Node:
         if isinstance(value, (ast.Node, tuple)):
             new = transform(value, replace)
             if new is not value:
-                clone = clone or copy.copy(node)
+                clone = clone or _copied(node)
                 setattr(clone, name, new)
     return clone or node
 
 
+def _copied(node: Node) -> Node:
+    kind = type(node)
+    members = _MEMBERS.get(kind)
+    if members is None:
+        members = _MEMBERS[kind] = tuple(name for name, _ in _slots(kind))
+    clone = object.__new__(kind)
+    for name in members:
+        setattr(clone, name, getattr(node, name))
+    return clone
+
+
 def changed(node: Node, /, **values: Node) -> Node:
     """A shallow copy of `node` with the given fields set."""
-    clone = copy.copy(node)
+    clone = _copied(node)
     for name, value in values.items():
         setattr(clone, name, value)
     return clone

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from orochi import pgtypes
 from tests.support import layouts, oracle
 
 _COLUMNS = {
@@ -118,6 +119,19 @@ def test_computed(filled: oracle.Pair) -> None:
     )
     filled.same("SELECT unnest(ar), k FROM kinds ORDER BY k, 1")
     filled.same("SELECT mood_::text, price_ * 2, rng @> 3, num38 / 3 FROM kinds ORDER BY k")
+
+
+def test_names_of_types(module_pair: oracle.Pair) -> None:
+    """Those that nobody is asked for are PostgreSQL's."""
+    known = 0
+    for oid in [16, 17, 20, 21, 23, 25, 700, 701, 1042, 1043, 1082, 1083, 1114, 1184, 1186, 1700, 2950, 3802]:
+        for typmod in (-1, 5, 14, (38 << 16 | 10) + 4, (5 << 16 | (-3 & 0x7FF)) + 4):
+            name = pgtypes.type_name(oid, typmod)
+            if name is not None:
+                known += 1
+                asked = oracle.ask(module_pair.plain, f"SELECT pg_catalog.format_type({oid}, {typmod})")
+                assert asked.values == [(name,)]
+    assert known
 
 
 def test_enum_and_domain_are_checked(filled: oracle.Pair) -> None:

@@ -176,3 +176,15 @@ def test_a_tree_is_printed_by_several_threads() -> None:
     with futures.ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: parse.deparse(tree), range(12)))
     assert set(found) == {parse.deparse(tree)}
+
+
+@pytest.mark.parametrize("sql", FAITHFUL)
+def test_the_parser_gives_nodes_what_pglast_would_make_of_it(sql: str) -> None:
+    """So nothing is checked while they are made."""
+    for node in tree.walk(parse.parse_one(sql).tree):
+        copied = tree.changed(node)
+        for name in node:
+            value = getattr(node, name)
+            tree.checked_set(copied, name, value)
+            assert getattr(copied, name) == value
+            assert type(getattr(copied, name)) is type(value)
