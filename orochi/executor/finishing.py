@@ -30,11 +30,12 @@ _PLAIN = pgtypes.INTEGERS | pgtypes.TIMES | {pgtypes.BOOL, pgtypes.TEXT, pgtypes
 _DIGITS = 38
 _LARGEST_SUMMAND = 1e290
 _TYPMOD_HEADER = 4
-#: Fewer rows than that are grouped without looking which of them may be among the first; of more, totals are no
-#: operands.
+#: Fewer rows than that are grouped without looking which of them may be among the first; of more, totals are not
+#: divided.
 _MANY_ROWS = 2_000
 
 
+_AT_ONCE = {"+": pc.add_checked, "-": pc.subtract_checked, "*": pc.multiply_checked}
 _DOUBLE = (pgtypes.FLOAT8, -1, "double precision")
 
 
@@ -270,7 +271,7 @@ def _total(output: finishes.Total, values: Any) -> _Made:
 
 def _computed(output: finishes.Arithmetic, added: pa.Table) -> _Made:
     if added.num_rows > _MANY_ROWS:
-        raise _Declined
+        return _computed_at_once(output, added)
     columns = {total.column: added.column(f"total {total.column}") for total in finishes.totals(output)}
     rows = zip(*(column.to_pylist() for column in columns.values()), strict=True)
     values = [_value(output, dict(zip(columns, row, strict=True))) for row in rows]
@@ -283,6 +284,37 @@ def _computed(output: finishes.Arithmetic, added: pa.Table) -> _Made:
         pa.chunked_array([[_carried(v) for v in values]], pa.binary()),
         pa.chunked_array([[None if v is None else ranks[v] for v in values]], pa.int64()),
     )
+
+
+def _computed_at_once(output: finishes.Arithmetic, added: pa.Table) -> _Made:
+    """Sums, differences and products of decimals; a result that could have more digits than Arrow holds is an error."""
+    column = plan_fragment.OutputColumn("computed", pgtypes.NUMERIC, -1, "numeric")
+    values = _values(output, added)
+    batches = native.from_native(pa.table([values], [column.name]), [column])
+    carried = pa.chunked_array([batch.column(0) for batch in batches], pa.binary())
+    return _Made(column, carried, values.cast(pa.decimal128(_DIGITS, values.type.scale)))
+
+
+def _values(term: finishes.Term, added: pa.Table) -> Any:
+    match term:
+        case finishes.Total(column=name, is_bigint=False):
+            return _narrowed(added.column(f"total {name}"))
+        case decimal.Decimal():
+            return _narrowed(pa.chunked_array([pa.array([term] * added.num_rows)]))
+        case finishes.Arithmetic(operator="+" | "-" | "*"):
+            left, right = _values(term.left, added), _values(term.right, added)
+            return _AT_ONCE[term.operator](left, right)
+    raise _Declined
+
+
+def _narrowed(values: Any) -> Any:
+    """Decimals in a type of no more digits than they have, so that types of results have room."""
+    if not pa.types.is_decimal(values.type):
+        raise _Declined
+    ends = [end for end in pc.min_max(values).as_py().values() if end is not None]
+    digits = max((end.adjusted() + 1 for end in ends), default=1)
+    scale = values.type.scale
+    return values.cast(pa.decimal128(max(digits + scale, scale, 1), scale))
 
 
 def _carried(value: arithmetic.Value) -> bytes | None:

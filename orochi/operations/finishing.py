@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from orochi.executor import context, finishing, reduce, results
-from orochi.operations import own_types
+from orochi.operations import own_types, sinks
 from orochi.planner import context as planning
 from orochi.planner import finish
 from orochi.planner import plan as plans
@@ -38,6 +38,8 @@ async def finished(
     if found is None:
         return None
     shown, batch = found
+    if isinstance(sink, sinks.Keeping) and sink.keep(shown, batch):
+        return f"SELECT {batch.num_rows}"
     if await own_types.affected(session, [column.type_oid for column in shown], sink.formats):
         return None
     settings = await results.ready(session, shown, sink.formats)

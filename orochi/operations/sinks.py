@@ -1,10 +1,14 @@
-"""Sinks to derive others from: one that hands everything on, one that lets everything pass."""
+"""Sinks to derive others from: one that hands everything on, one that lets everything pass, one that keeps rows."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import AsyncIterator, Sequence
 
+import pyarrow as pa
+
 from orochi import errors
+from orochi.engine import copybinary
 from orochi.executor import context
 from orochi.pgwire import messages
 
@@ -82,3 +86,11 @@ class Silent:
 
     async def copy_done(self) -> None:
         """Such a part sends no COPY data."""
+
+
+class Keeping(Silent, abc.ABC):
+    """A sink that can take rows as they are in the gateway."""
+
+    @abc.abstractmethod
+    def keep(self, columns: Sequence[copybinary.Column], batch: pa.RecordBatch) -> bool:
+        """Take all rows of an answer in carrier form; False, to be given them as messages, if they do not suit."""

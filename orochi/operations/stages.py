@@ -137,16 +137,26 @@ def split(batches: Sequence[pa.RecordBatch], partition: plans.Partition) -> list
     return parts
 
 
-class _Kept(sinks.Silent):
+class _Kept(sinks.Keeping):
     """A sink that keeps rows as carrier batches."""
 
     def __init__(self, columns: Sequence[copybinary.Column]) -> None:
         self.formats: tuple[int, ...] = (1,)
+        self._columns = columns
+        self._whole: list[pa.RecordBatch] | None = None
         self._kept = datarows.Collector(columns)
 
     def finish(self) -> list[pa.RecordBatch]:
         """All rows."""
-        return self._kept.finish()
+        return self._kept.finish() if self._whole is None else self._whole
+
+    def keep(self, columns: Sequence[copybinary.Column], batch: pa.RecordBatch) -> bool:
+        """Take all rows at once, unless their types are others than are wanted."""
+        if [column.type_oid for column in columns] != [column.type_oid for column in self._columns]:
+            return False
+        schema = copybinary.schema(self._columns)
+        self._whole = [pa.RecordBatch.from_arrays(batch.columns, schema=schema)]
+        return True
 
     async def rows(self, data: bytes | memoryview, count: int) -> None:
         """Keep whole DataRow messages."""

@@ -23,6 +23,7 @@ from orochi.planner import (
     pull,
     recursive,
     scans,
+    semijoin,
     settled,
     spread,
     staged,
@@ -88,7 +89,7 @@ def _arranged(
         name = chosen.dealt.get(id(reference))
         if group_keys.primary_key(reference, item.columns, prepared):
             raise spread.Unfit("GROUP BY relies on the primary key of a table that is moved")
-        made = _moved(reference, used[id(reference)], prepared, builder, name)
+        made = _moved(item, used[id(reference)], prepared, builder, name)
         if name is not None:
             assert chosen.home is not None
             position = next(i for i, column in enumerate(made.columns) if column.name == name)
@@ -100,25 +101,36 @@ def _arranged(
 
 
 def _moved(
-    reference: names.Reference,
+    moving: homes.Moving,
     columns: tuple[snapshots.Column, ...],
     prepared: prepare.Prepared,
     builder: recursive.Builder,
     dealt: str | None,
 ) -> snapshots.Table:
     """The stage of one mention of a table: its needed columns, filtered by what is about it alone."""
+    reference = moving.reference
     table = reference.table
     if any(column.collation not in (None, 'pg_catalog."default"') for column in columns):
         raise spread.Unfit("a column that would be moved has a collation of its own")
     terms = [*pull.own_terms(reference, prepared), *settled.implied(reference, prepared)]
     listed = ", ".join(names.quoted(column.name) for column in columns)
     asked = _is_asked_for(reference, columns, prepared)
-    sql = f"SELECT {'DISTINCT ' if asked else ''}{listed} FROM {names.qualified(table)}"
-    if terms:
-        sql += " WHERE " + " AND ".join(f"({term})" for term in terms)
-    select = parse.parse_one(sql).tree
     output = tuple(scans.output(column) for column in columns)
-    made = builder.add(select, columns=output, dealt=f"{dealt or ''}{' once' if asked else ''}")
+    partnered = semijoin.terms(reference, prepared) if moving.size >= semijoin.FEW_BYTES else []
+
+    def stage(conditions: list[str]) -> snapshots.Table:
+        sql = f"SELECT {'DISTINCT ' if asked else ''}{listed} FROM {names.qualified(table)}"
+        if conditions:
+            sql += " WHERE " + " AND ".join(f"({term})" for term in conditions)
+        select = parse.parse_one(sql).tree
+        return builder.add(select, columns=output, dealt=f"{dealt or ''}{' once' if asked else ''}")
+
+    try:
+        made = stage([*terms, *partnered])
+    except spread.Unfit:
+        if not partnered:
+            raise
+        made = stage(terms)
     if asked:
         builder.loosen(made)
     return made

@@ -153,6 +153,7 @@ class Stage:
         partition: None if every reader needs all rows (broadcast).
         rows, bytes: how many were expected, None where nothing is known.
         indexes: as `fragment.Input` has them.
+        key: the same for stages that would hold the same rows in the same columns; empty for one that is dealt out.
     """
 
     name: str
@@ -163,6 +164,7 @@ class Stage:
     rows: int | None = None
     bytes: int | None = None
     indexes: tuple[tuple[str, ...], ...] = ()
+    key: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -97,7 +97,9 @@ class Builder:
         )
         self._put(made)
         self.stages.append(
-            plans.Stage(made.name, found, shape, sql, rows=rows, bytes=rows * _width(shape), indexes=indexes)
+            plans.Stage(
+                made.name, found, shape, sql, rows=rows, bytes=rows * _width(shape), indexes=indexes, key=key
+            )
         )
         self._known[key] = made
         return made
@@ -132,8 +134,17 @@ class Builder:
         found = self._choose(statement, self.ctx)
         if isinstance(found, plans.Distributed) and found.stages:
             for stage in found.stages:
-                number = int(stage.name[1:])
-                self._put(staged.table(number, stage.columns, self.ctx.snapshot))
+                made = staged.table(
+                    int(stage.name[1:]),
+                    stage.columns,
+                    self.ctx.snapshot,
+                    rows=stage.rows,
+                    size=stage.bytes,
+                    indexes=stage.indexes,
+                )
+                self._put(made)
+                if stage.partition is None:
+                    self._known.setdefault(stage.key, made)
             self.stages += found.stages
             found = _with_stages(found, ())
         return found

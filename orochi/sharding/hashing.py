@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from orochi import pgtypes
+from orochi.engine.kernels import integers
 from orochi.sharding import values
 
 #: The hash whose shard holds rows with a NULL distribution column.
@@ -87,10 +88,10 @@ def hash_column(type_oid: int, column: pa.Array) -> npt.NDArray[np.int32]:
         hashed = _hash_binary_column(column)
     elif type_oid in _NARROW or type_oid in _WIDE:
         filled = column.fill_null(0) if column.null_count else column
-        raw = filled.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
-        low = raw.astype(np.uint32)
-        high = (raw >> 32).astype(np.uint32)
-        hashed = _final_word(low ^ np.where(raw < 0, ~high, high))
+        raw = filled.to_numpy(zero_copy_only=False)
+        raw = raw.astype(np.int32 if raw.dtype.itemsize <= 4 else np.int64, copy=False)
+        hashed = np.empty(len(raw), np.uint32)
+        integers.hashed(raw, (_SEED + 4) & _MASK, hashed)
     else:
         raise TypeError(f"cannot distribute by type {type_oid}")
     if column.null_count:
@@ -152,12 +153,6 @@ def _hash_bytes(data: bytes) -> int:
     b = (b + int.from_bytes(tail[4:8], "little")) & _MASK
     c = (c + (int.from_bytes(tail[8:12], "little") << 8)) & _MASK  # the low byte of c is the length's
     result: int = _finish(a, b, c, _rotate_int, _MASK)
-    return result
-
-
-def _final_word(words: Words) -> Words:
-    start = np.full(len(words), (_SEED + 4) & _MASK, np.uint32)
-    result: Words = _finish(start + words, start, start, _rotate, np.uint32(_MASK))
     return result
 
 

@@ -131,6 +131,55 @@ def test_an_empty_side(tables: oracle.Pair) -> None:
         tables.same(sql, ordered=False)
 
 
+def test_what_moves_is_cut_to_what_has_partners_beside_it(tables: oracle.Pair) -> None:
+    """Wide rows are sent on only if a co-located or a reference table, filtered, has one that they may meet."""
+    tables.both(
+        "CREATE TABLE long (k int, a text, b text, c text, d text)",
+        "CREATE TABLE wide (id int, kind int, ref int, a text, b text, c text, d text)",
+        "CREATE TABLE beside (id int, what text)",
+    )
+    for table, key in (("long", "k"), ("wide", "id"), ("beside", "id")):
+        if table != "beside":
+            tables.orochi(f"ALTER TABLE {table} SET ACCESS METHOD columnar")
+        like = ", colocate_with => 'wide'" if table == "beside" else ", 3"
+        tables.orochi(f"SELECT create_distributed_table('{table}', '{key}'{like})")
+    tables.both(
+        "INSERT INTO long SELECT nullif(g, 11), 'a' || g, NULL, '', 'd' FROM generate_series(1, 40000) g",
+        "INSERT INTO wide SELECT nullif(g % 2000, 7), nullif(g % 50, 9), nullif(g % 211, 5), 'a' || g, NULL, '', 'd'"
+        " FROM generate_series(1, 24000) g",
+        "INSERT INTO beside SELECT nullif(g, 4), nullif('kind ' || g % 40, 'kind 3') FROM generate_series(1, 2000) g",
+    )
+    tables.orochi("SELECT compress_chunk(c) FROM show_chunks('long') c")
+    tables.orochi("SELECT compress_chunk(c) FROM show_chunks('wide') c")
+    joined, left = (
+        "FROM long l, wide w, {} WHERE l.k = w.ref AND {}",
+        "FROM long l JOIN wide w ON w.ref = l.k",
+    )
+    beside, places = "w.id = s.id AND s.what", "w.kind = p.id AND p.what"
+    try:
+        for conditions, expected in (
+            (joined.format("beside s", f"{beside} = 'kind 2'"), True),
+            (joined.format("places p", f"{places} > 'kind 5'"), True),
+            (joined.format("places p, beside s", f"{places} IS NULL AND {beside} LIKE '%1'"), True),
+            (joined.format("places p", f"{places} = 'nowhere'"), True),
+            (joined.format("beside s, beside t", f"{beside} < 'kind 2' AND t.id = s.id AND t.what > 'kind 1'"), True),
+            (f"{left} JOIN beside s ON s.id = w.id AND s.what = 'kind 2'", True),
+            (f"{left} JOIN beside s ON s.id = w.id LEFT JOIN places p ON p.id = w.kind AND p.what = 'kind 1' WHERE s.id < 90", True),
+            # nothing says that a partner must be there, or be like that
+            (f"{left} LEFT JOIN beside s ON s.id = w.id AND s.what = 'kind 2'", False),
+            (joined.format("places p", "(w.kind = p.id OR p.what = 'kind 1') AND p.big = 2"), False),
+        ):  # fmt: skip
+            used = ", ".join(f"min({of}.{name})" for of in "lw" for name in "abcd")
+            sql = f"SELECT count(*), {used} {conditions}"
+            tables.same(sql)
+            text = "\n".join(str(row[0]) for row in tables.orochi(f"EXPLAIN {sql}"))
+            stage = re.search(r"Statement: SELECT .* FROM stages.wide.*", text)
+            assert stage is not None, text
+            assert ("IN (SELECT" in stage[0]) is expected, text
+    finally:
+        tables.both("DROP TABLE long, wide, beside")
+
+
 def test_a_block_reads_what_it_wrote(tables: oracle.Pair) -> None:
     tables.both(
         "BEGIN", "INSERT INTO other VALUES (1000, 5, 5, 'kind 1', 5)", "DELETE FROM events WHERE id = 7"

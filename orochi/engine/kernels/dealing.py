@@ -13,6 +13,7 @@ from orochi.engine.kernels.copyrows import Vector
 _I32_IN = types.Array(types.int32, 1, "C", readonly=True)
 _I64_IN = types.Array(types.int64, 1, "C", readonly=True)
 _I64 = types.Array(types.int64, 1, "C")
+_FEW = 8
 
 
 @numba.njit(types.void(_I32_IN, _I64_IN, _I64, _I64), cache=True, nogil=True)
@@ -30,12 +31,15 @@ def deal(hashes: Vector, starts: Vector, order: Vector, ends: Vector) -> None:
     counts = np.zeros(ranges + 1, np.int64)
     for row in range(hashes.size):
         low, high = 0, ranges
-        while high - low > 1:
+        while high - low > _FEW:
             middle = (low + high) >> 1
             if starts[middle] <= hashes[row]:
                 low = middle
             else:
                 high = middle
+        # no branches, which nobody could foresee
+        for number in range(low + 1, high):
+            low += starts[number] <= hashes[row]
         part[row] = low
         counts[low + 1] += 1
     for number in range(ranges):

@@ -172,6 +172,30 @@ def test_the_first_groups_of_many(negative: bool) -> None:
     assert _run(sql, columns, rows) == [(g0, total, g1) for (g0, g1), total in wanted]
 
 
+def test_totals_of_many_groups_are_multiplied_and_added() -> None:
+    chance = random.Random(3)
+    columns = _columns(g0="int", p0="numeric", p1="big")
+    rows = [
+        (
+            key,
+            None if key % 7 == 0 else decimal.Decimal(chance.randrange(-(10**9), 10**9)).scaleb(-2),
+            key % 5,
+        )
+        for key in range(4_000)
+    ]
+    shown = "0.50 * sum(orochi_i0.p0) - (sum(orochi_i0.p1) + 3) * sum(orochi_i0.p0)"
+    sql = f"SELECT orochi_i0.g0, {shown} {I0} GROUP BY orochi_i0.g0 ORDER BY {shown} DESC, orochi_i0.g0"
+    half = decimal.Decimal("0.50")
+    made = [(key, None if v is None else half * v - (n + 3) * v) for key, v, n in rows]
+    wanted = sorted(made, key=lambda row: (row[1] is not None, -(row[1] or 0), row[0]))
+    found = _run(sql, columns, rows)
+    assert found == wanted
+    assert {str(value).partition(".")[2].__len__() for _, value in found if value is not None} == {4}
+    long = [(key, decimal.Decimal(10**16 + key).scaleb(-1), 1) for key in range(4_000)]
+    product = " * ".join(["sum(orochi_i0.p0)"] * 3)
+    assert _run(f"SELECT {product} {I0} GROUP BY orochi_i0.g0", columns, long) is None
+
+
 def test_nulls_stand_where_each_key_says() -> None:
     columns = _columns(a="int", b="text", c="numeric", d="float")
     ones = [None, decimal.Decimal("2.50"), decimal.Decimal(-3)]

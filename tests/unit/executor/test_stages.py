@@ -90,3 +90,17 @@ def test_rows_are_dealt_out_by_the_hash_of_their_key(parts: int) -> None:
     }
     assert [found[row] for row in range(400)] == keys
     assert all(batch.num_rows for part in dealt for batch in part)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9, 16, 33])
+def test_rows_are_dealt_out_by_the_range_of_their_hash(count: int) -> None:
+    ranges = tuple(hashing.shard_ranges(count))
+    values = [None, 0, -1, 2**63 - 1, -(2**63), *(value * 7_919 for value in range(-400, 400))]
+    batch = pa.record_batch([pa.array(values, pa.int64())], ["a"])
+    parts = stages.split([batch, batch.slice(3)], plans.Partition(0, pgtypes.INT8, ranges))
+    found = [[row for piece in part for row in piece.column(0).to_pylist()] for part in parts]
+    wanted: list[list[int | None]] = [[] for _ in ranges]
+    for value in (*values, *values[3:]):
+        hashed = hashing.hash_value(pgtypes.INT8, value)
+        wanted[next(at for at, (low, high) in enumerate(ranges) if low <= hashed <= high)].append(value)
+    assert found == wanted
