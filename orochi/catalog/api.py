@@ -22,11 +22,14 @@ class Function:
     Attributes:
         arguments: (name, type, default as SQL or None).
         returns: as after RETURNS; a TABLE(...) or SETOF type may give several rows for one call.
+        body: SQL that answers where no gateway does (in views and bodies, on direct connections); such a
+            function only reads, so it may be called anywhere in a SELECT.
     """
 
     name: str
     arguments: tuple[tuple[str, str, str | None], ...]
     returns: str = "void"
+    body: str | None = None
 
 
 _BOOL_FALSE = ("boolean", "false")
@@ -128,6 +131,12 @@ def _chunks() -> Iterator[Function]:
             ("integer_now_func", "regproc", None),
             ("replace_if_exists", *_BOOL_FALSE),
         ),
+    )
+    yield Function(
+        "hypertable_size",
+        (("hypertable", "regclass", None),),
+        "bigint",
+        "SELECT sum(size_bytes)::bigint FROM orochi.orochi_shards WHERE table_oid = hypertable",
     )
     yield Function("hypertable_detailed_size", (("hypertable", "regclass", None),), f"TABLE ({_SIZES})")
     yield Function(
@@ -295,6 +304,8 @@ FUNCTIONS: tuple[Function, ...] = (
 SCHEMA = "orochi_api"
 #: What the classifier looks for in a statement.
 NAMES: frozenset[str] = frozenset(function.name for function in FUNCTIONS)
+#: Functions that change nothing and return one value.
+READING: frozenset[str] = frozenset(function.name for function in FUNCTIONS if function.body is not None)
 
 
 def result_columns(name: str, width: int | None = None) -> tuple[tuple[str, str], ...] | None:
@@ -386,6 +397,8 @@ END $body$"""
 
 
 def _refusal(function: Function) -> str:
+    if function.body is not None:
+        return f"sql STABLE AS $body$ {function.body} $body$"
     if function.name in IN_BODIES:
         return _relayed(function)
     columns = result_columns(function.name) or ()

@@ -301,8 +301,8 @@ class Load:
             f" INSERT INTO orochi.orochi_column_chunks (stripe_id, {stripes.CHUNK_COLUMNS})"
             " SELECT (r ->> 0)::bigint, r ->> 1, (r ->> 2)::int, (r ->> 3)::bigint, (r ->> 4)::bigint, r ->> 5,"
             f" r ->> 6, r ->> 7, r ->> 8, (r ->> 9)::bigint FROM {_rows(chunks)} r;"
-            " UPDATE orochi.orochi_chunks c SET row_count = c.row_count + n.loaded FROM"
-            " (SELECT (r ->> 1)::bigint AS chunk_id, sum((r ->> 4)::bigint) AS loaded"
+            " UPDATE orochi.orochi_chunks c SET row_count = c.row_count + n.loaded, size_bytes = c.size_bytes + n.size FROM"
+            " (SELECT (r ->> 1)::bigint AS chunk_id, sum((r ->> 4)::bigint) AS loaded, sum((r ->> 5)::bigint) AS size"
             f" FROM {_rows(files)} r GROUP BY 1) n WHERE n.chunk_id = c.chunk_id"
         )
 

@@ -55,6 +55,8 @@ async def execute(
     plan = planner.plan(statement)
     if isinstance(plan, planner.FromCall):
         await _execute_from(session, plan, parameters, fields, sink)
+    elif isinstance(plan, planner.Lookups):
+        await _execute_lookups(session, statement, plan, parameters, fields, sink)
     else:
         await _execute_targets(session, statement, plan, parameters, fields, sink)
 
@@ -160,6 +162,28 @@ async def _execute_from(
     if fields is not None:
         await sink.columns(fields)
     values, formats, oids = _bound(parameters)
+    tag = await session.coordinator.stream(sql, values, formats, oids, sink.formats, sink.rows)
+    await sink.complete(tag)
+
+
+async def _execute_lookups(
+    session: context.Session,
+    statement: parse.Statement,
+    plan: planner.Lookups,
+    parameters: context.Parameters | None,
+    fields: Sequence[messages.FieldDescription] | None,
+    sink: context.Sink,
+) -> None:
+    if fields is None:
+        oids = parameters.type_oids if parameters else ()
+        _, fields = await session.coordinator.describe(statement.sql, oids)
+    found = await _fetch(session, plan.sql, parameters, (0,))
+    asked = [(row[0] or b"null").decode() for row in found.rows]
+    answers = await _run_all(session, sink, [(plan.function, json.loads(call)) for call in asked])
+    results = [(call, rows[0][0]) for call, rows in zip(asked, answers, strict=True)]
+    values, formats, oids = _bound(parameters)
+    await sink.columns(fields or ())
+    sql = planner.with_results(plan, results)
     tag = await session.coordinator.stream(sql, values, formats, oids, sink.formats, sink.rows)
     await sink.complete(tag)
 

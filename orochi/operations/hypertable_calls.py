@@ -137,6 +137,13 @@ WHERE c.relkind = 'r' AND c.relname = {name} AND n.nspname IN ({schemas})
 """
 
 
+async def hypertable_size(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
+    """What a hypertable takes of all nodes' disks now."""
+    if call.text("hypertable") is None:
+        return [(None,)]
+    return [(str(sum(sizes[-1] for _, _, sizes in await _sizes(session, call.oid("hypertable")))),)]
+
+
 async def hypertable_detailed_size(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
     """What a hypertable takes of each node's disk now."""
     sums: dict[int, list[int]] = {}
@@ -220,6 +227,7 @@ HANDLERS = {
     "set_integer_now_func": set_integer_now_func,
     "drop_chunks": drop_chunks,
     "_drop_chunks": drop_listed_chunks,
+    "hypertable_size": hypertable_size,
     "hypertable_detailed_size": hypertable_detailed_size,
     "chunks_detailed_size": chunks_detailed_size,
 }

@@ -2,8 +2,9 @@
 
 A call stands in a SELECT's target list by itself, once for each row, or inside expressions that read
 nothing else (`count(compress_chunk(c))`), or it is the only item of FROM, or it is what CALL calls. In its
-place goes the function's twin, which returns the call as JSON. What
-was executed then goes back as a value of the target list, or as a VALUES list in FROM.
+place goes the function's twin, which returns the call as JSON. What was executed then goes back as a value of
+the target list, or as a VALUES list in FROM. A function that only reads may stand anywhere in a SELECT's own
+clauses but FROM: each different call is executed once, then looked up by its JSON.
 """
 
 from __future__ import annotations
@@ -47,6 +48,23 @@ class FromCall:
     tree: tree.Node | None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lookups:
+    """Calls of one function that only reads, in any expressions of a SELECT.
+
+    Attributes:
+        sql: returns the calls, each different one once, as JSON.
+        function: the function's name.
+        calls: the calls, parts of `tree`.
+        tree: the statement's tree.
+    """
+
+    sql: str
+    function: str
+    calls: tuple[tree.Node, ...]
+    tree: tree.Node
+
+
 def as_select(statement: parse.Statement) -> str | None:
     """The SELECT of the function that a CALL of Orochi's API calls: PostgreSQL, for which it is no procedure, knows that."""
     call = statement.tree
@@ -55,7 +73,7 @@ def as_select(statement: parse.Statement) -> str | None:
     return f"SELECT {parse.deparse_expression(call.funccall)}"
 
 
-def plan(statement: parse.Statement) -> TargetCalls | FromCall:
+def plan(statement: parse.Statement) -> TargetCalls | FromCall | Lookups:
     """Where the calls are, and the statement that collects them.
 
     Raises:
@@ -70,6 +88,8 @@ def plan(statement: parse.Statement) -> TargetCalls | FromCall:
         return FromCall(_collect(in_from), _name(in_from), node)
     if len(calls) == 1 and (inside := _inside(node, calls[0])) is not None:
         return inside
+    if (lookups := _lookups(node, calls)) is not None:
+        return lookups
     positions = [
         (at, _name(target.val)) for at, target in enumerate(node.targetList or ()) if _is_call(target.val)
     ]
@@ -91,7 +111,8 @@ def not_here(node: tree.Node) -> errors.FeatureNotSupported:
     return errors.FeatureNotSupported(f"{name}() cannot be called here", hint=_HINT)
 
 
-_FUNCTION = parse.parse_one("SELECT * FROM f()").tree.fromClause
+_FUNCTION_SELECT = parse.parse_one("SELECT * FROM f()").tree
+_FUNCTION = _FUNCTION_SELECT.fromClause
 _CLAUSES = (
     "groupClause",
     "distinctClause",
@@ -129,6 +150,52 @@ def _inside(node: tree.Node, call: tree.Node) -> FromCall | None:
     collected = tree.changed(node, targetList=(ast.ResTarget(val=_twin(call)),))
     outer = tree.changed(node, targetList=targets, fromClause=_FUNCTION, whereClause=None, withClause=None)
     return FromCall(_deparse(collected), name, outer)
+
+
+def _lookups(node: tree.Node, calls: Sequence[tree.Node]) -> Lookups | None:
+    """The calls, if all of them are of one function that only reads, outside of FROM and of what is nested."""
+    called = {_name(call) for call in calls}
+    if len(called) != 1 or not called <= api.READING or node.op.name != "SETOP_NONE":
+        return None
+    own = [
+        item
+        for clause in (
+            "targetList",
+            "whereClause",
+            "groupClause",
+            "havingClause",
+            "sortClause",
+            "distinctClause",
+        )
+        for item in tree.walk(getattr(node, clause) or (), stop=(ast.SelectStmt,))
+        if _is_call(item)
+    ]
+    if len(own) != len(calls) or any(_is_call(item) for call in own for item in tree.walk(call.args or ())):
+        return None
+    where = node.whereClause
+    if where is not None and any(_is_call(item) for item in tree.walk(where)):
+        where = None  # calls of more rows than it lets through
+    bare = tree.changed(
+        node, whereClause=where, limitOption=_FUNCTION_SELECT.limitOption, **dict.fromkeys(_CLAUSES)
+    )
+    collected = [_deparse(tree.changed(bare, targetList=(ast.ResTarget(val=_twin(call)),))) for call in own]
+    return Lookups(" UNION ".join(f"({sql})" for sql in collected), called.pop(), tuple(own), node)
+
+
+def with_results(plan: Lookups, results: Sequence[tuple[str, str | None]]) -> str:
+    """The statement of `plan` with a lookup in each call's place; `results` are (the call's JSON, its result)."""
+    kind = api.result_type(plan.function)
+    listed = ", ".join(f"({_literal(call)}, {_literal(result)})" for call, result in results)
+    rows = f"(VALUES {listed})" if listed else "(SELECT NULL::text, NULL::text WHERE false)"
+
+    def lookup(call: tree.Node) -> tree.Node:
+        key = parse.deparse_expression(_twin(call))
+        found = f"(SELECT r::{kind} FROM {rows} AS calls (c, r) WHERE c = {key}::text)"
+        return parse.parse_one(f"SELECT {found}").tree.targetList[0].val
+
+    return _deparse(
+        tree.transform(plan.tree, lambda part: next((lookup(c) for c in plan.calls if part is c), None))
+    )
 
 
 def with_rows(call: FromCall, rows: Sequence[Sequence[str | None]]) -> str:

@@ -340,10 +340,11 @@ def rename(node: Connection, states: Sequence[State]) -> None:
 
 
 def count_up(catalog: Connection, states: Sequence[State], row_counts: Sequence[int]) -> None:
-    """The same in the catalog, with the chunks' new numbers of rows."""
+    """The same in the catalog, with the chunks' new numbers of rows, and bytes where all of these are in stripes."""
     catalog.execute(
         "WITH shard AS (UPDATE orochi.orochi_shards SET layout = layout + 1 WHERE shard_id = %s)"
-        " UPDATE orochi.orochi_chunks c SET generation = c.generation + 1, row_count = n.rows"
+        " UPDATE orochi.orochi_chunks c SET generation = c.generation + 1, row_count = n.rows, size_bytes = coalesce("
+        "(SELECT sum(f.size_bytes) FROM orochi.orochi_stripes f WHERE f.chunk_id = c.chunk_id), c.size_bytes)"
         " FROM unnest(%s::bigint[], %s::bigint[]) AS n(chunk_id, rows) WHERE c.chunk_id = n.chunk_id",
         (states[0].shard_id, [state.chunk_id for state in states], list(row_counts)),
     )

@@ -278,6 +278,24 @@ def test_sizes(metrics: oracle.Pair) -> None:
         node: tuple(sum(row[at] for row in chunks if row[-1] == node) for at in range(2, 6))
         for node in {row[-1] for row in chunks}
     }
+    whole = sum(row[5] for row in chunks)
+    assert metrics.orochi("SELECT hypertable_size('metrics'), hypertable_size(NULL)") == [(whole, None)]
+    assert metrics.orochi(
+        "SELECT hypertable_name, pg_size_pretty(hypertable_size(hypertable_name::regclass)) AS size"
+        " FROM timescaledb_information.hypertables h"
+        " WHERE hypertable_name = 'metrics' AND hypertable_size(format('%%I.%%I', hypertable_schema, hypertable_name)::regclass) > %s"
+        " GROUP BY 1, 2 ORDER BY hypertable_size(hypertable_name::regclass) DESC LIMIT 3",
+        (whole - 1,),
+    ) == metrics.orochi(f"SELECT 'metrics'::name, pg_size_pretty({whole}::bigint)")
+    sizes = dict(
+        metrics.orochi(
+            "SELECT chunk_name, size_bytes FROM orochi.chunks"
+            " WHERE is_compressed AND hypertable = 'metrics'::regclass::text"
+        )
+    )
+    exact = {f"{row[0]}.{row[1]}": row[2] for row in chunks}
+    assert sizes
+    assert all(0 < size <= exact[name] for name, size in sizes.items())
 
 
 def test_drop_chunks(metrics: oracle.Pair) -> None:

@@ -114,7 +114,7 @@ END $$;
 CREATE OR REPLACE FUNCTION orochi._chunk_name(chunk_id bigint) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT 'orochi_chunks.chunk_' || chunk_id $$;
 
-CREATE OR REPLACE FUNCTION orochi.hypertable_size(hypertable regclass) RETURNS bigint
+CREATE OR REPLACE FUNCTION orochi.hypertable_approximate_size(hypertable regclass) RETURNS bigint
 LANGUAGE sql STABLE AS
 $$ SELECT sum(size_bytes)::bigint FROM orochi.orochi_shards WHERE table_oid = hypertable $$;
 

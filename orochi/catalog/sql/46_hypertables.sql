@@ -69,9 +69,6 @@ CREATE OR REPLACE FUNCTION orochi.show_chunks(
 RETURNS SETOF text LANGUAGE sql STABLE AS
 $$ SELECT orochi._chunks_of(relation, older_than, newer_than, created_before, created_after) $$;
 
-CREATE OR REPLACE FUNCTION orochi.hypertable_approximate_size(hypertable regclass) RETURNS bigint
-LANGUAGE sql STABLE AS $$ SELECT orochi.hypertable_size(hypertable) $$;
-
 -- What `set_integer_now_func` set, called with the search_path of who set it. Policies call it with Orochi's
 -- rights, so for a superuser it runs only if another one made it.
 CREATE OR REPLACE FUNCTION orochi._integer_now(relation regclass) RETURNS bigint
