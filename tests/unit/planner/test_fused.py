@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import random
 
@@ -11,6 +12,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 
+from orochi import errors
 from orochi.engine import copybinary, fused, native, newest, rows, stripes, surveys
 from orochi.planner import fragment as fragments
 from orochi.planner import plan as plans
@@ -262,6 +264,30 @@ def test_survey(mixed: Mixed) -> None:
         ]
         assert answers[0].equals(answers[1])
         assert counters[0].total == counters[1].total + found[0].passed_over
+
+
+def test_a_stripe_that_is_gone(mixed: Mixed) -> None:
+    """It is missed when all are opened ahead, and none stays open."""
+    (item,) = mixed.world.plan("SELECT host, max(usage) FROM m GROUP BY host").intermediates
+    part, columns = item.fragments[0], _types(mixed.world, item)
+    assert part.fused is not None
+    shape = dataclasses.replace(part.fused, partial=False)
+    gone = dataclasses.replace(mixed.stripes[0], stripe_id=10**6, path="gone.stripe")
+    scan = dataclasses.replace(part.scans[0], stripes=(*mixed.stripes, gone))
+    opened = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(errors.StalePlan, match="stripe 1000000"):
+        fused.run(
+            shape,
+            scan,
+            columns,
+            mixed.folder,
+            {},
+            (),
+            stripes.Counters(),
+            lambda: False,
+            cache.Cache(1 << 20),
+        )
+    assert len(os.listdir("/proc/self/fd")) == opened
 
 
 @pytest.mark.parametrize("what", ["at, usage", "count(*), max(usage), sum(big)"])
