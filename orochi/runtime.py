@@ -19,7 +19,7 @@ from orochi import settings as settings_module
 from orochi.catalog import api, store
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import celery_transport, node_pool, recovery
-from orochi.operations import privileges, templates
+from orochi.operations import aggregate_plans, privileges, templates
 from orochi.pgwire import client
 from orochi.planner import builtins, classify
 
@@ -72,7 +72,8 @@ class Runtime:
             )
             self.collation = (result.rows[0][0] or b"C").decode()
             self._install(await store.load(connection))
-        self._background = (asyncio.create_task(self._listen()), asyncio.create_task(self._recover()))
+        background = self._listen(), self._recover(), self._plan_ahead()
+        self._background = tuple(map(asyncio.create_task, background))
 
     async def close(self) -> None:
         """Stop listening and close every connection."""
@@ -167,6 +168,11 @@ class Runtime:
             except (errors.OrochiError, OSError) as error:
                 log.warning("catalog.listen_failed", error=str(error))
             await asyncio.sleep(0.5)
+
+    async def _plan_ahead(self) -> None:
+        """Be ready for the first write to each continuous aggregate's rows."""
+        for aggregate in self._snapshot.aggregates:
+            await aggregate_plans.learn_ahead(self, aggregate)
 
     async def _recover(self) -> None:
         """Finish the commits of dead gateways, even while no worker is there to do it.

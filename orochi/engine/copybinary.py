@@ -27,6 +27,7 @@ TRAILER = b"\xff\xff"
 BATCH_ROWS = 65_536
 BATCH_BYTES = 4 << 20
 
+_NULL = b"\xff\xff\xff\xff"
 Vector = npt.NDArray[Any]
 
 
@@ -278,6 +279,25 @@ def encode(
         else:
             copyrows.put_fields(out, cursors, offsets, values, valid)
     return out.tobytes()
+
+
+def tuples(batch: pa.RecordBatch, columns: Sequence[Column]) -> list[bytes]:
+    """Each row of a batch, of which there are not many, as `encode` has it."""
+    head = struct.pack("!h", len(columns))
+    fields = (_fields(*item) for item in zip(batch.columns, (c.type_oid for c in columns), strict=True))
+    return [head + b"".join(row) for row in zip(*fields, strict=True)]
+
+
+def _fields(array: pa.Array, type_oid: int) -> list[bytes]:
+    values, offsets, valid, width = prepare(array, type_oid)
+    if offsets is None:
+        data, ends = values.reshape(-1, width)[:, ::-1].tobytes(), range(0, len(values) + 1, width)
+    else:
+        data, ends = values.tobytes(), offsets.tolist()
+    return [
+        struct.pack("!i", end - begin) + data[begin:end] if ok else _NULL
+        for begin, end, ok in zip(ends[:-1], ends[1:], valid.tolist(), strict=True)
+    ]
 
 
 def encode_array(array: pa.Array, type_oid: int) -> bytes:

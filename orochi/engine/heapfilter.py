@@ -61,8 +61,7 @@ def _literal(value: object, type_oid: int) -> str | None:
         return None
     if type_oid == pgtypes.DATE:
         return f"('2000-01-01'::date + ({value}))"
-    if type_oid == pgtypes.TIMESTAMP:
-        return f"('2000-01-01 00:00:00'::timestamp + '{value} microseconds'::interval)"
+    moment = f"('2000-01-01 00:00:00'::timestamp + '{value} microseconds'::interval)"
     if type_oid == pgtypes.TIMESTAMPTZ:
-        return f"('2000-01-01 00:00:00+00'::timestamptz + '{value} microseconds'::interval)"
-    return None
+        return f"({moment} AT TIME ZONE 'UTC')"  # immutable, so that partitions are excluded by planning
+    return moment if type_oid == pgtypes.TIMESTAMP else None

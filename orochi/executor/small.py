@@ -26,6 +26,7 @@ from orochi.planner import fragment as plan_fragment
 SETTING = "orochi.small_query_bytes"
 #: A node that is going down or coming up, or cut the connection: a task waits for it, and tries again.
 _GONE = frozenset({"57P01", "57P02", "57P03", "08006"})
+_CANCELED = "57014"
 #: How long a relation's size is taken for granted, in seconds; a large one does not shrink soon.
 _SMALL_SECONDS, _LARGE_SECONDS = 1.0, 10.0
 _SIZES_KEPT = 20_000
@@ -40,6 +41,7 @@ FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS names(name, num
 
 
 _raised: contextvars.ContextVar[int] = contextvars.ContextVar("_raised", default=0)
+_patience: contextvars.ContextVar[int] = contextvars.ContextVar("_patience", default=0)
 
 
 class _NotSmall(Exception):
@@ -92,13 +94,17 @@ def limit_of(session: context.Session) -> int:
 
 
 @contextlib.contextmanager
-def raised(limit: int) -> Iterator[None]:
-    """For the block, as much as `limit` bytes is small, unless nothing is to be."""
-    token = _raised.set(limit)
+def raised(limit: int, patience: int = 0) -> Iterator[None]:
+    """For the block, as much as `limit` bytes is small, unless nothing is to be.
+
+    With `patience` nodes are not asked how much they would read: they have so many milliseconds for it.
+    """
+    token, other = _raised.set(limit), _patience.set(patience)
     try:
         yield
     finally:
         _raised.reset(token)
+        _patience.reset(other)
 
 
 def slots_of(session: context.Session) -> int:
@@ -123,10 +129,12 @@ async def fits(session: context.Session, fragments: Sequence[plan_fragment.Fragm
     nodes = session.runtime.nodes
     if not all(nodes.has_room(part.node_id) for part in fragments):
         return False
+    if _patience.get():
+        return True
     try:
         return await _sizes.total(session, wanted, limit) <= limit
     except errors.OrochiError as error:
-        if error.sqlstate == "57014":
+        if error.sqlstate == _CANCELED:
             raise
         return False  # a task will say what is wrong, if it still is
 
@@ -188,6 +196,10 @@ async def _on_node(
         try:
             begin = _begin(fragments[0].settings, steady)
             return await _pipelined(connection, begin, fragments, inputs, limit_of(session))
+        except errors.RemoteError as error:
+            if _patience.get() and error.sqlstate == _CANCELED and not connection.cancelled:
+                raise _NotSmall from error
+            raise
         finally:
             session.transaction.beside.discard(connection)
 
@@ -234,6 +246,8 @@ async def _pipelined(
 def _begin(settings: Iterable[tuple[str, str]], steady: bool) -> str:
     path = dict(settings).get("search_path")  # all others are the connection's already
     begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if steady else "BEGIN READ ONLY"
+    if patience := _patience.get():
+        begin += f"; SET LOCAL statement_timeout = {patience}"
     return f"{begin}; SET LOCAL search_path = {path}" if path else begin
 
 

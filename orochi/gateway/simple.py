@@ -51,6 +51,8 @@ _NO_BLOCK = re.compile(
     r"|\b(?:create|refresh)_continuous_aggregate\b|^\s*create\s+materialized\s+view\b.*\.\s*continuous\b",
     re.IGNORECASE | re.DOTALL,
 )
+#: Calls that know the catalog as it is when they are done.
+_LOOKS = re.compile(r"\s*(?:call|select)\s+(?:\w+\.)?refresh_continuous_aggregate\s*\(", re.IGNORECASE)
 
 
 async def run(session: sessions.Session, payload: bytes) -> None:
@@ -127,6 +129,8 @@ async def _single(session: sessions.Session, statement: parse.Statement, payload
                 await session.recent.learn(payload[:-1], found[2])
             await run_committed(session, *found, sink, implicit=implicit)
             session.ran(payload[:-1])
+            if implicit and statement.kind in CATALOG_KINDS:
+                session.relay.catalog_dirty = False  # `run_committed` has seen to it
             sink.send_tag()
     except errors.OrochiError as error:
         await _announce(session, statement, sink, error)
@@ -245,7 +249,7 @@ async def run_committed(
     await session.execute(statement, parameters, fields, sink)
     if implicit:
         await commit(session)
-        if statement.kind in CATALOG_KINDS:
+        if statement.kind in CATALOG_KINDS and not _LOOKS.match(statement.sql):
             await session.catalog_committed()
 
 

@@ -8,7 +8,7 @@ from orochi import errors, pgtypes
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
 from orochi.jobs import kinds
-from orochi.operations import aggregate_refresh, aggregates, policies, shells
+from orochi.operations import aggregate_refresh, aggregate_turns, aggregates, policies, shells
 from orochi.operations.arguments import Arguments
 from orochi.planner import continuous_ddl
 
@@ -70,7 +70,7 @@ async def add_continuous_aggregate_policy(
     session: context.Session, sink: context.Sink, call: Arguments
 ) -> Rows:
     """Refresh, every `schedule_interval`, what is between two ages; the job's id."""
-    aggregate = await aggregates.require(session, call.oid("continuous_aggregate"))
+    aggregate = await aggregate_turns.require(session, call.oid("continuous_aggregate"))
     config: dict[str, str | None] = {}
     for name in ("start_offset", "end_offset"):
         age = call.interval(name)
@@ -94,7 +94,7 @@ async def remove_continuous_aggregate_policy(
     session: context.Session, sink: context.Sink, call: Arguments
 ) -> Rows:
     """Forget an aggregate's policy."""
-    aggregate = await aggregates.require(session, call.oid("continuous_aggregate"))
+    aggregate = await aggregate_turns.require(session, call.oid("continuous_aggregate"))
     await policies.remove(
         session,
         sink,
@@ -109,6 +109,6 @@ async def remove_continuous_aggregate_policy(
 
 async def drop_continuous_aggregate(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
     """Drop a continuous aggregate that nothing reads."""
-    aggregate = await aggregates.require(session, call.oid("continuous_aggregate"))
+    aggregate = await aggregate_turns.require(session, call.oid("continuous_aggregate"))
     await aggregates.drop(session, (aggregate,), cascade=False)
     return [("",)]

@@ -14,16 +14,20 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 
+from orochi import errors
 from orochi.catalog import snapshot as snapshots
 from orochi.catalog import twophase
-from orochi.executor import context
-from orochi.operations import redistribute, routing, writes
+from orochi.executor import context, small
+from orochi.operations import aggregate_plans, redistribute, routing, writes
 from orochi.pgwire import client, messages
 from orochi.pgwire import reply as replies
 from orochi.planner import quoting
 
 #: Values of a shard's rows that go along with the statements; more are copied.
 _MOST_PARAMETERS = 500
+#: Milliseconds for a statement of a node that is given queries.
+_PATIENCE_MS = 500
+_CANCELED = "57014"
 
 #: Positions of shards, by node.
 Places = Mapping[int, Sequence[int]]
@@ -36,19 +40,27 @@ class Replacement:
     Attributes:
         table: of the finished buckets; `columns` are those of the rows.
         places: the shards to write.
-        rows: tuples of binary COPY, by the position of their shard.
         first: a statement for each node to begin with.
         held: the condition of the rows to be replaced.
         last: statements to end with, by node.
+        rows: tuples of binary COPY, by the position of their shard.
+        queries: SELECTs that give further rows on the shard's node, by its position.
+        repeats: what a crash of a node loses of it is done again for what that node still has in its log.
     """
 
     table: snapshots.Table
     columns: Sequence[str]
     places: Places
-    rows: Mapping[int, Sequence[bytes]]
     first: str
     held: str
     last: Mapping[int, str]
+    rows: Mapping[int, Sequence[bytes]] = dataclasses.field(default_factory=dict)
+    queries: Mapping[int, Sequence[str]] = dataclasses.field(default_factory=dict)
+    repeats: bool = False
+
+
+class TooLongError(Exception):
+    """Queries take so long that tasks are to run them; nothing has changed."""
 
 
 def places(
@@ -80,12 +92,38 @@ def places(
 
 
 def is_beside(table: snapshots.Table, source: snapshots.Table) -> bool:
-    """Whether each group is on the node that its rows are on."""
-    return table.distribution_column is not None and _places_of(table) == _places_of(source)
+    """Whether each group is in the shard beside that of its rows."""
+    alone = len(table.shards) == len(source.shards) == 1
+    if table.distribution_column is None and not alone:
+        return False
+    return _places_of(table) == _places_of(source)
 
 
 def _places_of(table: snapshots.Table) -> list[tuple[int, int, int]]:
     return [(shard.hash_min, shard.hash_max, shard.node_id) for shard in table.shards]
+
+
+def queries(
+    session: context.Session, source: snapshots.Table, known: Sequence[aggregate_plans.Known]
+) -> dict[int, list[str]] | None:
+    """What gives the rows of buckets on the nodes of the shards, by position; None if something else is needed.
+
+    Args:
+        session: a client's.
+        source: the hypertable, whose shards have groups beside them.
+        known: the buckets' plans, if they have any.
+    """
+    if not known or not small.limit_of(session):
+        return None
+    positions = {int(shard.shard_id): position for position, shard in enumerate(source.shards)}
+    result: dict[int, list[str]] = collections.defaultdict(list)
+    for item in known:
+        found = item.queries(session.snapshot())
+        if found is None:
+            return None
+        for shard_id, sql in found:
+            result[positions[shard_id]].append(sql)
+    return result
 
 
 async def replace(session: context.Session, wanted: Replacement) -> int:
@@ -93,6 +131,7 @@ async def replace(session: context.Session, wanted: Replacement) -> int:
 
     Raises:
         OrochiError: a node refused or is gone. It is as it was, others may be done.
+        TooLongError: with `queries` only.
     """
     nodes, beside = session.runtime.nodes, session.transaction.beside
     async with contextlib.AsyncExitStack() as stack:
@@ -134,8 +173,8 @@ async def _send(connection: client.PgConnection, node_id: int, wanted: Replaceme
         position: routing.relation(wanted.table, wanted.table.shards[position])
         for position in wanted.places[node_id]
     }
-    removals = (f"DELETE FROM {relation} WHERE {wanted.held}" for relation in relations.values())
-    requests = [messages.query("; ".join(("BEGIN ISOLATION LEVEL READ COMMITTED", wanted.first, *removals)))]
+    first, inserts = _first(wanted, relations.values()), _selected(wanted, relations)
+    requests = [messages.query("; ".join([*first, *inserts]))]
     copied = []
     for position, relation in relations.items():
         rows = wanted.rows.get(position, ())
@@ -147,22 +186,52 @@ async def _send(connection: client.PgConnection, node_id: int, wanted: Replaceme
     if commit:
         last.append("COMMIT")
     end = [messages.query("; ".join(last))] if last else []
+    count = sum(len(wanted.rows.get(position, ())) for position in relations)
     if copied:
         await _sent(connection, requests)
         for relation, rows in copied:
             await redistribute.copy_in(connection, relation, wanted.columns, [b"".join(rows)])
         await _sent(connection, end)
-    else:
-        await _sent(connection, requests + end)
-    return sum(len(wanted.rows.get(position, ())) for position in relations)
+        return count
+    try:
+        begun, *_ = await _sent(connection, requests + end)
+    except errors.OrochiError as error:
+        if inserts and error.sqlstate == _CANCELED and not connection.cancelled:
+            raise TooLongError from error
+        raise
+    return count + sum(writes.affected(result.tag) for result in begun.results[len(first) :])
 
 
-async def _sent(connection: client.PgConnection, requests: Sequence[bytes]) -> None:
+def _first(wanted: Replacement, relations: Iterable[str]) -> list[str]:
+    settings = {}
+    if wanted.repeats:
+        settings["synchronous_commit"] = "off"
+    if wanted.queries:
+        settings["statement_timeout"] = str(_PATIENCE_MS)
+    return [
+        "BEGIN ISOLATION LEVEL READ COMMITTED",
+        wanted.first,
+        *(f"SET LOCAL {name} = {value}" for name, value in settings.items()),
+        *(f"DELETE FROM {relation} WHERE {wanted.held}" for relation in relations),
+    ]
+
+
+def _selected(wanted: Replacement, relations: Mapping[int, str]) -> list[str]:
+    listed = ", ".join(map(quoting.identifier, wanted.columns))
+    return [
+        f"INSERT INTO {relation} ({listed}) {query}"
+        for position, relation in relations.items()
+        for query in wanted.queries.get(position, ())
+    ]
+
+
+async def _sent(connection: client.PgConnection, requests: Sequence[bytes]) -> list[replies.Reply]:
     pending = [(request, replies.Reply()) for request in requests]
     connection.send_all(pending)
     for _, reply in pending:
         await reply.done
         reply.check()
+    return [reply for _, reply in pending]
 
 
 def _insert(relation: str, columns: Sequence[str], rows: Sequence[bytes]) -> bytes:

@@ -12,6 +12,7 @@ from orochi import errors
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
 from orochi.operations import aggregate_log, aggregate_rows, aggregate_state, subselect, writes
+from orochi.pgwire import messages
 from orochi.planner import continuous, quoting
 from orochi.timeseries import buckets, invalidation, ranges
 
@@ -62,6 +63,10 @@ class Pending:
         self._bucket = aggregate.bucket
 
     @property
+    def _table(self) -> snapshots.Table:
+        return self._session.snapshot().tables[self._aggregate.table_oid]
+
+    @property
     def _nodes(self) -> list[int]:
         return sorted(aggregate_log.nodes_of(self._session.snapshot(), self._aggregate))
 
@@ -96,29 +101,69 @@ class Pending:
         )
         return int(answer.rows[0][0] or b"0")
 
+    async def look(self, new: buckets.Ranges, low: int, high: int) -> tuple[int | None, list[Entry]]:
+        """What `newest` and `entries` tell, of each node in one round trip."""
+        table, least = self._table, self._least(new)
+        asked = aggregate_rows.newest_queries(table, least) if new else {}
+        log = self._entries_sql(low, high)
+
+        async def one(node_id: int) -> list[messages.QueryResult]:
+            async with self._session.runtime.nodes.lease(node_id, self._session.settings) as node:
+                return await node.query("; ".join([log, *([asked[node_id]] if node_id in asked else [])]))
+
+        try:
+            answers = await asyncio.gather(*map(one, self._nodes))
+        except errors.OrochiError as error:
+            if not may_pass(error):
+                raise
+            return await self.newest(new), await self.entries(low, high)
+        found = [
+            entry
+            for node_id, (entries, *_) in zip(self._nodes, answers, strict=True)
+            for entry in _entries(node_id, entries)
+        ]
+        if not new:
+            return None, found
+        heaps = aggregate_rows.newest(table, least, (times for _, *more in answers for times in more))
+        return await self._bucket_of(await self._with_stripes(table, least, heaps), new), found
+
     async def newest(self, new: buckets.Ranges) -> int | None:
         """The last bucket that has rows; None if none of `new` has any."""
-        if not new:
-            return None
+        return await self._bucket_of(await self._newest_from(self._least(new)), new) if new else None
+
+    def _least(self, new: buckets.Ranges) -> int:
         # the rows of what was never finished are few, and in few chunks
-        bucket, least = self._bucket, new[-1][0]
-        if bucket.width is None:
-            least = max(least - bucket.slack, buckets.LOWEST)
-        found = await self._newest_from(least)
+        least = new[-1][0] if new else buckets.LOWEST
+        return least if self._bucket.width is not None else max(least - self._bucket.slack, buckets.LOWEST)
+
+    async def _bucket_of(self, found: int | None, new: buckets.Ranges) -> int | None:
         if found is None and len(new) > 1:
             found = await self._newest_from(buckets.LOWEST)
         if found is None:
             return None
-        return await self._start_of(buckets.literal(bucket.type_oid, found))
+        if self._bucket.width is not None:
+            return buckets.touching(self._bucket, found, found)[0]
+        return await self._start_of(buckets.literal(self._bucket.type_oid, found))
 
     async def _newest_from(self, least: int) -> int | None:
-        table = self._session.snapshot().tables[self._aggregate.table_oid]
+        table = self._table
+        asked = aggregate_rows.newest_queries(table, least)
+
+        async def one(node_id: int, sql: str) -> messages.QueryResult:
+            async with self._session.runtime.nodes.lease(node_id, self._session.settings) as node:
+                return await node.fetch(sql)
+
         try:
-            found = await aggregate_rows.newest(self._session, table, least)
+            answers = await asyncio.gather(*(one(*item) for item in asked.items()))
         except errors.OrochiError as error:
             if not may_pass(error):
                 raise
             return await self._ask_newest(table, least)
+        return await self._with_stripes(table, least, aggregate_rows.newest(table, least, answers))
+
+    async def _with_stripes(
+        self, table: snapshots.Table, least: int, found: aggregate_rows.Newest
+    ) -> int | None:
         if found.known:
             return found.value
         # stripes never change, and a time whose row was deleted since only finishes buckets that are empty
@@ -182,17 +227,24 @@ class Pending:
 
     async def entries(self, low: int, high: int) -> list[Entry]:
         """The log of all nodes, as far as it is of these buckets."""
+        sql = self._entries_sql(low, high)
 
         async def one(node_id: int) -> list[Entry]:
             async with self._session.runtime.nodes.lease(node_id, self._session.settings) as node:
-                answer = await node.fetch(
-                    "SELECT string_agg(log_id::text, ','), lowest::text, greatest::text"
-                    f" FROM orochi_data.aggregate_log WHERE aggregate_id = {self._aggregate.aggregate_id}"
-                    f" AND lowest <= '{high}'::bigint AND greatest >= '{low}'::bigint GROUP BY lowest, greatest"
-                )
-            return [
-                Entry(node_id, (found or b"").decode(), int(first or b"0"), int(last or b"0"))
-                for found, first, last in answer.rows
-            ]
+                return _entries(node_id, await node.fetch(sql))
 
         return [entry for part in await asyncio.gather(*map(one, self._nodes)) for entry in part]
+
+    def _entries_sql(self, low: int, high: int) -> str:
+        return (
+            "SELECT string_agg(log_id::text, ','), lowest::text, greatest::text"
+            f" FROM orochi_data.aggregate_log WHERE aggregate_id = {self._aggregate.aggregate_id}"
+            f" AND lowest <= '{high}'::bigint AND greatest >= '{low}'::bigint GROUP BY lowest, greatest"
+        )
+
+
+def _entries(node_id: int, found: messages.QueryResult) -> list[Entry]:
+    return [
+        Entry(node_id, (ids or b"").decode(), int(first or b"0"), int(last or b"0"))
+        for ids, first, last in found.rows
+    ]

@@ -1,31 +1,57 @@
-"""Plans of one bucket's groups, used again for other buckets: only the bucket's bounds are others.
+"""Plans of one bucket's groups, used again for other buckets: only bounds and chunks are others.
 
-Planning is most of what refreshing one bucket would cost. So the plan of a bucket is kept with the texts and numbers
-of its bounds. The next bucket of the same chunks and stripes is planned as well: if putting its bounds in the place of the
-former ones gives that very plan, the kept one serves all others of these chunks from then on, for as long as
-catalog, layouts and session are the same. What else a plan could take from a bucket (chunks of a second
-hypertable, fewer chunks than the bucket's) makes it one that is not kept.
+Planning is most of what refreshing one bucket would cost. So a bucket is planned once, and another one to prove it: if
+putting that one's bounds and chunks in the place of the first one's gives its very plan, the first serves all
+buckets whose rows lie alike (in heaps alone, or in which shards in stripes too), for as long as nothing that plans are
+made from changes. What else a plan could take from a bucket (chunks of a second hypertable, fewer chunks than the
+bucket's) makes it one that is not kept. An aggregate's rows depend on no session, so its plans are those of none.
 """
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import dataclasses
-from collections.abc import Collection, Hashable
-from typing import Any
+import itertools
+from collections.abc import Collection, Hashable, Iterator
+from typing import Any, Protocol
 
-from orochi import pgtypes
+import structlog
+
+from orochi import errors, pgtypes
 from orochi.catalog import snapshot as snapshots
-from orochi.engine import shapes
-from orochi.executor import context
-from orochi.operations import aggregate_state, routing
+from orochi.engine import placeholders, shapes
+from orochi.executor import node_pool
+from orochi.operations import aggregate_state, describe, routing
+from orochi.operations import select as selects
+from orochi.pgwire import client
+from orochi.planner import builtins as functions
+from orochi.planner import context as planning
+from orochi.planner import continuous, lasting, literals, parse, prune, scans, select, staged
 from orochi.planner import fragment as fragments
 from orochi.planner import plan as plans
 from orochi.timeseries import buckets
 
+log = structlog.get_logger()
+
 _KEPT = 256
+#: Chunks that are looked at for a bucket, the newest.
+_LOOKED_AT = 20
 #: A bound's text is told from all else in a plan; numbers of one or two digits are not.
 _LEAST_TEXT = 8
+
+
+class Planning(Protocol):
+    """What plans are made with: the part of the gateway's runtime that is used here."""
+
+    builtins: functions.Builtins
+    collation: str
+
+    def snapshot(self) -> snapshots.Snapshot:
+        """The newest committed catalog."""
+
+    def service(self) -> node_pool.Lease:
+        """A connection to the coordinator as Orochi's own role."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,98 +59,191 @@ class Spot:
     """A bucket of an aggregate.
 
     Attributes:
-        key: the same for buckets of the same chunks, in sessions alike.
+        key: the same for buckets of the aggregate whose rows lie alike.
         low: its bounds in raw units, half-open with `high`; `texts` as SQL constants have them.
-        stripes: ids of those of its chunks that may have rows of it.
         made_from: what plans are made from, beside that.
-        table: the hypertable.
+        table: the hypertable; `chunks` those of the bucket, one of each shard.
+        stripes: ids of theirs that may have rows of it.
     """
 
     key: Hashable
     low: int
     high: int
     texts: tuple[str, str]
-    stripes: frozenset[int]
     made_from: tuple[object, ...]
     table: snapshots.Table
+    chunks: tuple[snapshots.Chunk, ...]
+    stripes: frozenset[int]
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Kept:
     spot: Spot
-    plan: plans.Distributed
-    is_proven: bool = False
+    plan: plans.SelectPlan | None
 
 
 _kept: collections.OrderedDict[Hashable, _Kept] = collections.OrderedDict()
+_tasks: set[asyncio.Task[None]] = set()
 
 
-def spot(session: context.Session, aggregate: snapshots.Aggregate, start: int) -> Spot | None:
+def spot(ctx: planning.PlanContext, aggregate: snapshots.Aggregate, start: int) -> Spot | None:
     """The bucket that starts at `start` in raw units; None if plans for it are good for no other one."""
-    snapshot, bucket = session.snapshot(), aggregate.bucket
+    snapshot, bucket = ctx.snapshot, aggregate.bucket
     table = snapshot.tables[aggregate.table_oid]
-    if (
-        bucket.width is None
-        or bucket.type_oid not in pgtypes.TIMES
-        or aggregate_state.snapshot(session) is not snapshot
-    ):
+    if bucket.width is None or bucket.type_oid not in pgtypes.TIMES:
         return None
     others = [snapshot.tables[oid] for oid in snapshot.tables if oid in bucket.others]
     low, high = start, start + bucket.width
     texts = tuple(buckets.literal(bucket.type_oid, raw).split("'")[1] for raw in (low, high))
     if any(item.dimension is not None for item in others) or min(map(len, texts)) < _LEAST_TEXT:
         return None
-    chunks: list[int] = []
-    stripes: list[int] = []
+    chunks: list[snapshots.Chunk] = []
+    stripes: list[list[int]] = []
     for shard in table.shards:
         found = routing.chunks_at(shard, (low, high - 1))
         if len(found) != 1 or found[0].range_end < high:
             return None
-        chunks.append(int(found[0].chunk_id))
-        stripes += [int(item.stripe_id) for item in found[0].stripes if item.may_have(low, high - 1)]
-    who = (session.user, session.search_path, session.temp_tables, tuple(sorted(session.settings.items())))
+        chunks.append(found[0])
+        stripes.append([int(item.stripe_id) for item in found[0].stripes if item.may_have(low, high - 1)])
     return Spot(
-        key=(aggregate.aggregate_id, *chunks, tuple(stripes), *who),
+        key=(aggregate.aggregate_id, *map(bool, stripes)),
         low=low,
         high=high,
         texts=(texts[0], texts[1]),
-        stripes=frozenset(stripes),
-        made_from=(snapshot.shape, session.runtime.builtins, table, *others),
+        made_from=(snapshot.shape, ctx.builtins, *others),
         table=table,
+        chunks=tuple(chunks),
+        stripes=frozenset(itertools.chain(*stripes)),
     )
 
 
-def find(wanted: Spot) -> plans.Distributed | None:
-    """A plan for the bucket; None if it has to be planned."""
+def find(wanted: Spot) -> Known | None:
+    """What is known of the bucket's plan; None if it has to be planned."""
     kept = _kept.get(wanted.key)
-    if kept is None or not kept.is_proven or not _is_same(kept.spot, wanted):
+    if kept is None or kept.plan is None or not _is_same(kept.spot, wanted):
         return None
     _kept.move_to_end(wanted.key)
-    return _Move(kept.spot, wanted).plan(kept.plan)
+    return Known(kept.plan, _Move(kept.spot, wanted))
 
 
-def on_nodes(plan: plans.Distributed, nodes: Collection[int]) -> plans.Distributed:
-    """Of a plan whose fragments' rows are the answer as they come, what gives those of these nodes."""
-    if plan.final_sql is not None or len(plan.intermediates) != 1:
-        return plan
-    (item,) = plan.intermediates
-    parts = tuple(part for part in item.fragments if part.node_id in nodes)
-    return dataclasses.replace(plan, intermediates=(dataclasses.replace(item, fragments=parts),))
+def is_known(wanted: Spot) -> bool:
+    """Whether it is known if the bucket's plan is that of others."""
+    kept = _kept.get(wanted.key)
+    return kept is not None and _is_same(kept.spot, wanted)
 
 
-def learn(made: Spot, plan: plans.SelectPlan) -> None:
-    """Take notice of how a bucket was planned."""
-    if not isinstance(plan, plans.Distributed) or plan.stages or not _reads_all(made, plan):
+def context_of(runtime: Planning, snapshot: snapshots.Snapshot) -> planning.PlanContext:
+    """What plans are made from."""
+    return planning.PlanContext(snapshot, (), runtime.builtins, runtime.collation)
+
+
+def begin_ahead(runtime: Planning, aggregate: snapshots.Aggregate) -> None:
+    """Let `learn_ahead` run beside what comes next."""
+    task = asyncio.get_running_loop().create_task(learn_ahead(runtime, aggregate))
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+
+
+async def learn_ahead(runtime: Planning, aggregate: snapshots.Aggregate) -> None:
+    """Have plans ready for buckets of all kinds that the newest chunks have; where that fails they come later."""
+    try:
+        await _learn_ahead(runtime, aggregate)
+    except (errors.OrochiError, KeyError) as error:  # it may be gone by now
+        log.debug("aggregate.not_planned_ahead", error=str(error))
+
+
+async def _learn_ahead(runtime: Planning, aggregate: snapshots.Aggregate) -> None:
+    known: set[Hashable] = set()
+    chunks = runtime.snapshot().tables[aggregate.table_oid].shards[0].chunks[-_LOOKED_AT:]
+    for start in reversed([chunk.range_start for chunk in chunks]):
+        await asyncio.sleep(0)
+        ctx = context_of(runtime, runtime.snapshot())
+        found = next(_spots(ctx, aggregate, start), None)
+        if found is None or found.key in known:
+            continue
+        known.add(found.key)
+        if not is_known(found):
+            async with runtime.service() as connection:
+                await learn(_Apart(connection), ctx, aggregate, found)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Apart:
+    """Where PostgreSQL is asked for no session's sake."""
+
+    coordinator: client.PgConnection
+    search_path: tuple[str, ...] = ()
+
+
+async def learn(
+    asker: describe.Asker, ctx: planning.PlanContext, aggregate: snapshots.Aggregate, wanted: Spot
+) -> None:
+    """Plan a bucket of `ctx`, and another one to prove that its plan serves others; see `find`."""
+    definition = ctx.snapshot.views[aggregate.query].definition
+    tree = parse.parse_one(definition).tree
+    other = next(_others(ctx, aggregate, wanted), None)
+    if other is None:
         return
-    former = _kept.get(made.key)
-    if former is None or not _is_same(former.spot, made):
-        _kept[made.key] = _Kept(made, plan)
-        while len(_kept) > _KEPT:
-            _kept.popitem(last=False)
-    elif former.spot.low != made.low:
-        former.is_proven = _Move(former.spot, made).plan(former.plan) == plan
-        if not former.is_proven:
-            _kept[made.key] = _Kept(made, plan)
+    is_apart = not aggregate_state.reached(tree, ctx.snapshot, (), frozenset())
+    plan = _planned(ctx, aggregate, definition, wanted) if is_apart else None
+    if plan is not None and not serves(wanted, plan, other, _planned(ctx, aggregate, definition, other)):
+        plan = None
+    if isinstance(plan, plans.Distributed):
+        plan = await describe.intermediates(asker, plan)
+        plan = plan if describe.is_of_relations(plan) else None
+    keep(wanted, plan)
+
+
+def keep(made: Spot, plan: plans.SelectPlan | None) -> None:
+    """Let a plan serve buckets like the one it was made for; None does not."""
+    _kept[made.key] = _Kept(made, plan)
+    _kept.move_to_end(made.key)
+    while len(_kept) > _KEPT:
+        _kept.popitem(last=False)
+
+
+def serves(made: Spot, plan: plans.SelectPlan, other: Spot, planned: plans.SelectPlan | None) -> bool:
+    """Whether a bucket's plan becomes that of another, as it was planned, by bounds and chunks alone."""
+    if isinstance(plan, plans.Distributed) and (plan.stages or not _reads_all(made, plan)):
+        return False
+    return _is_same(made, other) and _Move(made, other).plan(plan) == planned
+
+
+def rows_sql(bucket: snapshots.Bucket, definition: str, found: buckets.Ranges) -> str:
+    """The query of an aggregate for some of its buckets, as `buckets.on_grid` gives them."""
+    query = continuous.template(definition)
+    return query.where(buckets.rows_of(bucket, query.time, query.start, found))
+
+
+def _planned(
+    ctx: planning.PlanContext, aggregate: snapshots.Aggregate, definition: str, at: Spot
+) -> plans.SelectPlan | None:
+    sql = rows_sql(aggregate.bucket, definition, buckets.on_grid(aggregate.bucket, ((at.low, at.low),)))
+    statement = parse.parse_one(sql)
+    try:
+        found = select.plan(statement, ctx)
+    except (literals.NeedsFolding, staged.NeedsColumns):  # what the session is asked for may change
+        return None
+    return found if lasting.is_lasting(statement, ctx) else None
+
+
+def _others(ctx: planning.PlanContext, aggregate: snapshots.Aggregate, wanted: Spot) -> Iterator[Spot]:
+    """Buckets whose rows lie as those of `wanted` do, best of other chunks."""
+    own = wanted.chunks[0]
+    chunks = [chunk for chunk in wanted.table.shards[0].chunks if chunk is not own][-_LOOKED_AT:]
+    for chunk in (*reversed(chunks), own):
+        for found in _spots(ctx, aggregate, chunk.range_start):
+            if found.key == wanted.key and found.low != wanted.low:
+                yield found
+
+
+def _spots(ctx: planning.PlanContext, aggregate: snapshots.Aggregate, start: int) -> Iterator[Spot]:
+    """A few buckets of the chunk that begins at `start`."""
+    width = aggregate.bucket.width
+    if width is not None:
+        first = start + (aggregate.bucket.phase - start) % width
+        found = (spot(ctx, aggregate, low) for low in (first, first + 2 * width))
+        yield from (item for item in found if item is not None)
 
 
 def _is_same(former: Spot, now: Spot) -> bool:
@@ -137,16 +256,16 @@ def _is_same(former: Spot, now: Spot) -> bool:
 def _reads_all(made: Spot, plan: plans.Distributed) -> bool:
     """Whether nothing but its bounds has kept chunks and stripes of the bucket out of the plan."""
     name = f"{made.table.schema}.{made.table.name}"
-    scans = [
+    found = [
         scan
         for item in plan.intermediates
         for part in item.fragments
         for scan in part.scans
         if scan.table == name
     ]
-    read = {int(stripe.stripe_id) for scan in scans for stripe in scan.stripes}
-    return bool(scans and read == made.stripes) and all(
-        scan.chunks_kept == 1 and _bounds(made, scan) == [made.low, made.high] for scan in scans
+    read = {int(stripe.stripe_id) for scan in found for stripe in scan.stripes}
+    return bool(found and read == made.stripes) and all(
+        scan.chunks_kept == 1 and _bounds(made, scan) == [made.low, made.high] for scan in found
     )
 
 
@@ -163,6 +282,7 @@ def _bounds(made: Spot, scan: fragments.Scan) -> list[int | float | str]:
 
 #: Where a bucket's bounds may be; a plan that has them elsewhere too is told by not being equal.
 _PLACES = {
+    plans.Router: ("sql",),
     plans.Distributed: ("intermediates", "final_sql"),
     plans.Intermediate: ("fragments", "describe_sql"),
     fragments.Fragment: ("scans", "sql", "vector_sql", "fused"),
@@ -173,16 +293,65 @@ _PLACES = {
 }
 
 
+class Known:
+    """A bucket's plan, that of another one with this one's bounds and chunks."""
+
+    def __init__(self, plan: plans.SelectPlan, move: _Move) -> None:
+        """Of what is kept for buckets like it."""
+        self._plan, self._move = plan, move
+
+    def plan(self, nodes: Collection[int] | None = None) -> plans.SelectPlan:
+        """All of it; if its fragments' rows are the answer as they come, only what gives those of some nodes."""
+        plan = self._plan
+        if nodes is not None and isinstance(plan, plans.Distributed) and plan.is_as_it_comes:
+            (item,) = plan.intermediates
+            parts = tuple(part for part in item.fragments if part.node_id in nodes)
+            plan = dataclasses.replace(plan, intermediates=(dataclasses.replace(item, fragments=parts),))
+        return self._move.plan(plan)
+
+    def queries(self, snapshot: snapshots.Snapshot) -> list[tuple[int, str]] | None:
+        """SELECTs that together give its rows, each on the node of a shard of the hypertable; None if more is needed."""
+        plan, shards_of = self._plan, self._move.shards
+        if isinstance(plan, plans.Router):
+            shards = selects.choose_shards(plan.key, plan.tables, snapshot, None, {})
+            home = next(shard.shard_id for shard in shards if shard.shard_id in shards_of)
+            return [(home, self._move.text(plans.fill(plan.sql, shards)))]
+        if not plan.is_as_it_comes:
+            return None
+        parts = plan.intermediates[0].fragments
+        if not all(part.sql for part in parts) or self._move.now.stripes:
+            return None
+        if any(scan.stripes or scan.input for part in parts for scan in part.scans):
+            return None
+        return [
+            (
+                next(shard_id for shard_id in part.shard_ids if shard_id in shards_of),
+                self._move.text(placeholders.fill(part.sql, self._move.relations(part))),
+            )
+            for part in parts
+        ]
+
+
 class _Move:
-    """Puts one bucket's bounds in the place of another's."""
+    """Puts one bucket's bounds and chunks in the place of another's."""
 
     def __init__(self, former: Spot, now: Spot) -> None:
         self._texts = tuple(zip(former.texts, now.texts, strict=True))
         self._numbers = {former.low: now.low, former.high: now.high}
         self._column = former.table.dimension.column if former.table.dimension is not None else ""
+        self.now = now
+        self._pruned = prune.Pruned(now.table.shards, ((now.low, now.high - 1),), ())
+        self._fused: shapes.Shape | None = None
+        self.shards = {int(shard.shard_id) for shard in now.table.shards}
+        self._name = f"{now.table.schema}.{now.table.name}"
+        # a shard's relation has another name in each layout
+        self._places = {
+            scans.relation(former.table, before): (shard, chunk)
+            for before, shard, chunk in zip(former.table.shards, now.table.shards, now.chunks, strict=True)
+        }
         self._known: dict[int, Any] = {}  # fragments share most of what they are made of
 
-    def plan(self, plan: plans.Distributed) -> plans.Distributed:
+    def plan(self, plan: plans.SelectPlan) -> plans.SelectPlan:
         """The plan for the other bucket."""
         return self._moved(plan)  # type: ignore[no-any-return]
 
@@ -194,7 +363,7 @@ class _Move:
 
     def _made(self, value: Any) -> Any:
         if isinstance(value, str):
-            return self._text(value)
+            return self.text(value)
         if isinstance(value, tuple):
             return tuple(map(self._moved, value))
         names = _PLACES.get(type(value), ())
@@ -205,9 +374,25 @@ class _Move:
                 self._numbers.get(item, item) if isinstance(item, int) else item for item in value.values
             )
             return dataclasses.replace(value, values=numbers)
-        return dataclasses.replace(value, **{name: self._moved(getattr(value, name)) for name in names})
+        if isinstance(value, fragments.Fragment):
+            self._fused = value.fused
+        moved = dataclasses.replace(value, **{name: self._moved(getattr(value, name)) for name in names})
+        if isinstance(moved, fragments.Scan) and moved.table == self._name:
+            shard, chunk = self._places[moved.relation]
+            return scans.of_chunks(moved, self.now.table, shard, self._pruned, self._fused, (chunk,))
+        return moved
 
-    def _text(self, text: str) -> str:
+    def relations(self, part: fragments.Fragment) -> dict[str, str]:
+        """What a fragment's placeholders stand for."""
+        return {
+            scan.name: scans.relation(self.now.table, self._places[scan.relation][0])
+            if scan.table == self._name
+            else scan.relation
+            for scan in part.scans
+        }
+
+    def text(self, text: str) -> str:
+        """SQL with the other bounds."""
         # by way of marks that no text has: the end of one bucket is the start of the next
         for at, (before, _) in enumerate(self._texts):
             text = text.replace(before, f"\0{at}\0")

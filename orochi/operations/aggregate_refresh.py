@@ -15,38 +15,30 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-import json
-import time
 from collections.abc import AsyncIterator, Sequence
 
 from orochi import errors
-from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context, transport
 from orochi.operations import (
     aggregate_direct,
     aggregate_pending,
+    aggregate_plans,
     aggregate_rows,
     aggregate_state,
+    aggregate_turns,
     shells,
     sinks,
     subselect,
     writes,
 )
-from orochi.planner import continuous, parse, quoting
+from orochi.planner import parse, quoting
 from orochi.timeseries import buckets
 
 #: Buckets of one transaction.
 BATCH = 500
-_LOCK = 0x4F41
-
-
-@dataclasses.dataclass(slots=True)
-class Counts:
-    """What a refresh did."""
-
-    buckets: int = 0
-    rows: int = 0
+#: Touched buckets that are computed each by itself, by a plan that is known.
+_FEW = 8
 
 
 async def refresh(
@@ -57,72 +49,43 @@ async def refresh(
     end: str | None,
     *,
     force: bool = False,
-) -> Counts:
+) -> None:
     """Refresh the buckets that lie wholly between two times, as `orochi.time_value` has them; None is no bound.
 
     Raises:
         OrochiError: 25001, in a transaction block; 22023, no bucket fits.
     """
-    from orochi.operations import aggregates
-
     if session.transaction.in_block:
         raise errors.OrochiError(
             "refresh_continuous_aggregate() cannot run inside a transaction block",
             sqlstate="25001",
             hint="It commits batch by batch: call it by itself.",
         )
-    aggregate, _ = await asyncio.gather(aggregates.require(session, view_oid), session.runtime.refresh())
-    began = time.time()
-    async with _alone(session, aggregate.aggregate_id):
+    async with aggregate_turns.taken(session, view_oid) as turn:
+        work = _Refresh(session, sink, turn)
         with transport.yielding():
-            counts = await _Refresh(session, sink, aggregate).run(start, end, force=force)
-        noted = asyncio.create_task(
-            _record(session, aggregate, counts, began)
-        )  # while the lock is given back
-    await noted
-    return counts
-
-
-@contextlib.asynccontextmanager
-async def _alone(session: context.Session, aggregate_id: int) -> AsyncIterator[None]:
-    """One refresh of an aggregate at a time."""
-    key = f"{_LOCK}, {aggregate_id & 0x7FFFFFFF}"
-    await session.coordinator.query(f"SELECT pg_catalog.pg_advisory_lock({key})")
-    try:
-        yield
-    finally:
-        if not session.coordinator.closed and session.coordinator.status == "I":
-            await session.coordinator.query(f"SELECT pg_catalog.pg_advisory_unlock({key})")
-
-
-async def _record(
-    session: context.Session, aggregate: snapshots.Aggregate, counts: Counts, began: float
-) -> None:
-    """Enter what was done into the history of jobs; a job's runner takes it from there."""
-    who = definitions.quote_literal(session.coordinator.parameters.get("application_name", ""))
-    details = definitions.quote_literal(json.dumps({"buckets": counts.buckets}))
-    async with session.runtime.service() as catalog:
-        # what was refreshed is committed: the note of it may be lost in a crash
-        await catalog.query(
-            "BEGIN; SET LOCAL synchronous_commit = off;"
-            " INSERT INTO orochi.orochi_job_runs (kind, table_oid, scheduled, started_at, finished_at, state,"
-            f" rows, details, worker) VALUES ('refresh', {aggregate.materialization_oid}, false,"
-            f" to_timestamp({began!r}), clock_timestamp(), 'succeeded', {counts.rows}, {details}::jsonb, {who});"
-            " COMMIT"
-        )
+            await work.run(start, end, force=force)
+    if work.finished_anew:
+        aggregate_plans.begin_ahead(session.runtime, turn.aggregate)
 
 
 class _Refresh:
-    """One refresh under way."""
+    """One refresh under way.
 
-    def __init__(self, session: context.Session, sink: context.Sink, aggregate: snapshots.Aggregate) -> None:
-        self._session, self._sink, self._aggregate = session, sink, aggregate
-        self._bucket = aggregate.bucket
-        self._pending = aggregate_pending.Pending(session, aggregate)
-        self._counts = Counts()
+    Attributes:
+        finished_anew: ranges of buckets were replaced, which writes will touch one by one.
+    """
+
+    def __init__(self, session: context.Session, sink: context.Sink, turn: aggregate_turns.Turn) -> None:
+        self._session, self._sink, self._turn = session, sink, turn
+        self._aggregate = turn.aggregate
+        self._bucket = turn.aggregate.bucket
+        self._pending = aggregate_pending.Pending(session, turn.aggregate)
         self._removed: set[aggregate_pending.Entry] = set()
+        self.finished_anew = False
 
-    async def run(self, start: str | None, end: str | None, *, force: bool) -> Counts:
+    async def run(self, start: str | None, end: str | None, *, force: bool) -> None:
+        """Refresh what lies wholly between two times."""
         low, high = await self._pending.window(start, end)
         if low > high:
             raise errors.InvalidParameter(
@@ -130,9 +93,9 @@ class _Refresh:
                 detail="It must hold at least one whole bucket.",
                 hint="Move its ends to the start of buckets, or leave them open.",
             )
-        state = await self._pending.state()
+        state = self._turn.state
         new = buckets.within(state.new, low, high)
-        newest, entries = await asyncio.gather(self._pending.newest(new), self._pending.entries(low, high))
+        newest, entries = await self._pending.look(new, low, high)
         if newest is not None:
             newest += (self._bucket.width or 1) - 1
         fresh = buckets.within(new, low, newest) if newest is not None else ()
@@ -154,7 +117,6 @@ class _Refresh:
             await self._recompute(batch, points, entries)
             await self._forget(entries, batch, fresh, state)
         await self._close(entries, low, high, state)
-        return self._counts
 
     def _batches(self, wanted: buckets.Ranges, points: set[int]) -> list[buckets.Ranges]:
         """The buckets in batches: single ones by their number, ranges cut at the ends of the source's chunks."""
@@ -188,50 +150,52 @@ class _Refresh:
             await asyncio.sleep(aggregate_pending.PAUSE * (attempt + 1))
             await self._session.runtime.refresh()
 
-    def _parts(self, batch: buckets.Ranges) -> tuple[snapshots.Table, tuple[str, ...], str, str]:
-        """The table of the buckets, its columns, the condition of theirs there, and their query."""
+    def _parts(self, batch: buckets.Ranges) -> tuple[snapshots.Table, tuple[str, ...], buckets.Ranges, str]:
+        """The table of the buckets, its columns, the buckets on their grid, and the condition of theirs there."""
         snapshot, bucket = self._session.snapshot(), self._bucket
-        view = snapshot.views[self._aggregate.query]
-        query = continuous.template(view.definition)
+        columns = snapshot.views[self._aggregate.query].columns
         placed = buckets.on_grid(bucket, batch)
         held = buckets.inside(quoting.identifier(bucket.column), bucket.type_oid, placed)
-        rows = query.where(buckets.rows_of(bucket, query.time, query.start, placed))
-        return snapshot.tables[self._aggregate.materialization_oid], view.columns, held, rows
+        return snapshot.tables[self._aggregate.materialization_oid], columns, placed, held
+
+    def _rows_sql(self, placed: buckets.Ranges) -> str:
+        definition = self._session.snapshot().views[self._aggregate.query].definition
+        return aggregate_plans.rows_sql(self._bucket, definition, placed)
 
     async def _replace(self, batch: buckets.Ranges) -> None:
         """Aggregate the rows of the buckets anew, in one transaction."""
-        session = self._session
-        table, columns, held, rows = self._parts(batch)
+        session, self.finished_anew = self._session, True
+        table, columns, placed, held = self._parts(batch)
         name = quoting.relation(table.schema, table.name)
         listed = ", ".join(map(quoting.identifier, columns))
         async with self._emptied(table, held):
-            added = await self._execute(f"INSERT INTO {name} ({listed}) {rows}")
+            added = await self._execute(f"INSERT INTO {name} ({listed}) {self._rows_sql(placed)}")
             counted = await subselect.rows_of(
                 session,
                 f"SELECT count(DISTINCT {quoting.identifier(self._bucket.column)})::text FROM {name} WHERE {held}",
                 None,
             )
-        self._counts.rows += added
-        self._counts.buckets += int(counted.rows[0][0] or "0")
+        self._turn.rows += added
+        self._turn.buckets += int(counted.rows[0][0] or "0")
 
     async def _replace_points(
         self, points: Sequence[int], entries: Sequence[aggregate_pending.Entry]
     ) -> None:
-        """The same for single buckets: their rows are read before, and then replaced on few nodes, or on all."""
+        """The same for single buckets: where plain statements will do, each node replaces its own."""
         session, wanted = self._session, set(points)
-        table, columns, held, sql = self._parts(tuple((at, at) for at in points))
+        table, columns, placed, held = self._parts(tuple((at, at) for at in points))
         ours = [entry for entry in entries if entry.low == entry.high and entry.low in wanted]
         touched = sorted({entry.node_id for entry in ours})
         places = aggregate_direct.places(session.snapshot(), self._aggregate, points, touched)
-        source = session.snapshot().tables[self._aggregate.table_oid]
-        is_beside = aggregate_direct.is_beside(table, source)
-        # where groups are beside their rows, those of other nodes are not written, so nobody need know them
-        nodes = None if places is None or not is_beside else places
-        rows = await aggregate_rows.computed(session, self._aggregate, columns, sql, points, nodes)
+        known = await self._plans(points)
         if places is None:
+            rows = await self._computed(columns, placed, known)
             async with self._emptied(table, held):
-                self._counts.rows += await aggregate_rows.insert(session, table, columns, rows)
+                self._turn.rows += await aggregate_rows.insert(session, table, columns, rows)
         else:
+            is_beside = aggregate_direct.is_beside(
+                table, session.snapshot().tables[self._aggregate.table_oid]
+            )
             # a node's log may go with its rows only where none of what it names is written by another node
             along = ours if len(places) == 1 or is_beside else []
             logged = {node_id: [entry for entry in along if entry.node_id == node_id] for node_id in places}
@@ -239,14 +203,63 @@ class _Refresh:
                 table=table,
                 columns=columns,
                 places=places,
-                rows=aggregate_rows.by_shard(table, columns, rows),
                 first=self._lock_sql,
                 held=held,
                 last={node_id: self._removal(found) for node_id, found in logged.items() if found},
+                repeats=not self._aggregate.materialized_only and sum(map(len, logged.values())) == len(ours),
             )
-            self._counts.rows += await aggregate_direct.replace(session, replacement)
+            self._turn.rows += await self._write(replacement, known, placed)
             self._removed.update(entry for found in logged.values() for entry in found)
-        self._counts.buckets += len(points)
+        self._turn.buckets += len(points)
+
+    async def _write(
+        self,
+        wanted: aggregate_direct.Replacement,
+        known: Sequence[aggregate_plans.Known],
+        placed: buckets.Ranges,
+    ) -> int:
+        """Replace the rows by what nodes compute themselves, or else by what is computed first."""
+        session, table = self._session, wanted.table
+        source = session.snapshot().tables[self._aggregate.table_oid]
+        rows = None
+        if known and aggregate_direct.is_beside(table, source):
+            queries = aggregate_direct.queries(session, source, known)
+            if queries is not None:
+                with contextlib.suppress(aggregate_direct.TooLongError):
+                    return await aggregate_direct.replace(
+                        session, dataclasses.replace(wanted, queries=queries)
+                    )
+            # groups are beside their rows: those of nodes that are not written need not be known
+            found = [item.plan(wanted.places) for item in known]
+            rows = await aggregate_rows.beside(session, source, found)
+        if rows is None:
+            tuples = await self._computed(wanted.columns, placed, known)
+            rows = aggregate_rows.by_shard(table, wanted.columns, tuples)
+        return await aggregate_direct.replace(session, dataclasses.replace(wanted, rows=rows))
+
+    async def _computed(
+        self, columns: Sequence[str], placed: buckets.Ranges, known: Sequence[aggregate_plans.Known]
+    ) -> list[bytes]:
+        session, aggregate = self._session, self._aggregate
+        if known:
+            return await aggregate_rows.of_plans(session, columns, [item.plan() for item in known])
+        return await aggregate_rows.computed(session, aggregate, columns, self._rows_sql(placed))
+
+    async def _plans(self, points: Sequence[int]) -> list[aggregate_plans.Known]:
+        """What is known of the plans of few buckets; nothing if they are to be planned together."""
+        found: list[aggregate_plans.Known] = []
+        for at in points if len(points) <= _FEW else ():
+            ctx = aggregate_plans.context_of(self._session.runtime, self._session.snapshot())
+            spot = aggregate_plans.spot(ctx, self._aggregate, at)
+            if spot is None:
+                return []
+            if not aggregate_plans.is_known(spot):
+                await aggregate_plans.learn(self._session, ctx, self._aggregate, spot)
+            plan = aggregate_plans.find(spot)
+            if plan is None:
+                return []
+            found.append(plan)
+        return found
 
     @contextlib.asynccontextmanager
     async def _emptied(self, table: snapshots.Table, held: str) -> AsyncIterator[None]:
@@ -264,8 +277,7 @@ class _Refresh:
     @property
     def _lock_sql(self) -> str:
         """Has a node wait until what a crash left prepared is over, before its buckets are replaced."""
-        key = f"{_LOCK}, {self._aggregate.aggregate_id & 0x7FFFFFFF}"
-        return f"SELECT pg_catalog.pg_advisory_xact_lock({key})"
+        return f"SELECT pg_catalog.pg_advisory_xact_lock({aggregate_turns.key(self._aggregate)})"
 
     async def _execute(self, sql: str) -> int:
         from orochi.operations import run

@@ -5,28 +5,22 @@ Both are a part of every refresh, however small, so they cost as few round trips
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from orochi.catalog import snapshot as snapshots
 from orochi.engine import copybinary
-from orochi.executor import context, small
-from orochi.operations import (
-    aggregate_plans,
-    aggregate_state,
-    planned,
-    redistribute,
-    routing,
-    select,
-    sinks,
-    writes,
-)
+from orochi.executor import context, exchange, small
+from orochi.operations import aggregate_state, redistribute, routing, select, sinks, writes
+from orochi.pgwire import messages
 from orochi.planner import parse, quoting
+from orochi.planner import plan as plans
 from orochi.timeseries import buckets, ranges
 
 #: Heap that nodes may read for the buckets of a batch without tasks.
 _READ_BYTES = 16 << 20
+#: Milliseconds that nodes are given for it, where how much they will read is not asked first.
+_PATIENCE_MS = 500
 
 
 class _Tuples(sinks.Silent):
@@ -46,12 +40,7 @@ class _Tuples(sinks.Silent):
 
 
 async def computed(
-    session: context.Session,
-    aggregate: snapshots.Aggregate,
-    columns: Sequence[str],
-    sql: str,
-    points: Sequence[int],
-    nodes: Collection[int] | None = None,
+    session: context.Session, aggregate: snapshots.Aggregate, columns: Sequence[str], sql: str
 ) -> list[bytes]:
     """The rows of a SELECT of a few buckets, as binary COPY has them, all in memory.
 
@@ -60,34 +49,50 @@ async def computed(
         aggregate: whose buckets they are.
         columns: of its query.
         sql: the query for the buckets.
-        points: their starts in raw units.
-        nodes: whose shards' groups are wanted at least; None is all.
     """
     kept = _Tuples(len(columns))
     definition = session.snapshot().views[aggregate.query].definition
     async with aggregate_state.looked_up(session, parse.parse_one(definition).tree):
         # a chunk or so, of which little is wanted: done before a task would have begun
         with small.raised(_READ_BYTES):
-            spot = aggregate_plans.spot(session, aggregate, points[0]) if len(points) == 1 else None
-            plan = aggregate_plans.find(spot) if spot is not None else None
-            if plan is not None:
-                plan = plan if nodes is None else aggregate_plans.on_nodes(plan, nodes)
-                await select.run_distributed(session, plan, kept)
-            else:
-                await _planned(session, sql, kept, spot)
+            statement, parameters = parse.parse_one(sql), context.Parameters(*writes.NOTHING_BOUND)
+            _, fields = await session.coordinator.describe(sql, ())
+            await select.execute(session, statement, parameters, fields, kept)
     return kept.pieces
 
 
-async def _planned(
-    session: context.Session, sql: str, kept: _Tuples, spot: aggregate_plans.Spot | None
-) -> None:
-    statement, parameters = parse.parse_one(sql), context.Parameters(*writes.NOTHING_BOUND)
-    if spot is not None:
-        plan = await select.plan_select(session, statement, parameters)  # which is then found again
-        if planned.is_settled(session, statement, await select.plan_context_of(session, parameters)):
-            aggregate_plans.learn(spot, plan)
-    _, fields = await session.coordinator.describe(sql, ())
-    await select.execute(session, statement, parameters, fields, kept)
+async def of_plans(
+    session: context.Session, columns: Sequence[str], found: Sequence[plans.SelectPlan]
+) -> list[bytes]:
+    """The same of plans that are known."""
+    kept = _Tuples(len(columns))
+    with small.raised(_READ_BYTES, _PATIENCE_MS):
+        for plan in found:
+            if isinstance(plan, plans.Router):
+                await select.run_router(session, plan, None, kept)
+            else:
+                await select.run_distributed(session, plan, kept)
+    return kept.pieces
+
+
+async def beside(
+    session: context.Session, source: snapshots.Table, found: Sequence[plans.SelectPlan]
+) -> dict[int, list[bytes]] | None:
+    """The same by the position of the shard of `source` that their rows lie in; None if a plan does not tell that."""
+    positions = {int(shard.shard_id): position for position, shard in enumerate(source.shards)}
+    result: dict[int, list[bytes]] = {}
+    for plan in found:
+        if isinstance(plan, plans.Router) or not plan.is_as_it_comes:
+            return None
+        parts = {part.number: part for part in plan.intermediates[0].fragments}
+        with small.raised(_READ_BYTES, _PATIENCE_MS):
+            async for answer in select.run_fragments(session, plan, coalesced=False):
+                part = parts[answer.fragment]
+                position = next(positions[shard] for shard in part.shard_ids if shard in positions)
+                for batch in answer.batches:
+                    result.setdefault(position, []).extend(copybinary.tuples(batch, part.columns))
+                exchange.forget(answer.batches)
+    return result
 
 
 async def insert(
@@ -134,30 +139,34 @@ class Newest:
     value: int | None = None
 
 
-async def newest(session: context.Session, table: snapshots.Table, least: int) -> Newest:
-    """The greatest time of rows that are not before `least`.
+def newest_queries(table: snapshots.Table, least: int) -> dict[int, str]:
+    """For each node, what asks for the greatest time in heaps that is not before `least`, as one row or none."""
+    assert table.dimension is not None
+    oid, column = table.dimension.type_oid, quoting.identifier(table.dimension.column)
+    if least > ranges.greatest(oid):
+        return {}
+    where = newest_condition(oid, column, least)
+    parts: dict[int, list[str]] = {}
+    for shard in table.shards:
+        relation = f"{quoting.identifier(shard.schema)}.{quoting.identifier(table.name)}"
+        parts.setdefault(shard.node_id, []).append(f"SELECT max({column}) AS v FROM {relation}{where}")
+    raw = ranges.raw_sql(oid, "v")
+    return {
+        node_id: f"SELECT ({raw})::text FROM (SELECT max(v) AS v FROM ({' UNION ALL '.join(found)}) AS shards"
+        " HAVING max(v) IS NOT NULL) AS newest"
+        for node_id, found in parts.items()
+    }
+
+
+def newest(table: snapshots.Table, least: int, found: Iterable[messages.QueryResult]) -> Newest:
+    """The greatest time of rows that are not before `least`, by what nodes answered to `newest_queries`.
 
     Rows of stripes are not looked at: a query has to, where a later chunk than that time's has some.
     """
     assert table.dimension is not None
-    oid, column = table.dimension.type_oid, quoting.identifier(table.dimension.column)
-    if least > ranges.greatest(oid):
+    if least > ranges.greatest(table.dimension.type_oid):
         return Newest(True, None)
-    where = newest_condition(oid, column, least)
-    by_node: dict[int, list[str]] = {}
-    for shard in table.shards:
-        relation = f"{quoting.identifier(shard.schema)}.{quoting.identifier(table.name)}"
-        by_node.setdefault(shard.node_id, []).append(f"SELECT max({column}) AS v FROM {relation}{where}")
-
-    async def one(node_id: int, parts: list[str]) -> int | None:
-        newest = f"SELECT max(v) AS v FROM ({' UNION ALL '.join(parts)}) AS shards HAVING max(v) IS NOT NULL"
-        async with session.runtime.nodes.lease(node_id, session.settings) as node:
-            sql = f"SELECT ({ranges.raw_sql(oid, 'v')})::text FROM ({newest}) AS newest"
-            rows = (await node.fetch(sql)).rows
-        return int(rows[0][0] or b"0") if rows else None
-
-    found = await asyncio.gather(*(one(*item) for item in by_node.items()))
-    greatest = max((value for value in found if value is not None), default=None)
+    greatest = max((int(result.rows[0][0] or b"0") for result in found if result.rows), default=None)
     after = least if greatest is None else greatest
     striped = any(
         chunk.stripes and chunk.range_end > after for shard in table.shards for chunk in shard.chunks

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
 from orochi.operations import aggregate_log
+from orochi.pgwire import messages
 from orochi.planner import continuous, names, parse, quoting
 from orochi.planner import tree as trees
 from orochi.timeseries import buckets
@@ -169,8 +170,13 @@ def _definition(
 
 async def materialized(session: context.Session, aggregate: snapshots.Aggregate) -> State:
     """What of an aggregate was never materialised, or dropped; what writes have touched is not asked for."""
-    rows = await _catalog(session, str(aggregate.aggregate_id))
-    return _state(aggregate.aggregate_id, rows, ())
+    async with session.runtime.service() as connection:
+        return unread(aggregate, await connection.fetch(catalog_sql(str(aggregate.aggregate_id))))
+
+
+def unread(aggregate: snapshots.Aggregate, answer: messages.QueryResult) -> State:
+    """The same by what `catalog_sql` gave."""
+    return _state(aggregate.aggregate_id, _spans(answer), ())
 
 
 async def read(session: context.Session, aggregates: Sequence[snapshots.Aggregate]) -> dict[int, State]:
@@ -201,10 +207,18 @@ def _state(
 
 async def _catalog(session: context.Session, listed: str) -> list[tuple[int, int, int, str]]:
     async with session.runtime.service() as connection:
-        answer = await connection.fetch(
-            "SELECT aggregate_id::text, lowest::text, greatest::text, reason"
-            f" FROM orochi.orochi_invalidation_log WHERE aggregate_id IN ({listed})"
-        )
+        return _spans(await connection.fetch(catalog_sql(listed)))
+
+
+def catalog_sql(listed: str) -> str:
+    """What the catalog says of aggregates, their ids as SQL lists them; anybody may ask."""
+    return (
+        "SELECT aggregate_id::text, lowest::text, greatest::text, reason"
+        f" FROM orochi.orochi_invalidation_log WHERE aggregate_id IN ({listed})"
+    )
+
+
+def _spans(answer: messages.QueryResult) -> list[tuple[int, int, int, str]]:
     return [
         (int(row[0] or b"0"), int(row[1] or b"0"), int(row[2] or b"0"), (row[3] or b"").decode())
         for row in answer.rows

@@ -15,7 +15,15 @@ from orochi import errors, ids, pgtypes
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import aggregate_log, aggregate_refresh, distribute, hypertable, privileges, shells
+from orochi.operations import (
+    aggregate_log,
+    aggregate_refresh,
+    aggregate_turns,
+    distribute,
+    hypertable,
+    privileges,
+    shells,
+)
 from orochi.operations import storage_options as options
 from orochi.planner import continuous, continuous_ddl, parse, quoting
 from orochi.timeseries import buckets, ranges
@@ -146,7 +154,7 @@ async def _create(
         f" VALUES ({aggregate_id}, {buckets.LOWEST}, {buckets.GREATEST})"
     )
     await session.catalog_changed()
-    aggregate = _find(session.snapshot(), view_oid)
+    aggregate = aggregate_turns.find(session.snapshot(), view_oid)
     assert aggregate is not None
     await _define(session, aggregate, materialized_only=wanted.materialized_only)
     await session.catalog_changed()
@@ -272,33 +280,6 @@ async def _place(
     )
 
 
-def _find(snapshot: snapshots.Snapshot, oid: int) -> snapshots.Aggregate | None:
-    return next((item for item in snapshot.aggregates if item.view_oid == oid), None)
-
-
-async def require(session: context.Session, oid: int) -> snapshots.Aggregate:
-    """The continuous aggregate of that view, which the user owns.
-
-    Raises:
-        InvalidTable: it is none.
-        OrochiError: 42501, the user does not own it.
-    """
-    answer = await session.coordinator.fetch(
-        f"SELECT {oid}::regclass::text, pg_catalog.pg_has_role(c.relowner, 'USAGE')"
-        f" FROM pg_catalog.pg_class c WHERE c.oid = {oid}"
-    )
-    name = (answer.rows[0][0] or b"").decode() if answer.rows else str(oid)
-    aggregate = _find(session.snapshot(), oid)
-    if aggregate is None:
-        raise errors.InvalidTable(
-            f'"{name}" is not a continuous aggregate',
-            hint="Make one with CREATE MATERIALIZED VIEW ... WITH (orochi.continuous).",
-        )
-    if answer.rows[0][1] != b"t":
-        raise errors.OrochiError(f"must be owner of continuous aggregate {name}", sqlstate="42501")
-    return aggregate
-
-
 async def _define(
     session: context.Session, aggregate: snapshots.Aggregate, *, materialized_only: bool
 ) -> None:
@@ -324,7 +305,7 @@ async def _define(
 
 
 async def _alter(session: context.Session, wanted: continuous_ddl.Alter) -> None:
-    aggregate = await require(session, wanted.aggregate.view_oid)
+    aggregate = await aggregate_turns.require(session, wanted.aggregate.view_oid)
     if session.coordinator.status == "I":
         await session.coordinator.query("BEGIN")
     if wanted.view_sql is not None:
@@ -367,7 +348,7 @@ async def drop(
     """Drop continuous aggregates with all that they are made of, and with `cascade` what reads them."""
     before = session.snapshot()
     for item in aggregates:
-        await require(session, item.view_oid)
+        await aggregate_turns.require(session, item.view_oid)
     if session.coordinator.status == "I":
         await session.coordinator.query("BEGIN")
     listed = ", ".join(quoting.relation(*item.view) for item in aggregates)

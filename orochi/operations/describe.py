@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from orochi import pgtypes
 from orochi.executor import context
-from orochi.pgwire import messages
+from orochi.pgwire import client, messages
 from orochi.planner import context as planning
 from orochi.planner import fragment as plan_fragment
 from orochi.planner import parse
 from orochi.planner import plan as plans
 
+#: record, record[], cstring, anyarray
+_PSEUDO = frozenset({2249, 2287, 2275, 2277})
 
-async def intermediates(session: context.Session, plan: plans.Distributed) -> plans.Distributed:
+
+class Asker(Protocol):
+    """Whose connection to the coordinator PostgreSQL is asked on: a session, as a rule."""
+
+    @property
+    def coordinator(self) -> client.PgConnection:
+        """Idle, and ours until the answer."""
+
+    @property
+    def search_path(self) -> Sequence[str]:
+        """Its schemas, but for those that PostgreSQL adds."""
+
+
+async def intermediates(session: Asker, plan: plans.Distributed) -> plans.Distributed:
     """Fill in the column types that only PostgreSQL's parse analysis knows, those of stages too."""
     stages = []
     for stage in plan.stages:
@@ -37,8 +53,16 @@ async def intermediates(session: context.Session, plan: plans.Distributed) -> pl
     return dataclasses.replace(plan, intermediates=tuple(found), stages=tuple(stages))
 
 
+def is_of_relations(plan: plans.Distributed) -> bool:
+    """Whether relations can have the columns that the plan and its stages gather, all of them known."""
+    parts = [plan, *(stage.plan for stage in plan.stages if isinstance(stage.plan, plans.Distributed))]
+    return not any(
+        column.type_oid in _PSEUDO for part in parts for item in part.intermediates for column in item.columns
+    )
+
+
 async def _intermediate_columns(
-    session: context.Session, intermediate: plans.Intermediate
+    session: Asker, intermediate: plans.Intermediate
 ) -> tuple[plan_fragment.OutputColumn, ...]:
     assert intermediate.describe_sql is not None
     found = await columns_of(session, intermediate.describe_sql)
@@ -48,7 +72,7 @@ async def _intermediate_columns(
     )
 
 
-async def columns_of(session: context.Session, sql: str) -> tuple[plan_fragment.OutputColumn, ...]:
+async def columns_of(session: Asker, sql: str) -> tuple[plan_fragment.OutputColumn, ...]:
     """The columns of a SELECT over the shells, as parse analysis tells them."""
     _, fields = await session.coordinator.describe(sql)
     described = fields or ()
@@ -82,7 +106,7 @@ def _columns(
 
 
 async def named_types(
-    session: context.Session, fields: Sequence[messages.FieldDescription]
+    session: Asker, fields: Sequence[messages.FieldDescription]
 ) -> tuple[tuple[str, str], ...]:
     """Each column's name and its type's."""
     if (found := _known_names(session, fields)) is not None:
@@ -96,7 +120,7 @@ async def named_types(
 
 
 def _known_names(
-    session: context.Session, fields: Sequence[messages.FieldDescription]
+    session: Asker, fields: Sequence[messages.FieldDescription]
 ) -> tuple[tuple[str, str], ...] | None:
     if "pg_catalog" in session.search_path:  # named there: another type may come before one of its own
         return None

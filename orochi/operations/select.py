@@ -36,8 +36,6 @@ from orochi.planner import plan as plans
 from orochi.sharding import hashing
 
 Plan = TypeVar("Plan")
-#: record, record[], cstring, anyarray
-_PSEUDO = frozenset({2249, 2287, 2275, 2277})
 #: Classes of SQLSTATE that depend on rows: cardinality violation, data exception.
 _DATA_ERRORS = frozenset({"21", "22"})
 #: Times that planning may ask the session: once for each stage, and a few more.
@@ -138,12 +136,7 @@ async def plan_select(
             attempt.keep(session, plan)  # others are templates, found before this
         return plan
     described = await describe.intermediates(session, plan)
-    if any(
-        column.type_oid in _PSEUDO
-        for part in _distributed(described)
-        for item in part.intermediates
-        for column in item.columns
-    ):
+    if not describe.is_of_relations(described):
         # No relation can have such a column; the rows themselves can always be pulled.
         return await _plan_pulled(session, statement, parameters)
     attempt.keep(session, described)
@@ -159,11 +152,6 @@ async def _plan_pulled(
     plan = await with_folding(session, parameters, attempt)
     assert isinstance(plan, plans.Distributed)
     return await describe.intermediates(session, plan)
-
-
-def _distributed(plan: plans.Distributed) -> list[plans.Distributed]:
-    """A plan and those of its stages that are like it."""
-    return [plan, *(stage.plan for stage in plan.stages if isinstance(stage.plan, plans.Distributed))]
 
 
 async def with_folding(

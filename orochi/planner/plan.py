@@ -188,6 +188,12 @@ class Distributed:
     stages: tuple[Stage, ...] = ()
 
     @property
+    def is_as_it_comes(self) -> bool:
+        """Whether the rows of its fragments, all of them in any order, are the answer."""
+        alone = len(self.intermediates) == 1 and self.intermediates[0].counted is None
+        return alone and self.final_sql is None and self.limit is None and not self.stages
+
+    @property
     def all_fragments(self) -> list[fragments.Fragment]:
         """Those of all intermediates, each with the name of its own."""
         return [

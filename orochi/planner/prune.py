@@ -49,9 +49,11 @@ class Pruned:
 
     def stripes(self, shard: snapshots.Shard) -> tuple[snapshots.Stripe, ...]:
         """The stripes of those chunks that can hold such rows."""
-        return tuple(
-            stripe for chunk in self.chunks(shard) for stripe in chunk.stripes if not self._excludes(stripe)
-        )
+        return self.stripes_of(self.chunks(shard))
+
+    def stripes_of(self, chunks: Iterable[snapshots.Chunk]) -> tuple[snapshots.Stripe, ...]:
+        """The stripes of chunks that can hold such rows."""
+        return tuple(stripe for chunk in chunks for stripe in chunk.stripes if not self._excludes(stripe))
 
     def likely_rows(self, stripes: Iterable[snapshots.Stripe]) -> int:
         """About how many rows of those stripes have a time that is wanted, as if times were evenly spread."""

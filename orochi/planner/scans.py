@@ -45,18 +45,33 @@ def scan(
             columns=tuple(output(column) for column in table.columns),
             input=fragments.Input(table.name, part, staged.indexes(table)),
         )
-    chunks = pruned.chunks(shard)
-    stripes = pruned.stripes(shard)
-    few = table.dimension is not None and len(chunks) <= _FEW and len(chunks) < len(shard.chunks)
-    return fragments.Scan(
+    bare = fragments.Scan(
         name=name,
         table=f"{table.schema}.{table.name}",
-        relation=relation(table, shard),
+        relation="",
         columns=tuple(output(column) for column in columns),
+        predicates=pruned.predicates,
+    )
+    return of_chunks(bare, table, shard, pruned, fused, pruned.chunks(shard))
+
+
+def of_chunks(
+    bare: fragments.Scan,
+    table: snapshots.Table,
+    shard: snapshots.Shard,
+    pruned: prune.Pruned,
+    fused: shapes.Shape | None,
+    chunks: Sequence[snapshots.Chunk],
+) -> fragments.Scan:
+    """`bare`, reading the shard: what is left of it has these chunks."""
+    stripes = pruned.stripes_of(chunks)
+    few = table.dimension is not None and len(chunks) <= _FEW and len(chunks) < len(shard.chunks)
+    return dataclasses.replace(
+        bare,
+        relation=relation(table, shard),
         stripes=tuple(
             fragments.StripeRef(stripe.stripe_id, stripe.path, stripe.row_count) for stripe in stripes
         ),
-        predicates=pruned.predicates,
         chunks_total=len(shard.chunks) if table.dimension is not None else 0,
         chunks_kept=len(chunks) if table.dimension is not None else 0,
         heap=tuple(f"{names.quoted(chunk.schema)}.{names.quoted(table.name)}" for chunk in chunks)

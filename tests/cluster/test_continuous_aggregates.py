@@ -7,6 +7,8 @@ may be recomputed.
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import datetime as dt
 import random
 import threading
@@ -166,11 +168,24 @@ _SINGLE = {
 }
 
 
-def test_one_bucket_after_another(pair: oracle.Pair) -> None:
-    """Plans serve other buckets of their chunks, with rows in heaps and stripes, and only while they hold."""
+@contextlib.contextmanager
+def _buckets_locked(cluster: clusters.Cluster) -> Iterator[None]:
+    """While the rows of all finished buckets are locked on the nodes."""
+    tables = "SELECT oid::regclass::text FROM pg_class WHERE relname ~ '^aggregate_[0-9]+$' AND relkind = 'p'"
+    with contextlib.ExitStack() as stack:
+        for dsn in cluster.node_dsns:
+            node = stack.enter_context(psycopg.connect(dsn))
+            for (table,) in node.execute(tables).fetchall():
+                node.execute(f"SELECT FROM {table} FOR UPDATE".encode())
+        yield
+
+
+@pytest.mark.parametrize("layout", ["both", "hypertable"])
+def test_one_bucket_after_another(pair: oracle.Pair, cluster: clusters.Cluster, layout: str) -> None:
+    """Plans serve other buckets and chunks, with rows in heaps and stripes, and only while they hold."""
     pair.both("DROP TABLE IF EXISTS points, devices CASCADE", *_TABLES)
     pair.orochi("SELECT create_reference_table('devices')")
-    layouts.place(pair, "points", "both", key="device", time="at", interval="4 days")
+    layouts.place(pair, "points", layout, key="device", time="at", interval="4 days")
     pair.both(_FILL)
     for name, query in _SINGLE.items():
         pair.plain.execute(f"CREATE VIEW {name} AS {query}".encode())
@@ -179,11 +194,22 @@ def test_one_bucket_after_another(pair: oracle.Pair) -> None:
         pair.both(f"INSERT INTO points VALUES ('2024-03-10 0{hour}:00+00', {number % 5}, {number}, 0.5)")
         if number % 3 == 2:
             pair.both(f"DELETE FROM points WHERE at = '2024-03-10 0{hour}:00+00' AND device = {number % 5}")
-        if number == 5:
-            pair.orochi("SELECT compress_chunk(c) FROM show_chunks('points') c")
+        if number % 4 == 3:
+            pair.both(
+                f"UPDATE points SET v = v + 1 WHERE at BETWEEN '2024-03-14' AND '2024-03-14 0{hour}:00+00'"
+            )
+        if number in (5, 8):  # one after the other
+            pair.orochi("SELECT compress_chunk(c) FROM show_chunks('points') c LIMIT %s", (number - 4,))
         for name in _SINGLE:
             pair.orochi("SELECT refresh_continuous_aggregate(%s)", (name,))
             stored(pair, name)
+    pair.both("UPDATE points SET v = 0 WHERE at BETWEEN '2024-03-14' AND '2024-03-14 01:30+00'")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with _buckets_locked(cluster):  # for longer than a node is given to compute them itself
+            done = pool.submit(pair.orochi, "SELECT refresh_continuous_aggregate('beside')")
+            assert not concurrent.futures.wait([done], 0.8).done
+        done.result(60)
+    stored(pair, "beside")
     pair.both("DROP TABLE points CASCADE")
 
 

@@ -80,6 +80,9 @@ def test_slices_encode_as_copies(
         [pa.array(column.to_pylist(), column.type) for column in part.columns], schema=batch.schema
     )
     assert _same(part, copied, columns)
+    whole = copybinary.encode(part, columns, header=False, trailer=False)
+    rows = copybinary.tuples(part, columns)
+    assert (len(rows), b"".join(rows)) == (part.num_rows, whole)
 
 
 @given(_tables(), st.data())

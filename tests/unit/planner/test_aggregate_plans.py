@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from orochi.catalog import snapshot as snapshots
-from orochi.operations import aggregate_plans
+from orochi.operations import aggregate_plans, routing
 from orochi.planner import plan as plans
 from orochi.timeseries import buckets
 from tests.support import planner_world
@@ -31,7 +31,7 @@ def beats(_world: planner_world.World) -> Beats:
     _world.connection.execute(
         f"INSERT INTO plain.beats SELECT g % 9, {start} + g * interval '7 minutes', g FROM generate_series(0, 400) g"
     )
-    _world.table("beats", "distributed", "id", 2, time="at", interval=1000 * _HOUR, stripes=True)
+    _world.table("beats", "distributed", "id", 2, time="at", interval=20 * _HOUR, stripes=True)
     (found,) = (item for item in _world.tables.values() if item.name == "beats")
     return Beats(_world, found)
 
@@ -39,9 +39,9 @@ def beats(_world: planner_world.World) -> Beats:
 def _spot(table: snapshots.Table, at: int, query: str) -> aggregate_plans.Spot:
     low = _START + at * _HOUR
     first, last = (buckets.literal(1184, raw).split("'")[1] for raw in (low, low + _HOUR))
-    stripes = (stripe for shard in table.shards for chunk in shard.chunks for stripe in chunk.stripes)
-    found = frozenset(int(stripe.stripe_id) for stripe in stripes)
-    return aggregate_plans.Spot(query, low, low + _HOUR, (first, last), found, (table,), table)
+    chunks = tuple(chunk for shard in table.shards for chunk in routing.chunks_at(shard, (low,)))
+    stripes = frozenset(int(stripe.stripe_id) for chunk in chunks for stripe in chunk.stripes)
+    return aggregate_plans.Spot(query, low, low + _HOUR, (first, last), (table,), table, chunks, stripes)
 
 
 def _plan(world: planner_world.World, spot: aggregate_plans.Spot, query: str) -> plans.Distributed:
@@ -72,14 +72,16 @@ def _plan(world: planner_world.World, spot: aggregate_plans.Spot, query: str) ->
 )
 def test_serves(beats: Beats, query: str, serves: bool) -> None:
     world, table = beats.world, beats.table
-    first, second, third = (_spot(table, at, query) for at in (0, 5, 6))
-    aggregate_plans.learn(first, _plan(world, first, query))
-    assert aggregate_plans.find(second) is None
-    aggregate_plans.learn(second, _plan(world, second, query))
+    first, second, third = (_spot(table, at, query) for at in (0, 5, 30))
+    plan = _plan(world, first, query)
+    assert aggregate_plans.serves(first, plan, second, _plan(world, second, query)) == serves
+    assert aggregate_plans.serves(first, plan, third, _plan(world, third, query)) == serves
+    assert first.chunks[0] is second.chunks[0] is not third.chunks[0]
+    assert not aggregate_plans.is_known(third)
+    aggregate_plans.keep(first, plan if serves else None)
+    assert aggregate_plans.is_known(third)
     found = aggregate_plans.find(third)
-    assert (found == _plan(world, third, query)) == serves
-    if not serves:
-        assert found is None
+    assert (found and found.plan()) == (_plan(world, third, query) if serves else None)
     changed = snapshots.TimeDimension("at", 1184, 1)
     other = snapshots.Table(
         **{**{name: getattr(table, name) for name in table.__slots__}, "dimension": changed}
