@@ -35,6 +35,8 @@ _TYPMOD_HEADER = 4
 _MANY_ROWS = 2_000
 
 
+_COMPARED = {"<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal}
+_EXACT = decimal.Context(prec=1_000)
 _AT_ONCE = {"+": pc.add_checked, "-": pc.subtract_checked, "*": pc.multiply_checked}
 _DOUBLE = (pgtypes.FLOAT8, -1, "double precision")
 
@@ -86,6 +88,8 @@ class _Step:
         self._rows = rows
 
     def rows(self) -> tuple[Columns, pa.RecordBatch]:
+        if self._finish.kept is not None:
+            self._rows = self._rows.filter(self._wanted(self._finish.kept))
         made = self._grouped() if self._finish.groups is not None else self._as_they_are()
         first = made[self._finish.outputs[0]]
         places = self._places(made, len(first.values))
@@ -93,6 +97,25 @@ class _Step:
         columns = tuple(item.column for item in outputs)
         arrays = [_padded(_one(item.values.take(places)), item.column) for item in outputs]
         return columns, pa.RecordBatch.from_arrays(arrays, schema=copybinary.schema(columns))
+
+    def _wanted(self, kept: finishes.Filter) -> Any:
+        """Which rows pass; none does where a side is NULL."""
+        totals = {
+            total.column: _sum(_summable(self._rows.column(total.column), self._columns[total.column]))
+            for total in finishes.totals(kept.value)
+        }
+        value = _value(kept.value, dict(totals))
+        if value is None:
+            return pa.array(np.zeros(self._rows.num_rows, np.bool_))
+        column = self._columns[kept.column]
+        if not isinstance(value, decimal.Decimal) or column.type_oid != pgtypes.NUMERIC:
+            raise _Declined
+        held = _comparable(self._rows.column(kept.column), column)
+        # the nearest number of as many decimals that says the same of all that have no more
+        way = decimal.ROUND_FLOOR if kept.operator in ("<=", ">") else decimal.ROUND_CEILING
+        unit = decimal.Decimal((0, (1,), -held.type.scale))
+        bound = pa.scalar(value.quantize(unit, way, context=_EXACT), held.type)
+        return _COMPARED[kept.operator](held, bound)
 
     def _places(self, made: dict[finishes.Output, _Made], count: int) -> pa.Array:
         """Which rows are wanted, in their order."""

@@ -8,7 +8,7 @@ we. One that nothing references is not run.
 from __future__ import annotations
 
 from orochi.catalog import snapshot as snapshots
-from orochi.planner import builtins, names, parse, recursive, spread, tree
+from orochi.planner import builtins, context, names, parse, recursive, spread, tree
 from orochi.planner.tree import ast
 
 
@@ -38,7 +38,7 @@ def eliminate(stmt: tree.Node, builder: recursive.Builder) -> tree.Node:
             continue
         body = _inlined(item.ctequery, known)
         made = None
-        if count > 1 or item.ctematerialized.name == "CTEMaterializeAlways" or _is_volatile(body, builder):
+        if count > 1 or item.ctematerialized.name == "CTEMaterializeAlways" or is_volatile(body, builder.ctx):
             made = builder.add(body, tree.strings(item.aliascolnames))
         known[item.ctename] = (tree.changed(item, ctequery=body), made)
     return _inlined(rest, known)
@@ -60,11 +60,12 @@ def _mentions(node: tree.Node, name: str) -> int:
     )
 
 
-def _is_volatile(body: tree.Node, builder: recursive.Builder) -> bool:
+def is_volatile(body: tree.Node, ctx: context.PlanContext) -> bool:
+    """Whether what it calls may give something else each time, or has to run on the coordinator."""
     for node in tree.walk(body):
         if not isinstance(node, ast.FuncCall):
             continue
-        function = builder.ctx.builtins.function(tree.strings(node.funcname))
+        function = ctx.builtins.function(tree.strings(node.funcname))
         if function is None or "v" in function.volatility:
             return True
         if function.place(len(node.args or ())) is builtins.Place.COORDINATOR:

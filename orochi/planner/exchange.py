@@ -22,6 +22,7 @@ from orochi.planner import (
     parse,
     prepare,
     recursive,
+    regrouped,
     scans,
     spread,
     staged,
@@ -62,6 +63,9 @@ def plan(
         return builder.finish(choose(ctes.statement(stmt), builder.ctx))
     if stmt.larg is not None:
         return builder.finish(choose(ctes.statement(_branches(stmt, prepared, builder)), builder.ctx))
+    whole = regrouped.plan(prepared, builder, choose)
+    if whole is not None:
+        return whole
     changed = _with_inside(prepared, builder)
     if changed is None:
         changed = _sublinks(prepared, builder)

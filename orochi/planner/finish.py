@@ -22,7 +22,10 @@ _AVERAGE, _MERGED = ("float8_avg",), ("orochi", "_merged_moments")
 _OPERATORS = frozenset("+-*/")
 _PLAIN_NUMBER = re.compile(r"[0-9]{0,30}(\.[0-9]{0,30})?")
 #: Of the parts of a SELECT, those that a final step may have.
-_KNOWN = frozenset({"targetList", "fromClause", "groupClause", "sortClause", "limitCount", "limitOffset"})
+_KNOWN = frozenset(
+    {"targetList", "fromClause", "whereClause", "groupClause", "sortClause", "limitCount", "limitOffset"}
+)
+_MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,6 +75,19 @@ class Key:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Filter:
+    """Rows are kept where `column operator value`; the value is of totals over all rows.
+
+    Attributes:
+        operator: one of `< <= > >=`.
+    """
+
+    column: str
+    operator: str
+    value: Term
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Finish:
     """A final step over one intermediate.
 
@@ -80,6 +96,7 @@ class Finish:
         groups: the columns that rows are added up by; None if each row stays one.
         order: what the result is sorted by.
         limit: how many rows are wanted, None for all, after the first `offset`.
+        kept: which rows; only where each row stays one.
     """
 
     outputs: tuple[Output, ...]
@@ -87,6 +104,7 @@ class Finish:
     order: tuple[Key, ...]
     limit: int | None
     offset: int = 0
+    kept: Filter | None = None
 
 
 class _Other(Exception):
@@ -116,11 +134,7 @@ def _read(stmt: tree.Node, intermediate: str) -> Finish:
         raise _Other
     if any(getattr(stmt, name) for name in tree.fields(stmt) if name not in _KNOWN):
         raise _Other
-    source: tree.Node = stmt.fromClause or ()
-    if len(source) != 1 or not isinstance(source[0], ast.RangeVar) or source[0].relname != intermediate:
-        raise _Other
-    if source[0].alias is None or source[0].alias.aliasname != intermediate or source[0].alias.colnames:
-        raise _Other
+    _check_source(stmt, intermediate)
     outputs = tuple(_output(target.val, intermediate) for target in stmt.targetList or ())
     order = tuple(_key(item, intermediate) for item in stmt.sortClause or ())
     groups = tuple(_column(node, intermediate) for node in stmt.groupClause or ())
@@ -130,9 +144,40 @@ def _read(stmt: tree.Node, intermediate: str) -> Finish:
         raise _Other
     if stmt.limitOption.name == "LIMIT_OPTION_WITH_TIES":
         raise _Other
-    return Finish(
-        outputs, groups if adds_up else None, order, _number(stmt.limitCount), _number(stmt.limitOffset) or 0
-    )
+    kept = None if stmt.whereClause is None else _filter(stmt.whereClause, intermediate)
+    if kept is not None and adds_up:
+        raise _Other
+    limit, offset = _number(stmt.limitCount), _number(stmt.limitOffset) or 0
+    return Finish(outputs, groups if adds_up else None, order, limit, offset, kept)
+
+
+def _check_source(stmt: tree.Node, intermediate: str) -> None:
+    source: tree.Node = stmt.fromClause or ()
+    if len(source) != 1 or not isinstance(source[0], ast.RangeVar) or source[0].relname != intermediate:
+        raise _Other
+    if source[0].alias is None or source[0].alias.aliasname != intermediate or source[0].alias.colnames:
+        raise _Other
+
+
+def _filter(node: tree.Node, intermediate: str) -> Filter:
+    operator = tree.operator(node)
+    if operator not in _MIRRORED:
+        raise _Other
+    left, right = node.lexpr, node.rexpr
+    if isinstance(left, ast.SubLink):
+        left, right, operator = right, left, _MIRRORED[operator]
+    if not isinstance(right, ast.SubLink) or right.subLinkType.name != "EXPR_SUBLINK":
+        raise _Other
+    inner = right.subselect
+    if any(getattr(inner, name) for name in tree.fields(inner) if name not in ("targetList", "fromClause")):
+        raise _Other
+    _check_source(inner, intermediate)
+    if inner.op.name != "SETOP_NONE" or len(inner.targetList or ()) != 1:
+        raise _Other
+    value = _term(inner.targetList[0].val, intermediate)
+    if not any(True for _ in totals(value)):
+        raise _Other
+    return Filter(_column(left, intermediate), operator, value)
 
 
 def _key(item: tree.Node, intermediate: str) -> Key:

@@ -131,6 +131,34 @@ def test_an_empty_side(tables: oracle.Pair) -> None:
         tables.same(sql, ordered=False)
 
 
+def test_groups_that_are_compared_with_their_totals_are_read_once(tables: oracle.Pair) -> None:
+    listed = "SELECT what, count(*), sum(amount) AS s FROM events"
+    some = "SELECT tenant AS t, what, max(id) FROM events e WHERE id > 9 GROUP BY tenant, e.what"
+    both = "HAVING sum(e.amount) >= (SELECT sum(e.amount) / 30 - 0.5 FROM events e"
+    joined = "FROM other o JOIN events e ON e.id = o.ref"
+    for sql, expected in (
+        (f"{listed} GROUP BY what HAVING sum(amount) > (SELECT sum(amount) * 0.2 FROM events)", True),
+        (f"{listed} GROUP BY 1 HAVING (SELECT sum(amount) / 6 FROM events) >= sum(amount) ORDER BY s DESC", True),
+        (f"{some} {both} WHERE id > 9) ORDER BY 3 DESC, t, what LIMIT 7 OFFSET 1", True),
+        (f"SELECT o.t, sum(v) {joined} GROUP BY o.t HAVING sum(v) < (SELECT 0.3 * sum(v) {joined})", True),
+        # no rows, and nothing but NULLs
+        (f"{listed} WHERE id < 0 GROUP BY what HAVING sum(amount) >= (SELECT sum(amount) FROM events WHERE id < 0)", True),
+        (
+            f"{listed} WHERE amount IS NULL GROUP BY what HAVING sum(amount) <= (SELECT sum(amount) FROM events WHERE amount IS NULL)",
+            True,
+        ),
+        # other rows, other totals, values that have to be told apart by PostgreSQL
+        (f"{listed} WHERE id > 9 GROUP BY what HAVING sum(amount) > (SELECT sum(amount) * 0.2 FROM events)", False),
+        (f"{listed} GROUP BY what HAVING sum(amount) > (SELECT avg(amount) FROM events)", False),
+        (f"{listed} GROUP BY what HAVING sum(id) > (SELECT sum(id) * 0.2 FROM events)", False),
+        (f"{listed} GROUP BY what HAVING sum(amount) > (SELECT sum(DISTINCT amount) * 0.2 FROM events)", False),
+        (f"{listed} GROUP BY what HAVING sum(amount) > (SELECT sum(amount) FROM events LIMIT 0)", False),
+    ):  # fmt: skip
+        tables.same(sql, ordered="ORDER BY" in sql)
+        text = "\n".join(str(row[0]) for row in tables.orochi(f"EXPLAIN {sql}"))
+        assert ("FROM pg_temp.orochi_i0 AS orochi_i0 WHERE" in text) is expected, text
+
+
 def test_what_moves_is_cut_to_what_has_partners_beside_it(tables: oracle.Pair) -> None:
     """Wide rows are sent on only if a co-located or a reference table, filtered, has one that they may meet."""
     tables.both(

@@ -6,6 +6,7 @@ import collections
 import decimal
 import math
 import random
+from operator import ge, gt, le, lt
 from typing import Any
 
 import numpy as np
@@ -196,6 +197,26 @@ def test_totals_of_many_groups_are_multiplied_and_added() -> None:
     assert _run(f"SELECT {product} {I0} GROUP BY orochi_i0.g0", columns, long) is None
 
 
+@pytest.mark.parametrize("operator", ["<", "<=", ">", ">="])
+def test_rows_are_compared_with_a_total(operator: str) -> None:
+    columns = _columns(a="int", p0="numeric")
+    numbers = [None, *(decimal.Decimal(value).scaleb(-2) for value in (-300, 0, 1, 149, 150, 151, 900))]
+    rows = list(enumerate(numbers))
+    compared = {"<": lt, "<=": le, ">": gt, ">=": ge}[operator]
+    for factor in ("0.1426333016", "0.15", "0", "1", "100000000"):  # of 10.51; the second is 1.5765
+        wanted = [
+            (a, v)
+            for a, v in rows
+            if v is not None and compared(v, decimal.Decimal("10.51") * decimal.Decimal(factor))
+        ]
+        total = f"(SELECT sum(orochi_i0.p0) * {factor} {I0})"
+        sql = f"SELECT orochi_i0.a, orochi_i0.p0 {I0} WHERE {{}} ORDER BY orochi_i0.a"
+        assert _run(sql.format(f"orochi_i0.p0 {operator} {total}"), columns, rows) == wanted
+        mirrored = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}[operator]
+        assert _run(sql.format(f"{total} {mirrored} orochi_i0.p0"), columns, rows) == wanted
+        assert _run(sql.format(f"orochi_i0.p0 {operator} {total}"), columns, rows[:1]) == []
+
+
 def test_nulls_stand_where_each_key_says() -> None:
     columns = _columns(a="int", b="text", c="numeric", d="float")
     ones = [None, decimal.Decimal("2.50"), decimal.Decimal(-3)]
@@ -260,6 +281,10 @@ def test_what_postgresql_must_decide_is_declined(columns: Any, rows: Any, sql: s
         f"SELECT orochi_i0.a {I0} ORDER BY orochi_i0.a OFFSET -1",
         f"SELECT orochi_i0.a {I0} ORDER BY orochi_i0.a FETCH FIRST 2 ROWS WITH TIES",
         f"SELECT sum(orochi_i0.a) OVER () {I0}",
+        f"SELECT orochi_i0.a {I0} WHERE orochi_i0.a = (SELECT sum(orochi_i0.a) {I0})",
+        f"SELECT orochi_i0.a {I0} WHERE orochi_i0.a > (SELECT sum(orochi_i0.a) {I0} WHERE orochi_i0.a > 1)",
+        f"SELECT orochi_i0.a {I0} WHERE orochi_i0.a > (SELECT orochi_i0.a {I0})",
+        f"SELECT sum(orochi_i0.a) {I0} WHERE orochi_i0.a > (SELECT sum(orochi_i0.a) {I0})",
         f"SELECT sum(DISTINCT orochi_i0.a) {I0}",
         f"SELECT sum(orochi_i0.a) FILTER (WHERE orochi_i0.b) {I0}",
         f"SELECT orochi_i0.a, sum(orochi_i0.b) {I0} GROUP BY orochi_i0.a HAVING sum(orochi_i0.b) > 1",
