@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from orochi import pgtypes
 from orochi.engine import copybinary
+from orochi.engine.kernels import distinct
 from orochi.executor import exchange, ranking
 from orochi.planner import fragment as plan_fragment
 from orochi.planner import plan as plans
@@ -23,6 +24,8 @@ from orochi.planner import plan as plans
 _TYPMOD_HEADER = 4
 #: Of fewer different rows each has a number in 64 bits.
 _SPAN = 1 << 62
+#: More rows are sorted, as a table of their numbers would take much memory.
+_HASHED = 1_000_000
 
 Columns: TypeAlias = tuple[plan_fragment.OutputColumn, ...]
 Loaded: TypeAlias = dict[str, tuple[Columns, exchange.Gathered]]
@@ -84,7 +87,7 @@ def _by_values(keys: Sequence[pa.ChunkedArray]) -> tuple[Any, Any]:
 
 
 def _by_numbers(keys: Sequence[pa.ChunkedArray]) -> tuple[Any, Any] | None:
-    """The same by one number for all keys of a row, sorted; None if there is none that is short."""
+    """The same by one number for all keys of a row; None if there is none that is short."""
     if not len(keys[0]) or not all(pa.types.is_integer(key.type) and not key.null_count for key in keys):
         return None
     rows, span = np.zeros(len(keys[0]), np.int64), 1
@@ -95,6 +98,9 @@ def _by_numbers(keys: Sequence[pa.ChunkedArray]) -> tuple[Any, Any] | None:
         if span >= _SPAN:
             return None
         rows = rows * size + (values - least)
+    if len(rows) <= _HASHED:
+        places, counts = distinct.counted(rows, size)
+        return pa.array(places), pa.array(counts)
     order = np.argsort(rows)
     ordered = rows[order]
     is_new = np.concatenate(([True], ordered[1:] != ordered[:-1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -15,6 +16,8 @@ from orochi.planner.vector_values import Kind, NotVectorised, Value
 
 AGGREGATES = frozenset({"count", "sum", "min", "max", "bool_and", "bool_or", "every"})
 _ARITHMETIC = frozenset({"+", "-", "*"})
+#: A text or a whole number, and nothing after it.
+_LITERAL = re.compile(r"'(?:[^']|'')*'|-?[0-9]+")
 _LIKE = {"~~": "LIKE", "!~~": "NOT LIKE"}
 #: Parts of a date or timestamp that both engines count alike, in years after Christ.
 _FIELDS = frozenset({"year", "quarter", "month", "day", "doy"})
@@ -157,6 +160,11 @@ class Writer:
         negated = tree.strings(node.name) == ("<>",)
         if not negated and tree.strings(node.name) != ("=",):
             raise NotVectorised
+        same = f"({one.sql} = "
+        listed = [test[len(same) : -1] for test in tests if test.startswith(same)]
+        if len(listed) == len(tests) and all(map(_LITERAL.fullmatch, listed)):
+            # an expression is then computed once
+            return _boolean(f"({one.sql} {'NOT ' if negated else ''}IN ({', '.join(listed)}))")
         return _boolean(f"({'NOT ' if negated else ''}({' OR '.join(tests)}))")
 
     def _like(self, node: tree.Node, scope: Scope) -> Value:

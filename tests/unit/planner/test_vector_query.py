@@ -77,6 +77,7 @@ def _check(world: planner_world.World, sql: str) -> str:
         "SELECT CASE WHEN t LIKE 'PROMO%' THEN n ELSE 0 END, CASE k WHEN 1 THEN 'one' WHEN 2 THEN t END FROM w",
         "SELECT CASE WHEN b THEN n * m ELSE n END, CASE WHEN b THEN k ELSE i8 END, coalesce(k, 7), coalesce(t, 'x') FROM w",
         "SELECT id FROM w WHERE d >= date '1996-01-01' AND d < date '1996-01-01' + interval '1' month",
+        "SELECT id FROM w WHERE substring(t FROM 1 FOR 2) IN ('aé', 'PR', '', 'it''s', 'x) OR (true') OR k + 1 NOT IN (2, -3)",
         "SELECT id FROM w WHERE ts < timestamp '1996-01-20' AND k IN (1, NULL) OR k NOT IN (1, 2)",
     ],
 )  # fmt: skip
