@@ -82,26 +82,32 @@ async def ready(
 
 async def encoded(
     batch: pa.RecordBatch, columns: Sequence[Column], formats: Sequence[int], settings: Mapping[str, str]
-) -> AsyncIterator[tuple[bytes, int]]:
+) -> AsyncIterator[tuple[bytes | memoryview, int]]:
     """What `encode_rows` gives, a few MiB at a time and beside the event loop unless that is soon done."""
     rows = max(1, _ENCODED_BYTES * batch.num_rows // max(batch.nbytes, 1))
     for at in range(0, batch.num_rows, rows):
         piece = batch.slice(at, rows)
         if piece.nbytes > _QUICK_BYTES:
-            yield await asyncio.to_thread(encode_rows, piece, columns, formats, settings)
+            yield await asyncio.to_thread(_messages, piece, columns, formats, settings), piece.num_rows
         else:
-            yield encode_rows(piece, columns, formats, settings)
+            yield _messages(piece, columns, formats, settings), piece.num_rows
 
 
 def encode_rows(
     batch: pa.RecordBatch, columns: Sequence[Column], formats: Sequence[int], settings: Mapping[str, str]
 ) -> tuple[bytes, int]:
     """DataRow messages for every row of a batch, and how many they are."""
+    return bytes(_messages(batch, columns, formats, settings)), batch.num_rows
+
+
+def _messages(
+    batch: pa.RecordBatch, columns: Sequence[Column], formats: Sequence[int], settings: Mapping[str, str]
+) -> bytes | memoryview:
     rows = batch.num_rows
     if rows > 1 and batch.nbytes > _PIECE_BYTES:
         half = rows // 2
         parts = (batch.slice(0, half), batch.slice(half))
-        return b"".join(encode_rows(part, columns, formats, settings)[0] for part in parts), rows
+        return b"".join(_messages(part, columns, formats, settings) for part in parts)
     wanted = column_formats(formats, len(columns))
     sizes = np.full(rows, _HEADER + 4 * len(columns), np.int64)
     fields = []
@@ -123,7 +129,7 @@ def encode_rows(
             copyrows.put_fixed(out, cursors, data, first, valid)
         else:
             copyrows.put_fields(out, cursors, first, data, valid)
-    return out.tobytes(), rows
+    return out.data
 
 
 def _add_sizes(field: tuple[Any, Any, Any], sizes: Any) -> None:

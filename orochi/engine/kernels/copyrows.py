@@ -31,6 +31,7 @@ _I64 = types.Array(types.int64, 1, "C")
 _I32 = types.Array(types.int32, 1, "C")
 _I64_2D = types.Array(types.int64, 2, "C")
 _I32_2D = types.Array(types.int32, 2, "C")
+_ONE, _TWO, _THREE = np.uint64(1), np.uint64(2), np.uint64(3)
 _FIELDS = types.Tuple((types.int64, types.int64, types.int64))
 
 
@@ -172,13 +173,24 @@ def put_counts(out: Vector, cursors: Vector, columns: int) -> None:
         cursors[row] = at + 2
 
 
-@numba.njit(types.int64(_U8, types.int64, types.int64), cache=True, nogil=True, inline="never")
+@numba.njit(types.int64(_U8, types.int64, types.int64), cache=True, nogil=True)
 def _put_length(out: Vector, at: int, length: int) -> int:
-    out[at] = (length >> 24) & 255
-    out[at + 1] = (length >> 16) & 255
-    out[at + 2] = (length >> 8) & 255
-    out[at + 3] = length & 255
+    to = np.uint64(at)
+    out[to] = (length >> 24) & 255
+    out[to + _ONE] = (length >> 16) & 255
+    out[to + _TWO] = (length >> 8) & 255
+    out[to + _THREE] = length & 255
     return at + 4
+
+
+@numba.njit(types.void(_U8, types.int64, _U8_IN, types.int64, types.int64), cache=True, nogil=True)
+def _copy(out: Vector, at: int, data: Vector, begin: int, length: int) -> None:
+    to, start = (
+        np.uint64(at),
+        np.uint64(begin),
+    )  # of what has no sign nothing has to be seen to: a fifth of the time
+    for i in range(np.uint64(length)):
+        out[to + i] = data[start + i]
 
 
 @numba.njit(types.void(_U8, _I64, _U8_IN, types.int64, _U8_IN), cache=True, nogil=True)
@@ -190,9 +202,9 @@ def put_fixed(out: Vector, cursors: Vector, values: Vector, width: int, valid: V
             cursors[row] = _put_length(out, at, -1)
         else:
             at = _put_length(out, at, width)
-            last = row * width + width - 1
-            for i in range(width):
-                out[at + i] = values[last - i]
+            to, last = np.uint64(at), np.uint64(row * width + width - 1)
+            for i in range(np.uint64(width)):
+                out[to + i] = values[last - i]
             cursors[row] = at + width
 
 
@@ -207,8 +219,7 @@ def put_fields(out: Vector, cursors: Vector, offsets: Vector, data: Vector, vali
             begin = offsets[row]
             length = offsets[row + 1] - begin
             at = _put_length(out, at, length)
-            for i in range(length):
-                out[at + i] = data[begin + i]
+            _copy(out, at, data, begin, length)
             cursors[row] = at + length
 
 
@@ -217,6 +228,4 @@ def take_rows(data: Vector, offsets: Vector, index: Vector, targets: Vector, out
     """Copy whole rows `index` to `targets` in `out`."""
     for i in range(index.size):
         begin = offsets[index[i]]
-        at = targets[i]
-        for j in range(offsets[index[i] + 1] - begin):
-            out[at + j] = data[begin + j]
+        _copy(out, targets[i], data, begin, offsets[index[i] + 1] - begin)

@@ -28,6 +28,8 @@ QUERIES = {
     "SELECT (random() * 1e19)::numeric(30,0)::float8 FROM generate_series(1, 3000) UNION ALL "
     "SELECT floor(random() * 1e6) * 1e15 FROM generate_series(1, 1000) UNION ALL "
     "SELECT 10::float8 ^ e FROM generate_series(-300, 300) e UNION ALL SELECT 2::float8 ^ e FROM generate_series(-1000, 1000) e "
+    "UNION ALL SELECT exp((random() - 0.2) * 43) FROM generate_series(1, 9000) UNION ALL "
+    "SELECT (random() * 1e5)::int / 360.0::float8 FROM generate_series(1, 5000) "
     "UNION ALL VALUES ('NaN'::float8), ('Infinity'), ('-0'), (5e-324), (1.7976931348623157e308), (1e15), "
     "(999999999999999.9), (123456789012345680), (9007199254740993), (0.0001), (0.00001), (NULL)) s",
     "decimals": "SELECT x, -x, NULLIF(x, 0) FROM (SELECT round((random() * 1e6)::numeric, (i %% 8)::int)::float8 AS x "
