@@ -22,6 +22,7 @@ from orochi.engine import abreast, codefilter, contract, grouping, native, picke
 from orochi.storage.columnar import cache, predicates, reader, skiplist
 from orochi.storage.columnar import encoded as undecoded
 from orochi.storage.columnar import filter as filtering
+from orochi.storage.columnar.scan import runs
 from orochi.storage.objects import opening
 
 #: So many stripes are open at a time.
@@ -372,16 +373,17 @@ class Stripe:
         return passed
 
     def _narrowed(self, groups: list[int], kept: np.ndarray) -> tuple[list[int], np.ndarray]:
-        """Without the chunk groups that have no row left."""
-        rows = [self._footer.group_rows[group] for group in groups]
-        starts = np.concatenate(([0], np.cumsum(rows)[:-1]))
-        alive = np.add.reduceat(kept, starts, dtype=np.int64) > 0
-        if alive.all():
+        """Without the chunk groups that have no row left, what was read of the others too."""
+        ends = np.cumsum([self._footer.group_rows[group] for group in groups])
+        starts = np.concatenate(([0], ends[:-1]))
+        alive = np.flatnonzero(np.logical_or.reduceat(kept, starts)).tolist()
+        if len(alive) == len(groups):
             return groups, kept
-        self._read.clear()
-        return [group for group, lives in zip(groups, alive, strict=True) if lives], kept[
-            np.repeat(alive, rows)
-        ]
+        spans = [(int(starts[run[0]]), int(ends[run[-1]])) for run in runs(alive)] or [(0, 0)]
+        for name, array in self._read.items():
+            pieces = [array.slice(start, end - start) for start, end in spans]
+            self._read[name] = pieces[0] if len(pieces) == 1 else pa.concat_arrays(pieces)
+        return [groups[at] for at in alive], np.concatenate([kept[start:end] for start, end in spans])
 
     def _prefetch(self, names: Iterable[str], groups: Sequence[int]) -> None:
         columns = (self._footer.column(name) for name in names if name not in self._read)
