@@ -12,13 +12,14 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from orochi import errors
 from orochi.catalog import snapshot as snapshots
 from orochi.catalog import twophase
 from orochi.executor import context, small
-from orochi.operations import aggregate_plans, redistribute, routing, writes
+from orochi.operations import aggregate_pending, aggregate_plans, redistribute, routing, writes
 from orochi.pgwire import client, messages
 from orochi.pgwire import reply as replies
 from orochi.planner import quoting
@@ -31,6 +32,8 @@ _CANCELED = "57014"
 
 #: Positions of shards, by node.
 Places = Mapping[int, Sequence[int]]
+#: Schemas of shards and of chunks on nodes.
+_PLACE = re.compile(r"orochi_([sc])(\d+)_\d+")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ def places(
     snapshot: snapshots.Snapshot,
     aggregate: snapshots.Aggregate,
     points: Sequence[int],
-    touched: Iterable[int],
+    touched: Iterable[aggregate_pending.Entry],
 ) -> Places | None:
     """The shards of finished buckets to write; None if that takes more than plain statements on heap rows.
 
@@ -75,7 +78,7 @@ def places(
         snapshot: the catalog.
         aggregate: whose buckets `points`, their starts in raw units, are.
         points: not empty.
-        touched: the nodes whose logs name one of them.
+        touched: what logs say of them.
     """
     table, source = snapshot.tables[aggregate.materialization_oid], snapshot.tables[aggregate.table_oid]
     found: dict[int, list[int]] = collections.defaultdict(list)
@@ -87,8 +90,27 @@ def places(
         found[shard.node_id].append(position)
     if not is_beside(table, source):
         return found
-    # a group's rows are in its own shard, and those of other nodes are as they were
-    return {node_id: found[node_id] for node_id in touched if node_id in found}
+    # a group's rows are in the shard beside its own, and where none was touched it is as it was
+    written: dict[int, set[int]] = collections.defaultdict(set)
+    for entry in touched:
+        for place in entry.places:
+            here, at = found[entry.node_id], _position(source, points, place)
+            written[entry.node_id].update([at] if at in here else here)
+    return {node_id: sorted(positions) for node_id, positions in written.items()}
+
+
+def _position(source: snapshots.Table, points: Sequence[int], place: str) -> int | None:
+    """The position of the shard that the log means by the schema of a relation; None if that is not told."""
+    named = _PLACE.fullmatch(place)
+    if named is None:
+        return None
+    number = int(named[2])
+    for position, shard in enumerate(source.shards):
+        if named[1] == "s" and shard.shard_id == number:
+            return position
+        if named[1] == "c" and any(chunk.chunk_id == number for chunk in routing.chunks_at(shard, points)):
+            return position
+    return None
 
 
 def is_beside(table: snapshots.Table, source: snapshots.Table) -> bool:

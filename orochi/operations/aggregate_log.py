@@ -105,8 +105,8 @@ def _functions(aggregate_id: int, bucket: snapshots.Bucket) -> Iterator[str]:
         )
         entries = (
             f"IF {moving} THEN RETURN NULL; END IF;"
-            " INSERT INTO orochi_data.aggregate_log (aggregate_id, lowest, greatest)"
-            f" SELECT {aggregate_id}, raw, raw FROM (SELECT DISTINCT {ranges.raw_sql(bucket.type_oid, 'start')} AS raw"
+            " INSERT INTO orochi_data.aggregate_log (aggregate_id, lowest, greatest, place)"
+            f" SELECT {aggregate_id}, raw, raw, TG_TABLE_SCHEMA FROM (SELECT DISTINCT {ranges.raw_sql(bucket.type_oid, 'start')} AS raw"
             f" FROM ({touched}) AS touched) AS buckets WHERE raw < (SELECT last_value FROM {name});"
         )
         yield _function(f"{name}_{event}", entries)

@@ -30,12 +30,16 @@ _RETRIED = frozenset({"40001", "40P01"})
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """Rows of a node's log, their ids as SQL lists them: a range of buckets, mostly of one, that writes touched."""
+    """Rows of a node's log, their ids as SQL lists them: a range of buckets, mostly of one, that writes touched.
+
+    `places` are the schemas of shards and chunks that were written; an empty one is not known.
+    """
 
     node_id: int
     log_ids: str
     low: int
     high: int
+    places: frozenset[str]
 
 
 def may_pass(error: errors.OrochiError) -> bool:
@@ -237,7 +241,8 @@ class Pending:
 
     def _entries_sql(self, low: int, high: int) -> str:
         return (
-            "SELECT string_agg(log_id::text, ','), lowest::text, greatest::text"
+            "SELECT string_agg(log_id::text, ','), lowest::text, greatest::text,"
+            " string_agg(DISTINCT coalesce(place, ''), ',')"
             f" FROM orochi_data.aggregate_log WHERE aggregate_id = {self._aggregate.aggregate_id}"
             f" AND lowest <= '{high}'::bigint AND greatest >= '{low}'::bigint GROUP BY lowest, greatest"
         )
@@ -245,6 +250,12 @@ class Pending:
 
 def _entries(node_id: int, found: messages.QueryResult) -> list[Entry]:
     return [
-        Entry(node_id, (ids or b"").decode(), int(first or b"0"), int(last or b"0"))
-        for ids, first, last in found.rows
+        Entry(
+            node_id,
+            (ids or b"").decode(),
+            int(first or b"0"),
+            int(last or b"0"),
+            frozenset((places or b"").decode().split(",")),
+        )
+        for ids, first, last, places in found.rows
     ]

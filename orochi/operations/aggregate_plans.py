@@ -13,7 +13,8 @@ import asyncio
 import collections
 import dataclasses
 import itertools
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Hashable, Iterator
+from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
 
 import structlog
@@ -300,12 +301,12 @@ class Known:
         """Of what is kept for buckets like it."""
         self._plan, self._move = plan, move
 
-    def plan(self, nodes: Collection[int] | None = None) -> plans.SelectPlan:
-        """All of it; if its fragments' rows are the answer as they come, only what gives those of some nodes."""
+    def plan(self, shards: AbstractSet[int] | None = None) -> plans.SelectPlan:
+        """All of it; if its fragments' rows are the answer as they come, only what gives those of some shards."""
         plan = self._plan
-        if nodes is not None and isinstance(plan, plans.Distributed) and plan.is_as_it_comes:
+        if shards is not None and isinstance(plan, plans.Distributed) and plan.is_as_it_comes:
             (item,) = plan.intermediates
-            parts = tuple(part for part in item.fragments if part.node_id in nodes)
+            parts = tuple(part for part in item.fragments if not shards.isdisjoint(part.shard_ids))
             plan = dataclasses.replace(plan, intermediates=(dataclasses.replace(item, fragments=parts),))
         return self._move.plan(plan)
 

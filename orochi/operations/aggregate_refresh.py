@@ -185,8 +185,7 @@ class _Refresh:
         session, wanted = self._session, set(points)
         table, columns, placed, held = self._parts(tuple((at, at) for at in points))
         ours = [entry for entry in entries if entry.low == entry.high and entry.low in wanted]
-        touched = sorted({entry.node_id for entry in ours})
-        places = aggregate_direct.places(session.snapshot(), self._aggregate, points, touched)
+        places = aggregate_direct.places(session.snapshot(), self._aggregate, points, ours)
         known = await self._plans(points)
         if places is None:
             rows = await self._computed(columns, placed, known)
@@ -229,8 +228,9 @@ class _Refresh:
                     return await aggregate_direct.replace(
                         session, dataclasses.replace(wanted, queries=queries)
                     )
-            # groups are beside their rows: those of nodes that are not written need not be known
-            found = [item.plan(wanted.places) for item in known]
+            # groups are beside their rows: those of shards that are not written need not be known
+            written = {source.shards[at].shard_id for found in wanted.places.values() for at in found}
+            found = [item.plan(written) for item in known]
             rows = await aggregate_rows.beside(session, source, found)
         if rows is None:
             tuples = await self._computed(wanted.columns, placed, known)

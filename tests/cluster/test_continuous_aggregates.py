@@ -360,6 +360,8 @@ def test_exactly_what_was_touched(pair: oracle.Pair, cluster: clusters.Cluster) 
             assert history(pair, name)[number + 1 :] == [1]
             stored(pair, name)
         assert entries(cluster) == []
+    written = "SELECT rows FROM orochi.orochi_job_runs WHERE kind = 'refresh' ORDER BY run_id DESC LIMIT 1"
+    assert 100 < pair.orochi(written)[0][0] < 600  # of 900 groups of the bucket those in one shard of four
     pair.plain.execute("DROP VIEW each_device")
     pair.orochi("DROP MATERIALIZED VIEW each_device")
     by_policy(pair, cluster, f"INSERT INTO points VALUES ({moment}, 2, 2, 2)")

@@ -5,8 +5,15 @@ CREATE TABLE IF NOT EXISTS orochi_data.aggregate_log (
     aggregate_id bigint NOT NULL,
     lowest bigint NOT NULL,
     greatest bigint NOT NULL,
+    place text,
     PRIMARY KEY (aggregate_id, lowest, log_id)
 );
+-- The schema of the shard or chunk that was written; of entries of before it is not known.
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'orochi_data.aggregate_log'::regclass AND attname = 'place') THEN
+        ALTER TABLE orochi_data.aggregate_log ADD COLUMN place text;
+    END IF;
+END $$;
 
 -- An entry of all buckets, where a table that the aggregate's query joins has changed, or all rows went.
 CREATE OR REPLACE FUNCTION orochi_data.log_all(aggregate bigint) RETURNS void
