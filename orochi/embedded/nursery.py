@@ -149,6 +149,7 @@ def main() -> None:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
     with contextlib.suppress(Exception):
+        importlib.import_module("orochi.storage.arrow").without_pandas()
         # each would load the loops by itself: more than a second of CPU
         importlib.import_module("orochi.engine.warm").load()
         importlib.import_module("orochi.operations.warmup").rehearse(1)  # one stripe: no thread

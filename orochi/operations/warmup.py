@@ -7,12 +7,26 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+import pyarrow as pa
+
 from orochi import ids, pgtypes
 from orochi.catalog import api
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import exchange, finishing, rehearsal, results
 from orochi.operations import templates
-from orochi.planner import builtins, classify, coalesce, finish, lasting, normalized, parse, select
+from orochi.planner import (
+    builtins,
+    classify,
+    coalesce,
+    finish,
+    lasting,
+    literals,
+    normalized,
+    parse,
+    select,
+    staged,
+)
 from orochi.planner import context as planning
 from orochi.planner import fragment as plan_fragment
 from orochi.planner import plan as plans
@@ -30,13 +44,23 @@ _PATH = ("public", api.SCHEMA)
 _SHARDS = 2
 _HOUR = 3_600_000_000
 _RANGE = "at >= '2000-01-01 00:10:00+00' AND at < '2000-01-01 00:50:00+00'"
-#: Plans of the usual kinds: groups that shards have whole, groups that are added up, rows, and one shard's rows.
+#: Plans of the usual kinds: groups that shards have whole, groups that are added up, rows, one shard's rows, joins,
+#: rows of a sub-SELECT, and stages.
 _QUERIES = (
     f"SELECT time_bucket('1 minute', at) AS minute, series, avg(value) FROM rehearsal WHERE {_RANGE} GROUP BY 1, 2 ORDER BY 1, 2",
-    f"SELECT date_trunc('hour', at), count(*), max(value) FROM rehearsal WHERE {_RANGE} GROUP BY 1 ORDER BY 1",
+    f"SELECT date_trunc('hour', at), count(*), sum(value), avg(value) FROM rehearsal WHERE {_RANGE} GROUP BY 1 ORDER BY 1",
     f"SELECT * FROM rehearsal WHERE value > 90 AND {_RANGE}",
     "SELECT value FROM rehearsal WHERE series = 'series 1' ORDER BY at DESC LIMIT 1",
+    """SELECT a.series, sum(a.value) AS total FROM rehearsal a, rehearsal b WHERE a.series = b.series
+    AND a.at < '2000-01-01 00:50:00+00' AND EXISTS (SELECT 1 FROM rehearsal c WHERE c.series = a.series AND c.value > 1)
+    GROUP BY a.series HAVING sum(a.value) > 3 ORDER BY total DESC LIMIT 10""",
+    """SELECT minute, sum(amount), avg(amount) FROM (SELECT time_bucket('1 minute', at) AS minute, value * (1 - value) AS amount
+    FROM rehearsal WHERE series LIKE '%1%') AS rows GROUP BY minute ORDER BY minute""",
+    """SELECT a.series, a.value FROM rehearsal a, rehearsal b WHERE a.value = b.value AND a.series IN
+    (SELECT series FROM rehearsal GROUP BY series HAVING sum(value) > 300)""",
 )
+#: Times that planning one of them may ask something.
+_QUESTIONS = 4
 _TEMPLATES = (
     ("SELECT value FROM rehearsal WHERE series = $1", (pgtypes.TEXT,)),
     (
@@ -56,12 +80,44 @@ def rehearse(stripes: int = 2) -> int:
         classifier.touches(sql)
         normalized.normalize(sql)
         statement = parse.parse_one(sql)
-        found.append(select.plan(statement, context))
+        found.append(_planned(statement, context))
         lasting.is_lasting(statement, context)
     for sql, oids in _TEMPLATES:
         templates.template(sql, oids, catalog, _PATH, _FUNCTIONS, collation="C")
-    assert isinstance(found[0], plans.Distributed)
-    return _answered(found[0], stripes)
+    whole, added = found[:2]
+    assert isinstance(whole, plans.Distributed)
+    assert isinstance(added, plans.Distributed)
+    _added(added)
+    return _answered(whole, stripes)
+
+
+def _planned(statement: parse.Statement, context: planning.PlanContext) -> plans.SelectPlan:
+    """The plan; what is asked for it are doubles that are NULL, and series."""
+    for _ in range(_QUESTIONS):
+        try:
+            return select.plan(statement, context)
+        except literals.NeedsFolding as needed:
+            told = dict.fromkeys(needed.expressions, literals.Literal(0, "double precision", None))
+            context = dataclasses.replace(context, folded={**context.folded, **told})
+        except staged.NeedsColumns as wanted:
+            columns = dict.fromkeys(wanted.queries, (rehearsal.COLUMNS[1],))
+            context = dataclasses.replace(context, described={**context.described, **columns})
+    return select.plan(statement, context)
+
+
+def _added(plan: plans.Distributed) -> None:
+    """Add up two made-up rows of a group by time; this imports what pyarrow groups by."""
+    (gathered,) = plan.intermediates
+    key, *totals = gathered.columns
+    columns = (
+        dataclasses.replace(key, type_oid=pgtypes.TIMESTAMPTZ),
+        *(dataclasses.replace(column, type_oid=column.type_oid or pgtypes.FLOAT8) for column in totals),
+    )
+    arrays = [pa.array(np.ones(2), pgtypes.carrier(column.type_oid)) for column in columns]
+    batch = pa.RecordBatch.from_arrays(arrays, names=[column.name for column in columns])
+    step = finish.of_plan(plan)
+    if step is not None:
+        finishing.finished(step, columns, [batch], None)
 
 
 def _answered(plan: plans.Distributed, stripes: int) -> int:
