@@ -19,8 +19,8 @@ from orochi.engine.kernels import copyrows, textout
 from orochi.executor import context, textforms, zones
 
 _HEADER = 7  # DataRow's type, length and field count
-#: Bytes in carrier form that are encoded at a time, and those that are not worth a thread.
-_ENCODED_BYTES, _QUICK_BYTES = 1 << 20, 64 << 10
+#: Bytes in carrier form that are encoded at a time, in memory that is used again, and those that are not worth a thread.
+_ENCODED_BYTES, _QUICK_BYTES = 256 << 10, 64 << 10
 #: Larger batches are encoded in pieces: Arrow offsets of a column are int32.
 _PIECE_BYTES = 256 << 20
 
@@ -83,7 +83,7 @@ async def ready(
 async def encoded(
     batch: pa.RecordBatch, columns: Sequence[Column], formats: Sequence[int], settings: Mapping[str, str]
 ) -> AsyncIterator[tuple[bytes | memoryview, int]]:
-    """What `encode_rows` gives, a few MiB at a time and beside the event loop unless that is soon done."""
+    """What `encode_rows` gives, some hundred KiB at a time and beside the event loop unless that is soon done."""
     rows = max(1, _ENCODED_BYTES * batch.num_rows // max(batch.nbytes, 1))
     for at in range(0, batch.num_rows, rows):
         piece = batch.slice(at, rows)
