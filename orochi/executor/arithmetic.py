@@ -36,20 +36,18 @@ def applied(operator: str, left: Value, right: Value) -> Value:
         return None
     if isinstance(left, float) or isinstance(right, float):
         return _on_doubles(operator, float(left), float(right))
-    for value in (left, right):
-        if len(value.as_tuple().digits) > _MOST_DIGITS:
-            raise Declined
+    scales = _scale(left), _scale(right)
     match operator:
         case "+":
             found = _CONTEXT.add(left, right)
-            return _unsigned(found.quantize(_unit(max(_scale(left), _scale(right))), context=_CONTEXT))
+            return _unsigned(found.quantize(_unit(max(scales)), context=_CONTEXT))
         case "-":
             found = _CONTEXT.subtract(left, right)
-            return _unsigned(found.quantize(_unit(max(_scale(left), _scale(right))), context=_CONTEXT))
+            return _unsigned(found.quantize(_unit(max(scales)), context=_CONTEXT))
         case "*":
             return _unsigned(_CONTEXT.multiply(left, right))
         case "/":
-            return _quotient(left, right)
+            return _quotient(left, right, *scales)
     raise Declined
 
 
@@ -76,26 +74,28 @@ def null_if_zero(value: Value) -> Value:
     return None if value is None or not value else value
 
 
-def _quotient(left: decimal.Decimal, right: decimal.Decimal) -> decimal.Decimal:
+def _quotient(
+    left: decimal.Decimal, right: decimal.Decimal, left_scale: int, right_scale: int
+) -> decimal.Decimal:
     if not right:
         raise Declined
-    scale = _quotient_scale(left, right)
+    scale = max(_quotient_scale(left, right), left_scale, right_scale, 0)
     # whole numbers, for one rounding only: half away from zero
-    top = int(left.scaleb(_scale(left), _CONTEXT)) * 10 ** (scale + _scale(right))
-    bottom = int(right.scaleb(_scale(right), _CONTEXT)) * 10 ** _scale(left)
+    top = int(left.scaleb(left_scale, _CONTEXT)) * 10 ** (scale + right_scale)
+    bottom = int(right.scaleb(right_scale, _CONTEXT)) * 10**left_scale
     quotient, rest = divmod(abs(top), abs(bottom))
     if 2 * rest >= abs(bottom):
         quotient += 1
     negative = quotient and (top < 0) != (bottom < 0)
-    return decimal.Decimal((int(bool(negative)), tuple(map(int, str(quotient))), -scale))
+    return decimal.Decimal(-quotient if negative else quotient).scaleb(-scale, _CONTEXT)
 
 
 def _quotient_scale(left: decimal.Decimal, right: decimal.Decimal) -> int:
-    """The decimals of a quotient (select_div_scale)."""
+    """The decimals that give a quotient enough digits (select_div_scale)."""
     left_weight, left_digit = _first_digit(left)
     right_weight, right_digit = _first_digit(right)
     weight = left_weight - right_weight - int(left_digit <= right_digit)
-    return max(_MIN_SIG_DIGITS - weight * _DEC_DIGITS, _scale(left), _scale(right), 0)
+    return _MIN_SIG_DIGITS - weight * _DEC_DIGITS
 
 
 def _first_digit(value: decimal.Decimal) -> tuple[int, int]:
@@ -107,8 +107,9 @@ def _first_digit(value: decimal.Decimal) -> tuple[int, int]:
 
 
 def _scale(value: decimal.Decimal) -> int:
-    exponent = value.as_tuple().exponent
-    if not isinstance(exponent, int) or exponent > 0:  # NaN, infinite
+    """The decimals of a number that is neither NaN, infinite nor long."""
+    _, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int) or exponent > 0 or len(digits) > _MOST_DIGITS:
         raise Declined
     return -exponent
 
