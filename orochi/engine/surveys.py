@@ -35,6 +35,15 @@ def likely_weight(shape: shapes.Shape, rows: int) -> int:
     return rows * len(columns) // _GROUP_ROWS
 
 
+def most_weight(shape: shapes.Shape, rows: int) -> int | None:
+    """How many column chunks `fused.run` would decode of stripes with so many rows at most; None if that is not told by them."""
+    if shape.best is not None or shape.top is not None or shape.rows:
+        return None
+    columns = {*(key.column for key in shape.keys), *grouping.needs(shape)}
+    columns.update(condition.column for condition in shape.conditions)
+    return -(-rows // _GROUP_ROWS) * len(columns)
+
+
 def survey(
     shape: shapes.Shape, scan: contract.Scan, stripe_dir: pathlib.Path, kept: cache.Cache, enough: int
 ) -> Survey:

@@ -32,6 +32,8 @@ _THREADS = 2
 _KEPT = 8
 #: Few rows of what fragments of some series decode are looked at further, and those are kept: it may be so many times more.
 _SERIES = 4
+#: Column chunks that are decoded without a look ahead at what the stripes have.
+_QUICK = 16
 _DELETED = (
     plan_fragment.OutputColumn("stripe_id", pgtypes.INT8, -1, "bigint"),
     plan_fragment.OutputColumn("row_number", pgtypes.INT4, -1, "integer"),
@@ -59,7 +61,7 @@ async def run(
         limit *= _SERIES
     loop = asyncio.get_running_loop()
     key = ("survey", limit, tuple(_surveyed_of(part) for part in fragments))
-    known: _Survey | None = _cache().get(key)
+    known: _Survey | None = _cache().get(key) or _whole(fragments, min(limit, _QUICK))
     survey = known or await loop.run_in_executor(_pool(), _surveyed, fragments, limit)
     if survey is None:
         return None
@@ -148,6 +150,18 @@ def _surveyed(fragments: Sequence[plan_fragment.Fragment], limit: int) -> _Surve
     )
 
 
+def _whole(fragments: Sequence[plan_fragment.Fragment], limit: int) -> _Survey | None:
+    """All stripes, where they have so few rows that a look at them would cost more than it can spare."""
+    found = 0
+    for part in fragments:
+        rows = [stripe.row_count for stripe in part.scans[0].stripes]
+        weights = [surveys.most_weight(_shape(part), count) for count in rows]
+        found += sum(limit + 1 if weight is None else weight for weight in weights)
+    if found > limit or not all(_is_here(part) for part in fragments):
+        return None
+    return _Survey(tuple(part.scans[0].stripes for part in fragments), (0,) * len(fragments), False)
+
+
 def _of_series(shape: shapes.Shape) -> bool:
     return any(condition.op in ("=", "in") for condition in shape.conditions)
 
@@ -186,7 +200,7 @@ def _answered(
             )
             for part in fragments
         ]
-    except (native.Unsupported, errors.StalePlan, errors.DataCorrupted):
+    except (OSError, native.Unsupported, errors.StalePlan, errors.DataCorrupted):
         return None
 
 
