@@ -121,7 +121,7 @@ def _intermediate(
     folded = pieces.fold(prepared, body)
     scanned = pieces.over_scans(folded, prepared)
     sql = parse.deparse(scanned)
-    types = tuple(_type(name, node, level) for name, node in columns)
+    types = tuple(_type(name, node, level, prepared) for name, node in columns)
     describe = None
     if any(column.type_oid == 0 for column in types):
         describe = parse.deparse(pieces.over_shells(folded, prepared))
@@ -135,12 +135,32 @@ def _intermediate(
     return pushdown.intermediate_of(prepared, sql, types, describe, found, shape)
 
 
-def _type(name: str, node: tree.Node, level: names.Level) -> fragments.OutputColumn:
+#: What PostgreSQL's own sum() gives of numbers.
+_TOTALS = {
+    pgtypes.INT2: pgtypes.INT8,
+    pgtypes.INT4: pgtypes.INT8,
+    pgtypes.INT8: pgtypes.NUMERIC,
+    pgtypes.NUMERIC: pgtypes.NUMERIC,
+    pgtypes.FLOAT8: pgtypes.FLOAT8,
+}
+
+
+def _type(
+    name: str, node: tree.Node, level: names.Level, prepared: prepare.Prepared
+) -> fragments.OutputColumn:
     """The type of a column of the partial result, as far as it is known here."""
     if isinstance(node, ast.A_Indirection) and name.startswith("p"):  # a key may be an element of any type
         return fragments.OutputColumn(name, pgtypes.FLOAT8, -1, "double precision")
     if isinstance(node, ast.FuncCall) and tree.strings(node.funcname) == ("count",):
         return fragments.OutputColumn(name, pgtypes.INT8, -1, "bigint")
+    if (
+        isinstance(node, ast.FuncCall)
+        and tree.strings(node.funcname) == ("sum",)
+        and len(node.args or ()) == 1
+    ):
+        total = _TOTALS.get(pieces.number_type(node.args[0], level) or 0)
+        if total is not None and prepared.ctx.builtins.is_aggregate(("sum",)):
+            return fragments.OutputColumn(name, total, -1, pgtypes.type_name(total, -1) or "")
     return pieces.named(pieces.known_type(node, level), name)
 
 
@@ -385,7 +405,9 @@ class _Splitter:
         known = pieces.known_type(argument, self._level)
         if known is not None:
             return known.type_name.split("(")[0]
-
+        number = pieces.number_type(argument, self._level)
+        if number is not None:
+            return pgtypes.type_name(number, -1) or ""
         shape = safety.fold(_typed(argument, self._level), self._prepared.ctx)
         sql = f"CASE WHEN false THEN ({parse.deparse_expression(shape)}) END"
         if sql not in self._prepared.ctx.folded:

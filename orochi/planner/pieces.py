@@ -282,6 +282,29 @@ def known_type(node: tree.Node, level: names.Level) -> fragments.OutputColumn | 
     return None if column is None else scans.output(column)
 
 
+#: Of two numbers that PostgreSQL's own `+ - * /` take, it is the later type's operator, and so its result.
+_NUMBERS = (pgtypes.INT2, pgtypes.INT4, pgtypes.INT8, pgtypes.NUMERIC, pgtypes.FLOAT8)
+_ARITHMETIC = frozenset("+-*/")
+
+
+def number_type(node: tree.Node, level: names.Level) -> int | None:
+    """The type of arithmetic on columns and constants; None where parse analysis has to tell."""
+    if tree.is_column(node):
+        known = known_type(node, level)
+        if known is not None:
+            return known.type_oid if known.type_oid in _NUMBERS else None
+        behind = lookup.derived(node, level)
+        return None if behind is None else number_type(*behind)
+    if isinstance(node, ast.A_Const):
+        if isinstance(node.val, ast.Integer):
+            return pgtypes.INT4
+        return pgtypes.NUMERIC if isinstance(node.val, ast.Float) and "." in node.val.fval else None
+    if tree.operator(node) not in _ARITHMETIC:
+        return None
+    left, right = number_type(node.lexpr, level), number_type(node.rexpr, level)
+    return None if left is None or right is None else max(left, right, key=_NUMBERS.index)
+
+
 def unknown(name: str) -> fragments.OutputColumn:
     """A column whose type parse analysis has to tell."""
     return fragments.OutputColumn(name, 0, -1, "")
