@@ -91,26 +91,30 @@ def places(
     if not is_beside(table, source):
         return found
     # a group's rows are in the shard beside its own, and where none was touched it is as it was
+    positions = _positions(source, points)
     written: dict[int, set[int]] = collections.defaultdict(set)
     for entry in touched:
+        here = found[entry.node_id]
         for place in entry.places:
-            here, at = found[entry.node_id], _position(source, points, place)
-            written[entry.node_id].update([at] if at in here else here)
-    return {node_id: sorted(positions) for node_id, positions in written.items()}
+            at = positions.get(_kind_and_number(place))
+            written[entry.node_id].update([at] if at is not None and at in here else here)
+    return {node_id: sorted(shards) for node_id, shards in written.items()}
 
 
-def _position(source: snapshots.Table, points: Sequence[int], place: str) -> int | None:
-    """The position of the shard that the log means by the schema of a relation; None if that is not told."""
-    named = _PLACE.fullmatch(place)
-    if named is None:
-        return None
-    number = int(named[2])
+def _positions(source: snapshots.Table, points: Sequence[int]) -> dict[tuple[str, int] | None, int]:
+    """The position of the shard that a place of the log means, of those that writes of these buckets may name."""
+    found: dict[tuple[str, int] | None, int] = {}
     for position, shard in enumerate(source.shards):
-        if named[1] == "s" and shard.shard_id == number:
-            return position
-        if named[1] == "c" and any(chunk.chunk_id == number for chunk in routing.chunks_at(shard, points)):
-            return position
-    return None
+        found["s", shard.shard_id] = position
+        found.update({("c", chunk.chunk_id): position for chunk in routing.chunks_at(shard, points)})
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
+def _kind_and_number(place: str) -> tuple[str, int] | None:
+    """Whether the schema is a shard's or a chunk's, and its number; None if neither."""
+    named = _PLACE.fullmatch(place)
+    return None if named is None else (named[1], int(named[2]))
 
 
 def is_beside(table: snapshots.Table, source: snapshots.Table) -> bool:
