@@ -122,10 +122,7 @@ async def _execute_targets(
     fields: Sequence[messages.FieldDescription] | None,
     sink: context.Sink,
 ) -> None:
-    if fields is None:
-        oids = parameters.type_oids if parameters else ()
-        _, fields = await session.coordinator.describe(statement.sql, oids)
-    fields = fields or ()
+    fields = await _described(session, statement, parameters, fields)
     wanted = _formats(sink.formats, len(fields))
     positions = dict(plan.positions)
     asked = tuple(0 if at in positions else wanted[at] for at in range(len(fields)))
@@ -174,18 +171,29 @@ async def _execute_lookups(
     fields: Sequence[messages.FieldDescription] | None,
     sink: context.Sink,
 ) -> None:
-    if fields is None:
-        oids = parameters.type_oids if parameters else ()
-        _, fields = await session.coordinator.describe(statement.sql, oids)
+    shown = await _described(session, statement, parameters, fields)
     found = await _fetch(session, plan.sql, parameters, (0,))
     asked = [(row[0] or b"null").decode() for row in found.rows]
     answers = await _run_all(session, sink, [(plan.function, json.loads(call)) for call in asked])
     results = [(call, rows[0][0]) for call, rows in zip(asked, answers, strict=True)]
     values, formats, oids = _bound(parameters)
-    await sink.columns(fields or ())
+    await sink.columns(shown)
     sql = planner.with_results(plan, results)
     tag = await session.coordinator.stream(sql, values, formats, oids, sink.formats, sink.rows)
     await sink.complete(tag)
+
+
+async def _described(
+    session: context.Session,
+    statement: parse.Statement,
+    parameters: context.Parameters | None,
+    fields: Sequence[messages.FieldDescription] | None,
+) -> Sequence[messages.FieldDescription]:
+    """The statement's columns, asked for where the client did not."""
+    if fields is None:
+        oids = parameters.type_oids if parameters else ()
+        _, fields = await session.coordinator.describe(statement.sql, oids)
+    return fields or ()
 
 
 def _bound(
