@@ -172,9 +172,8 @@ def _lookups(node: tree.Node, calls: Sequence[tree.Node]) -> Lookups | None:
     ]
     if len(own) != len(calls) or any(_is_call(item) for call in own for item in tree.walk(call.args or ())):
         return None
-    where = node.whereClause
-    if where is not None and any(_is_call(item) for item in tree.walk(where)):
-        where = None  # calls of more rows than it lets through
+    terms = tree.conjuncts(node.whereClause)
+    where = tree.conjunction(tuple(term for term in terms if not any(map(_is_call, tree.walk(term)))))
     bare = tree.changed(
         node, whereClause=where, limitOption=_FUNCTION_SELECT.limitOption, **dict.fromkeys(_CLAUSES)
     )

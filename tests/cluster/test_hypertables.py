@@ -279,6 +279,8 @@ def test_sizes(metrics: oracle.Pair) -> None:
         for node in {row[-1] for row in chunks}
     }
     whole = sum(row[5] for row in chunks)
+    metrics.orochi("CREATE SCHEMA sized; CREATE TABLE sized.apart (ts timestamp NOT NULL)")
+    metrics.orochi("SELECT create_hypertable('sized.apart', 'ts')")  # no name on the search_path
     assert metrics.orochi("SELECT hypertable_size('metrics'), hypertable_size(NULL)") == [(whole, None)]
     assert metrics.orochi(
         "SELECT hypertable_name, pg_size_pretty(hypertable_size(hypertable_name::regclass)) AS size"
@@ -287,6 +289,7 @@ def test_sizes(metrics: oracle.Pair) -> None:
         " GROUP BY 1, 2 ORDER BY hypertable_size(hypertable_name::regclass) DESC LIMIT 3",
         (whole - 1,),
     ) == metrics.orochi(f"SELECT 'metrics'::name, pg_size_pretty({whole}::bigint)")
+    metrics.orochi("DROP SCHEMA sized CASCADE")
     sizes = dict(
         metrics.orochi(
             "SELECT chunk_name, size_bytes FROM orochi.chunks"
