@@ -14,7 +14,7 @@ from orochi import errors, ids, pgtypes
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import dimensions, hypertable, shells
+from orochi.operations import aggregate_turns, dimensions, hypertable, shells
 from orochi.operations.arguments import Arguments
 
 Rows = list[tuple[str | None, ...]]
@@ -170,9 +170,13 @@ async def _sizes(
 ) -> list[tuple[snapshots.Chunk, int, tuple[int, int, int, int]]]:
     """(chunk, node, bytes of the table, of its indexes, of TOAST, of all), by chunk; stripes are the table's.
 
+    Of a continuous aggregate, those of the table that keeps its buckets.
+
     Raises:
         InvalidTable: it is no hypertable.
     """
+    aggregate = aggregate_turns.find(session.snapshot(), oid)
+    oid = oid if aggregate is None else aggregate.materialization_oid
     shell = await hypertable.hypertable(session, oid)
     table = session.snapshot().tables[ids.TableId(oid)]
     stripes = {

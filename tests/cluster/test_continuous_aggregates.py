@@ -334,6 +334,8 @@ def test_exactly_what_was_touched(pair: oracle.Pair, cluster: clusters.Cluster) 
     pair.orochi(f"CREATE MATERIALIZED VIEW each_hour WITH (timescaledb.continuous) AS {query}")
     pair.plain.execute(f"CREATE VIEW each_hour AS {query}".encode())
     assert history(pair, "each_hour") == [1000]
+    kept = pair.orochi("SELECT sum(total_bytes)::bigint FROM hypertable_detailed_size('each_hour')")
+    assert pair.orochi("SELECT hypertable_size('each_hour')") == kept > [(0,)]
     by_device = query.replace("count(*)", "device, count(*)") + ", 2"
     pair.orochi(f"CREATE MATERIALIZED VIEW each_device WITH (timescaledb.continuous) AS {by_device}")
     pair.plain.execute(f"CREATE VIEW each_device AS {by_device}".encode())
