@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Iterator
 
 import psycopg
@@ -68,9 +69,10 @@ class Cluster:
         return await client.PgConnection.connect("127.0.0.1", self.port, "orochi", None, "co")
 
     def recover(self, grace: float = 0.0) -> recovery.Outcome:
-        outcome = recovery.resolve(
-            self.database("co"), {1: self.database("n1"), 2: self.database("n2")}, grace_seconds=grace
-        )
+        nodes = {1: self.database("n1"), 2: self.database("n2")}
+        outcome, deadline = None, time.monotonic() + 20
+        while outcome is None and time.monotonic() < deadline:  # the one before may not have left yet
+            outcome = recovery.resolve(self.database("co"), nodes, grace_seconds=grace)
         assert outcome is not None
         return outcome
 
