@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from orochi import ids
+from orochi import errors, ids
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
 from orochi.operations import routing
@@ -51,6 +51,9 @@ WHERE o.shards IS NOT NULL
 """
 #: The version of PostgreSQL that can be told ONLY.
 _ONLY_SINCE = 180000
+#: How long ANALYZE waits for statistics that are just being stored; without it the former numbers stay.
+_PATIENCE = "5s"
+_LOCK_NOT_AVAILABLE = "55P03"
 _TRUE = frozenset({None, "true", "on", "1", "yes"})
 
 
@@ -188,11 +191,22 @@ async def _count(session: context.Session, node_id: ids.NodeId, tables: Sequence
     if not shards:
         return
     relations = "{" + ",".join(map(_element, shards.values())) + "}"
-    async with session.runtime.nodes.lease(node_id) as node:
-        found = await node.fetch(_ROWS, (_array(shards), relations.encode()), (0, 0))
-    counted = {int(shard_id or b"0"): int(rows or b"0") for shard_id, rows in found.rows}
-    async with session.runtime.service() as catalog:
-        await catalog.fetch(_STORE, (_array(counted), _array(counted.values())), (0, 0))
+    try:
+        async with session.runtime.service() as catalog:
+            await catalog.query(f"BEGIN; SET LOCAL lock_timeout = '{_PATIENCE}'; {_turn(node_id)}")
+            async with session.runtime.nodes.lease(node_id) as node:
+                found = await node.fetch(_ROWS, (_array(shards), relations.encode()), (0, 0))
+            counted = {int(shard_id or b"0"): int(rows or b"0") for shard_id, rows in found.rows}
+            await catalog.fetch(_STORE, (_array(counted), _array(counted.values())), (0, 0))
+            await catalog.query("COMMIT")
+    except errors.RemoteError as error:
+        if error.sqlstate != _LOCK_NOT_AVAILABLE:
+            raise
+
+
+def _turn(node_id: ids.NodeId) -> str:
+    """Wait until nobody else is between counting the node's rows and storing the numbers."""
+    return f"SELECT pg_catalog.pg_advisory_xact_lock({upkeep.COUNTING_LOCK}, {node_id})"
 
 
 def _array(numbers: Iterable[int]) -> bytes:

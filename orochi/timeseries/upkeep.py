@@ -23,6 +23,9 @@ Connection = psycopg.Connection[Any]
 
 #: Advisory lock in the coordinator's database: shared by transactions whose files have no catalog row yet.
 LOADING_LOCK = 0x6F726F63_68690020
+#: First key of advisory locks there, the second is a node's id: held from counting its rows until the catalog
+#: has the numbers, so that older ones never replace newer ones.
+COUNTING_LOCK = 0x6F636E74
 _BATCH = 200
 _LOCK_TIMEOUT = "2s"
 #: A shard with as many rows that has twice or half of what it had makes gateways read the catalog again.
@@ -150,13 +153,15 @@ def collect_stats(coordinator: str, node_id: int, settings: process_settings.Set
             node.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT}'".encode())
             for (relation,) in node.execute(_ANALYZE).fetchall():
                 _analyze(node, relation)
-            counted = node.execute(_COUNT).fetchall()
-            deleted = node.execute(
-                "SELECT stripe_id, count(*) FROM orochi_data.delete_vectors GROUP BY 1"
-            ).fetchall()
+            with catalog.transaction():
+                catalog.execute("SELECT pg_advisory_xact_lock(%s, %s)", (COUNTING_LOCK, node_id))
+                counted = node.execute(_COUNT).fetchall()
+                deleted = node.execute(
+                    "SELECT stripe_id, count(*) FROM orochi_data.delete_vectors GROUP BY 1"
+                ).fetchall()
+                _store(catalog, node_id, counted, deleted)
             size = node.execute("SELECT pg_database_size(current_database())").fetchone()
             access.collect(catalog, node)
-        _store(catalog, node_id, counted, deleted)
         catalog.execute(
             "UPDATE orochi.orochi_nodes SET size_bytes = %s, last_heartbeat = now() WHERE node_id = %s",
             (size[0] if size else 0, node_id),
@@ -181,7 +186,8 @@ def _store(
     counted: list[tuple[str, int, int]],
     deleted: list[tuple[int, int]],
 ) -> None:
-    with catalog.transaction(), catalog.cursor() as cursor:
+    """Within a transaction that has the node's `COUNTING_LOCK`."""
+    with catalog.cursor() as cursor:
         cursor.execute(
             "CREATE TEMP TABLE heaps (kind text, id bigint, rows bigint, size bigint) ON COMMIT DROP"
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from concurrent import futures
 from typing import Any
 
 import psycopg
 import pytest
 
+from orochi.timeseries import upkeep
 from tests.support import cluster as clusters
 from tests.support import oracle
 
@@ -67,6 +70,29 @@ def test_analyze_reaches_the_shards(pair: oracle.Pair, cluster: clusters.Cluster
     assert done(cluster, "t", "vacuum") >= 4
     for sql in ("ANALYZE", "SELECT count(*), sum(id) FROM t", "SELECT count(*) FROM h"):
         pair.same(sql)
+
+
+def test_analyze_beside_statistics(pair: oracle.Pair, cluster: clusters.Cluster) -> None:
+    """Statistics that were counted before cannot keep the numbers of an ANALYZE out, nor come after them."""
+    pair.both("CREATE TABLE s (id int)")
+    pair.orochi("SELECT create_distributed_table('s', 'id', 4)")
+    pair.both("INSERT INTO s SELECT generate_series(1, 500)")
+    waiting = f"SELECT count(*) FROM pg_locks WHERE classid = {upkeep.COUNTING_LOCK} AND NOT granted"
+    with (
+        futures.ThreadPoolExecutor(1) as pool,
+        cluster.connect_coordinator() as looking,
+        cluster.connect_coordinator(autocommit=False) as statistics,
+    ):
+        statistics.execute(
+            "SELECT pg_advisory_xact_lock(%s, node_id) FROM orochi.orochi_nodes", (upkeep.COUNTING_LOCK,)
+        )
+        statistics.execute("SELECT FROM orochi.orochi_shards FOR NO KEY UPDATE")
+        analyze = pool.submit(pair.gateway.execute, "ANALYZE s")
+        while not analyze.done() and looking.execute(waiting.encode()).fetchall() == [(0,)]:
+            time.sleep(0.02)
+        statistics.rollback()
+        analyze.result()
+    assert pair.gateway.execute(_KNOWN, ("s",)).fetchall() == [(500,)]
 
 
 def test_in_blocks(pair: oracle.Pair) -> None:
