@@ -89,12 +89,13 @@ def _error(ended: _State) -> errors.OrochiError:
 
 
 async def _run(session: context.Session, job_id: int) -> _State:
-    """Send a run of a job, after the one under way, and wait for its end; a job that is gone has nothing to do."""
+    """Queue a run of a job, after the one under way, and wait for its end; a job that is gone has nothing to do."""
     deadline = time.monotonic() + _TIMEOUT_SECONDS
     run_id = await _queue(session, job_id, deadline)
     if run_id is None:
         return _State("succeeded", True, None, None)
     try:
+        await _send(session, run_id)
         return await _wait(session, run_id, deadline)
     except BaseException:
         await asyncio.shield(_cancel(session, run_id))
@@ -102,16 +103,21 @@ async def _run(session: context.Session, job_id: int) -> _State:
 
 
 async def _queue(session: context.Session, job_id: int, deadline: float) -> int | None:
+    sql = (
+        f"SELECT orochi._queue_run({job_id}), EXISTS (SELECT FROM orochi.orochi_jobs WHERE job_id = {job_id})"
+    )
     pause = _POLL_SECONDS
     while True:
-        (row,) = await _query(
-            session,
-            f"SELECT orochi._queue_run({job_id}), EXISTS (SELECT FROM orochi.orochi_jobs WHERE job_id = {job_id})",
-        )
+        asked = asyncio.ensure_future(_query(session, sql))
+        try:
+            (row,) = await asyncio.shield(asked)
+        except asyncio.CancelledError:  # it may be queued all the same, and then nobody would end it
+            (row,) = await asked
+            if row[0] is not None:
+                await asyncio.shield(_cancel(session, int(row[0])))
+            raise
         if row[0] is not None:
-            run_id = int(row[0])
-            await _send(session, run_id)
-            return run_id
+            return int(row[0])
         if row[1] != "t":
             return None
         if time.monotonic() > deadline:

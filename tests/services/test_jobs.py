@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 import zoneinfo
@@ -14,6 +15,7 @@ import pytest
 from orochi import errors
 from orochi.executor import cluster_metrics
 from orochi.jobs import kinds, ledger, running
+from orochi.operations import maintenance
 from tests.services import harness
 from tests.support import services
 
@@ -208,6 +210,50 @@ def test_a_deleted_job_stops(catalog: Connection, databases: harness.Databases) 
         run.check()
     ledger.finish(catalog, request["run"], None, 0, 0, {})
     catalog.execute("SELECT pg_advisory_unlock_all()")
+
+
+class _Silent:
+    """A transport that never sends what it is given."""
+
+    def __init__(self) -> None:
+        self.given = asyncio.Event()
+
+    async def post(self, queue: str, message: str) -> None:
+        self.given.set()
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("queued", [True, False])
+def test_a_run_whose_caller_leaves_before_it_is_sent_is_over(
+    catalog: Connection, databases: harness.Databases, queued: bool
+) -> None:
+    """Else its message would pass for lost, and be sent to a worker that nobody cancels."""
+    job_id = add(catalog, next_due="2024-02-01 12:00+00")
+    waiting = "SELECT FROM pg_locks WHERE relation = 'orochi.orochi_job_runs'::regclass AND NOT granted"
+
+    async def main() -> None:
+        session, transport = await harness.connect(databases), _Silent()
+        session.runtime.transport = transport
+        with psycopg.connect(databases.dsn("co")) as holder:
+            if not queued:
+                holder.execute("LOCK TABLE orochi.orochi_job_runs")
+            caller = asyncio.create_task(maintenance._run(session, job_id))  # type: ignore[arg-type]
+            async with asyncio.timeout(60):
+                if queued:
+                    await transport.given.wait()
+                for _ in range(6000):
+                    if queued or catalog.execute(waiting).rowcount:
+                        break
+                    await asyncio.sleep(0.01)
+            caller.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        session.coordinator.close()
+        await session.runtime.nodes.close()
+
+    asyncio.run(main())
+    assert state(catalog, job_id)[:2] == ("failed", "57014")
 
 
 @pytest.mark.parametrize(
