@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import threading
 
 import psycopg
 import pytest
 import sqlalchemy
 
 from tests.support import cluster as clusters
-from tests.support import layouts, oracle, services
+from tests.support import layouts, oracle, races, services
 
 _META = [
     "\\d",
@@ -203,11 +202,8 @@ def test_pipeline_error_skips_to_sync(pair: oracle.Pair) -> None:
 )
 def test_cancel(pair: oracle.Pair, sql: str) -> None:
     layouts.events(pair, "both")
-    timer = threading.Timer(0.5, pair.gateway.cancel_safe)
-    timer.start()
-    with pytest.raises(psycopg.errors.QueryCanceled):
+    with races.cancelling(pair.gateway), pytest.raises(psycopg.errors.QueryCanceled):
         pair.gateway.execute(sql)
-    timer.join()
     pair.same("SELECT count(*) FROM events")
 
 

@@ -94,6 +94,7 @@ def test_drop_table_leaves_nothing(cluster: clusters.Cluster, events: oracle.Pai
     patterns = [f"orochi_s{shard}_%" for shard in shards]
 
     def nothing_left() -> bool:
+        events.orochi("SELECT run_maintenance()")
         for dsn in cluster.node_dsns:
             with oracle.psycopg.connect(dsn, autocommit=True) as node:
                 if node.execute(
@@ -102,8 +103,7 @@ def test_drop_table_leaves_nothing(cluster: clusters.Cluster, events: oracle.Pai
                     return False
         return True
 
-    events.orochi("SELECT run_maintenance()")
-    clusters.eventually(nothing_left, 75)
+    clusters.eventually(nothing_left, pause=1)
 
 
 def test_calls_in_every_notation(pair: oracle.Pair) -> None:

@@ -162,9 +162,10 @@ def test_a_users_job(pair: oracle.Pair) -> None:
     assert one(pair, "SELECT application_name FROM timescaledb_information.jobs WHERE job_id = %s", job) == (
         f"Counting [{job}]"
     )
-    altered = pair.orochi(
-        """SELECT scheduled, config FROM alter_job(%s, scheduled => false, config => '{"n": 2}')""", (job,)
-    )
+    pair.orochi("SELECT FROM alter_job(%s, scheduled => false)", (job,))
+    under_way = "SELECT count(*) FROM orochi.job_history WHERE job_id = %s AND finish_time IS NULL"
+    clusters.eventually(lambda: one(pair, under_way, job) == 0)  # it would take the new configuration
+    altered = pair.orochi("""SELECT scheduled, config FROM alter_job(%s, config => '{"n": 2}')""", (job,))
     assert altered == [(False, {"n": 2})]
     pair.orochi("SELECT run_job(%s)", (job,))
     pair.gateway.execute(f"CALL run_job({job})".encode())

@@ -125,7 +125,7 @@ def test_waits_for_a_commit_under_way(
         asking.start()
         waiting = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = %s"
         clusters.eventually(
-            lambda: watcher.execute(waiting, (twophase.COMMIT_LOCK & 0xFFFFFFFF,)).fetchone() is not None, 60
+            lambda: watcher.execute(waiting, (twophase.COMMIT_LOCK & 0xFFFFFFFF,)).fetchone() is not None
         )
         assert answers == []
         watcher.execute("SELECT pg_terminate_backend(%s)", (committer.info.backend_pid,))
@@ -148,7 +148,7 @@ def test_commits_wait_for_a_taker_until_it_dies(bank: clusters.Cluster) -> None:
         moving.start()
         waiting = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = %s"
         clusters.eventually(
-            lambda: watcher.execute(waiting, (twophase.COMMIT_LOCK & 0xFFFFFFFF,)).fetchone() is not None, 60
+            lambda: watcher.execute(waiting, (twophase.COMMIT_LOCK & 0xFFFFFFFF,)).fetchone() is not None
         )
         assert done == []
         watcher.execute("SELECT pg_terminate_backend(%s)", (taker.info.backend_pid,))

@@ -83,8 +83,7 @@ def test_who_waits_is_seen_with_what_it_runs(
         waiting.join()
         _until(seen, ("idle", update, "update", True, "who waits", True, user))
         other.execute("SELECT 1")
-        local = seen()
-        assert local[:3] == ("idle", "SELECT 1", None)
+        _until(lambda: seen()[:3], ("idle", "SELECT 1", None))
         assert looking.execute(
             "SELECT count(*) FROM citus_stat_activity WHERE pid = %s", (pid,)
         ).fetchone() == (1,)

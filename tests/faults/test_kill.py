@@ -114,7 +114,7 @@ def test_gateway_during_commits(victim: clusters.Cluster) -> None:
     killer.join()
     assert 10 <= done < 100_000
     faults.answers_again(victim)
-    clusters.eventually(lambda: no_prepared_transactions(victim), 60)
+    clusters.eventually(lambda: no_prepared_transactions(victim))
     with victim.connect() as connection:
         rows = connection.execute(
             "SELECT batch, count(*) FROM moves GROUP BY batch ORDER BY batch"
@@ -143,7 +143,7 @@ def test_node(victim: clusters.Cluster) -> None:
         assert answer.sqlstate is not None or answer.values == [tuple(map(str, faults.ANSWER))]
         assert oracle.ask(connection, "SELECT 1").values == [("1",)]
     faults.answers_again(victim)
-    clusters.eventually(lambda: no_prepared_transactions(victim), 60)
+    clusters.eventually(lambda: no_prepared_transactions(victim))
 
 
 def test_worker_while_compressing(victim: clusters.Cluster) -> None:
@@ -160,7 +160,7 @@ def test_worker_while_compressing(victim: clusters.Cluster) -> None:
     faults.answers_again(victim)
     with victim.connect() as connection:
         clusters.eventually(
-            lambda: oracle.ask(connection, "SELECT compress_chunk(%s, true)", (chunk,)).sqlstate is None, 60
+            lambda: oracle.ask(connection, "SELECT compress_chunk(%s, true)", (chunk,)).sqlstate is None
         )
     faults.answers_again(victim)
 
@@ -188,7 +188,8 @@ def test_a_job_outlives_its_worker(victim: clusters.Cluster) -> None:
         connection.execute("CREATE TABLE runs (job int, ended bool)")
         connection.execute(
             "CREATE PROCEDURE slow(job_id int, config jsonb) LANGUAGE plpgsql AS $$ BEGIN"
-            " INSERT INTO runs VALUES (job_id, false); COMMIT; PERFORM pg_sleep(3);"
+            " INSERT INTO runs VALUES (job_id, false); COMMIT;"
+            " PERFORM pg_sleep(250) WHERE (SELECT count(*) FROM runs) = 1;"  # the first is killed in here
             " INSERT INTO runs VALUES (job_id, true); END $$"
         )
         row = connection.execute("SELECT add_job('slow', '1 day')").fetchone()

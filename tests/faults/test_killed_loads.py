@@ -44,10 +44,10 @@ def test_a_load(victim: clusters.Cluster, role: str, kind: str) -> None:
     before = _files(victim)
     ended = _load(victim, role, before)
     faults.answers_again(victim)
-    clusters.eventually(lambda: _is_whole(victim, committed=ended), 60)
-    clusters.eventually(lambda: _nothing_is_nobodys(victim), 60)
+    clusters.eventually(lambda: _is_whole(victim, committed=ended))
+    clusters.eventually(lambda: _nothing_is_nobodys(victim))
     if _rows(victim) == (0, None):
-        clusters.eventually(lambda: _load(victim, None, before), 60)
+        clusters.eventually(lambda: _load(victim, None, before))
         assert _rows(victim) == (_ROWS, _SUM)
     with victim.connect() as connection:
         connection.execute("DROP TABLE loads")
@@ -64,7 +64,7 @@ def _load(victim: clusters.Cluster, role: str | None, before: set[pathlib.Path])
                     "".join(f"2024-01-01 00:00:{n % 60:02d}+00\t{n % 50}\t{n}\t{_NOTE}\n" for n in rows)
                 )
                 if role is not None and piece == _PIECES // 2:
-                    clusters.eventually(lambda: _files(victim) - before, 60)
+                    clusters.eventually(lambda: _files(victim) - before)
                     for pid in victim.pids(role):
                         clusters.kill(pid)
         done = True

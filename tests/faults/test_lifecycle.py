@@ -33,7 +33,7 @@ def test_one_of_each_is_killed(victim: clusters.Cluster) -> None:
         now = _processes(victim)
         return all(item.healthy for item in now) and not {item.pid for item in now} & set(killed.values())
 
-    clusters.eventually(back, 60)
+    clusters.eventually(back)
     faults.answers_again(victim)
     assert sum(item.restarts > before[item.name] for item in _processes(victim)) >= len(killed)
 

@@ -91,7 +91,7 @@ def _worker(stack: Stack, redis_url: str, slot: int = 0) -> Iterator[subprocess.
         [sys.executable, "-c", code], cwd=_ROOT, env=os.environ | added, stdout=log, stderr=log
     )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 200
         while not pathlib.Path(added["OROCHI_READY_FILE"]).exists():
             assert process.poll() is None, (stack.folder / "worker.log").read_text()[-3000:]
             assert time.monotonic() < deadline, (stack.folder / "worker.log").read_text()[-3000:]
@@ -187,17 +187,20 @@ class TestAnswers:
     ) -> None:
         """The gateway sends again what is lost; Redis is asked to remember nothing, which costs two round trips."""
         client = redis.Redis.from_url(valkey_server.dsn)
+        sql = "SELECT n FROM orochi_scan_0 s, pg_advisory_xact_lock_shared(4711)"
 
         async def use(transport: celery_transport.CeleryTransport) -> None:
-            running = asyncio.create_task(
-                _all(transport, [_fragment(0, "SELECT n FROM orochi_scan_0 s, pg_sleep(0.3)")])
-            )
-            for _ in range(1_000):
-                if list(client.scan_iter("orochi:query:*")) and not client.llen("node.1"):
-                    break
-                await asyncio.sleep(0.005)
-            assert not running.done()
-            assert client.hlen("unacked") == 0
+            with psycopg.connect(stack.dsn, autocommit=True) as holder:
+                holder.execute("SELECT pg_advisory_lock(4711)")
+                running = asyncio.create_task(_all(transport, [_fragment(0, sql)]))
+                waiting = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted"
+                for _ in range(10_000):
+                    if running.done() or holder.execute(waiting).fetchall():
+                        break
+                    await asyncio.sleep(0.005)
+                assert not running.done()
+                assert list(client.scan_iter("orochi:query:*"))
+                assert (client.llen("node.1"), client.hlen("unacked")) == (0, 0)
             await running
 
         _with_gateway(stack, valkey_server.dsn, use)

@@ -52,7 +52,7 @@ def _status(folder: pathlib.Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout)) if done.stdout else {}
 
 
-def _eventually(check: Callable[[], object], seconds: float = 60) -> None:
+def _eventually(check: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while True:
         with contextlib.suppress(psycopg.OperationalError, OSError):
@@ -137,5 +137,5 @@ def test_a_cluster_ends_with_the_process_it_was_started_for(tmp_path: pathlib.Pa
         processes = _all_pids(info)
         owner.kill()
         owner.wait()
-        _eventually(lambda: _status(folder)["status"] == "stopped", 60)
+        _eventually(lambda: _status(folder)["status"] == "stopped")
         assert _left(processes) == []

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import pq
 
-from tests.support import gateway, services
+from tests.support import gateway, races, services
 
 HERE, NODE = "/* orochi_here */", "/* orochi_node */"
 
@@ -264,11 +264,8 @@ def test_moved_layout_is_found_again(running: gateway.Running, connection: Clien
 
 @pytest.mark.parametrize("mark", ["", HERE, NODE])
 def test_cancel(connection: Client, mark: str) -> None:
-    timer = threading.Timer(0.3, connection.cancel_safe)
-    timer.start()
-    with pytest.raises(psycopg.errors.QueryCanceled):
+    with races.cancelling(connection), pytest.raises(psycopg.errors.QueryCanceled):
         connection.execute(f"SELECT pg_sleep(250) {mark}")
-    timer.join()
     assert connection.execute(f"SELECT 1 {mark}").fetchone() == (1,)
 
 

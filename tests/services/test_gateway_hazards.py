@@ -212,6 +212,10 @@ def test_too_many_clients(running: gateway.Running) -> None:
     finally:
         for connection in held:
             connection.close()
+    deadline = time.monotonic() + 60
+    while running.gateway._sessions:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     _eventually_connected(running).close()
 
 

@@ -193,7 +193,7 @@ def kill(pid: int, how: signal.Signals = signal.SIGKILL) -> None:
     os.kill(pid, how)
 
 
-def eventually(check: Callable[[], Any], seconds: float = 60.0, pause: float = 0.2) -> Any:
+def eventually(check: Callable[[], Any], seconds: float = 120.0, pause: float = 0.2) -> Any:
     """Call `check` until it returns something true; the last error, if that never happens."""
     deadline = time.monotonic() + seconds
     while True:

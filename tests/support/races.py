@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -40,6 +42,24 @@ def race(
         other.execute(f"SET search_path TO {schema[0]}, public")
         answers.append(_meet(pair.plain, other, first, second, end, [plain]))
     return answers[0], answers[1]
+
+
+@contextlib.contextmanager
+def cancelling(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """What runs on `connection` in the block is cancelled, again where a cancel came before it had begun."""
+    ended = threading.Event()
+
+    def cancel() -> None:
+        while not ended.wait(0.5):
+            connection.cancel_safe()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _meet(

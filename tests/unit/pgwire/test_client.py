@@ -188,8 +188,9 @@ def test_copy_both_ways(postgres_server: services.Server) -> None:
 def test_cancel_and_lost_connection(postgres_server: services.Server) -> None:
     async def body(connection: client.PgConnection) -> None:
         sleeping = asyncio.create_task(connection.query("SELECT pg_sleep(20)"))
-        await asyncio.sleep(0.1)
-        await connection.cancel()
+        # a cancel that comes before the statement has begun is in vain
+        while not (await asyncio.wait([sleeping], timeout=0.1))[0]:
+            await connection.cancel()
         with pytest.raises(errors.RemoteError) as caught:
             await sleeping
         assert caught.value.sqlstate == "57014"
@@ -207,18 +208,28 @@ def test_notification_wakes_the_waiter(postgres_server: services.Server) -> None
         await connection.query("LISTEN c")
         assert not await connection.wait_notification(0.05)
         await connection.query("NOTIFY c")
-        assert await connection.wait_notification(5)
+        assert await connection.wait_notification(60)
 
     with_connection(postgres_server, body)
 
 
-async def _write_hba(admin: client.PgConnection, lines: list[str]) -> None:
+async def _write_hba(server: services.Server, admin: client.PgConnection, lines: list[str]) -> None:
     path = (await admin.query("SHOW hba_file"))[0].rows[0][0]
     assert path is not None
     selects = " UNION ALL ".join(f"SELECT '{line}'" for line in lines)
     await admin.query(f"COPY ({selects}) TO '{path.decode()}'")
+    asked = (await admin.query("SELECT clock_timestamp()"))[0].rows[0][0]
+    assert asked is not None
     await admin.query("SELECT pg_reload_conf()")
-    await asyncio.sleep(0.3)
+    newer = f"SELECT pg_conf_load_time() >= '{asked.decode()}'"
+    async with asyncio.timeout(60):
+        while True:  # a new session knows what the postmaster has read
+            looking = await connect(server)
+            read = (await looking.query(newer))[0].rows
+            looking.close()
+            if read == [(b"t",)]:
+                return
+            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("method", ["scram-sha-256", "md5", "password"])
@@ -230,7 +241,7 @@ def test_password_methods(postgres_server: services.Server, method: str) -> None
         await admin.query(f"SET password_encryption = '{'md5' if method == 'md5' else 'scram-sha-256'}'")
         await admin.query("DROP ROLE IF EXISTS secured; CREATE ROLE secured LOGIN PASSWORD 'pässwörd'")
         try:
-            await _write_hba(admin, [f"host all secured 127.0.0.1/32 {method}", trust])
+            await _write_hba(postgres_server, admin, [f"host all secured 127.0.0.1/32 {method}", trust])
             secured = await connect(postgres_server, user="secured", password="pässwörd")
             assert (await secured.query("SELECT current_user"))[0].rows == [(b"secured",)]
             secured.close()
@@ -240,7 +251,7 @@ def test_password_methods(postgres_server: services.Server, method: str) -> None
             with pytest.raises(errors.OrochiError):
                 await connect(postgres_server, user="secured")
         finally:
-            await _write_hba(admin, [trust])
+            await _write_hba(postgres_server, admin, [trust])
             admin.close()
 
     asyncio.run(main())
