@@ -13,7 +13,7 @@ import dataclasses
 import enum
 from collections.abc import Collection, Mapping
 
-from orochi import ids
+from orochi import errors, ids
 
 
 class TableKind(enum.StrEnum):
@@ -361,6 +361,17 @@ class Snapshot:
         """The Orochi table of that exact schema and name, or None."""
         oid = self.names.get((schema, name))
         return None if oid is None else self.tables[oid]
+
+    def current(self, oid: ids.TableId) -> Table:
+        """The Orochi table of that OID, for one who knew of it from an earlier snapshot.
+
+        Raises:
+            StalePlan: it has been dropped or made a local table since.
+        """
+        table = self.tables.get(oid)
+        if table is None:
+            raise errors.StalePlan("a table is gone, or no longer an Orochi table")
+        return table
 
     @property
     def data_nodes(self) -> tuple[Node, ...]:

@@ -80,7 +80,7 @@ def places(
         points: not empty.
         touched: what logs say of them.
     """
-    table, source = snapshot.tables[aggregate.materialization_oid], snapshot.tables[aggregate.table_oid]
+    table, source = snapshot.current(aggregate.materialization_oid), snapshot.current(aggregate.table_oid)
     found: dict[int, list[int]] = collections.defaultdict(list)
     for position, shard in enumerate(table.shards):
         chunks = routing.chunks_at(shard, points)

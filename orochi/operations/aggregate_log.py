@@ -28,7 +28,7 @@ _SETS = {"insert": ("added",), "update": ("removed", "added"), "delete": ("remov
 
 def nodes_of(snapshot: snapshots.Snapshot, aggregate: snapshots.Aggregate) -> frozenset[int]:
     """The nodes whose rows the aggregate's query reads, and so those with parts of its log."""
-    found = [snapshot.tables[aggregate.table_oid]]
+    found = [snapshot.current(aggregate.table_oid)]
     found += [table for oid, table in snapshot.tables.items() if oid in aggregate.bucket.others]
     return frozenset(node_id for table in found for shard in table.shards for node_id in shard.node_ids)
 

@@ -68,7 +68,7 @@ class Pending:
 
     @property
     def _table(self) -> snapshots.Table:
-        return self._session.snapshot().tables[self._aggregate.table_oid]
+        return self._session.snapshot().current(self._aggregate.table_oid)
 
     @property
     def _nodes(self) -> list[int]:
@@ -203,7 +203,7 @@ class Pending:
     async def settled(self, end: int) -> bool:
         """Have writes below `end` entered from now on; whether the writers of before are over."""
         name = invalidation.threshold(self._aggregate.aggregate_id)
-        source = self._session.snapshot().tables[self._aggregate.table_oid]
+        source = self._session.snapshot().current(self._aggregate.table_oid)
         nodes = {node_id for shard in source.shards for node_id in shard.node_ids}
         done = await asyncio.gather(*(self._settled_on(node_id, name, end) for node_id in sorted(nodes)))
         return all(done)

@@ -90,10 +90,10 @@ _tasks: set[asyncio.Task[None]] = set()
 def spot(ctx: planning.PlanContext, aggregate: snapshots.Aggregate, start: int) -> Spot | None:
     """The bucket that starts at `start` in raw units; None if plans for it are good for no other one."""
     snapshot, bucket = ctx.snapshot, aggregate.bucket
-    table = snapshot.tables[aggregate.table_oid]
+    table = snapshot.current(aggregate.table_oid)
     if bucket.width is None or bucket.type_oid not in pgtypes.TIMES:
         return None
-    others = [snapshot.tables[oid] for oid in snapshot.tables if oid in bucket.others]
+    others = [snapshot.current(oid) for oid in snapshot.tables if oid in bucket.others]
     low, high = start, start + bucket.width
     texts = tuple(buckets.literal(bucket.type_oid, raw).split("'")[1] for raw in (low, high))
     if any(item.dimension is not None for item in others) or min(map(len, texts)) < _LEAST_TEXT:
@@ -149,13 +149,13 @@ async def learn_ahead(runtime: Planning, aggregate: snapshots.Aggregate) -> None
     """Have plans ready for buckets of all kinds that the newest chunks have; where that fails they come later."""
     try:
         await _learn_ahead(runtime, aggregate)
-    except (errors.OrochiError, KeyError) as error:  # it may be gone by now
+    except errors.OrochiError as error:  # it may be gone by now
         log.debug("aggregate.not_planned_ahead", error=str(error))
 
 
 async def _learn_ahead(runtime: Planning, aggregate: snapshots.Aggregate) -> None:
     known: set[Hashable] = set()
-    chunks = runtime.snapshot().tables[aggregate.table_oid].shards[0].chunks[-_LOOKED_AT:]
+    chunks = runtime.snapshot().current(aggregate.table_oid).shards[0].chunks[-_LOOKED_AT:]
     for start in reversed([chunk.range_start for chunk in chunks]):
         await asyncio.sleep(0)
         ctx = context_of(runtime, runtime.snapshot())

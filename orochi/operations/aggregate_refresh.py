@@ -120,7 +120,7 @@ class _Refresh:
 
     def _batches(self, wanted: buckets.Ranges, points: set[int]) -> list[buckets.Ranges]:
         """The buckets in batches: single ones by their number, ranges cut at the ends of the source's chunks."""
-        table = self._session.snapshot().tables[self._aggregate.table_oid]
+        table = self._session.snapshot().current(self._aggregate.table_oid)
         ends = sorted({chunk.range_end - 1 for shard in table.shards for chunk in shard.chunks})
         result: list[buckets.Ranges] = []
         single: list[buckets.Range] = []
@@ -156,7 +156,7 @@ class _Refresh:
         columns = snapshot.views[self._aggregate.query].columns
         placed = buckets.on_grid(bucket, batch)
         held = buckets.inside(quoting.identifier(bucket.column), bucket.type_oid, placed)
-        return snapshot.tables[self._aggregate.materialization_oid], columns, placed, held
+        return snapshot.current(self._aggregate.materialization_oid), columns, placed, held
 
     def _rows_sql(self, placed: buckets.Ranges) -> str:
         definition = self._session.snapshot().views[self._aggregate.query].definition
@@ -193,7 +193,7 @@ class _Refresh:
                 self._turn.rows += await aggregate_rows.insert(session, table, columns, rows)
         else:
             is_beside = aggregate_direct.is_beside(
-                table, session.snapshot().tables[self._aggregate.table_oid]
+                table, session.snapshot().current(self._aggregate.table_oid)
             )
             # a node's log may go with its rows only where none of what it names is written by another node
             along = ours if len(places) == 1 or is_beside else []
@@ -219,7 +219,7 @@ class _Refresh:
     ) -> int:
         """Replace the rows by what nodes compute themselves, or else by what is computed first."""
         session, table = self._session, wanted.table
-        source = session.snapshot().tables[self._aggregate.table_oid]
+        source = session.snapshot().current(self._aggregate.table_oid)
         rows = None
         if known and aggregate_direct.is_beside(table, source):
             queries = aggregate_direct.queries(session, source, known)

@@ -153,7 +153,7 @@ async def _definitions(
 def _definition(
     found: snapshots.Snapshot, item: snapshots.Aggregate, view: snapshots.View, live: buckets.Ranges
 ) -> str:
-    table = found.tables[item.materialization_oid]
+    table = found.current(item.materialization_oid)
     columns = ", ".join(quoting.identifier(name) for name in view.columns)
     finished = buckets.inside(
         f"{continuous.FINISHED}.{quoting.identifier(item.bucket.column)}",

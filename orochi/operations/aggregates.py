@@ -287,7 +287,7 @@ async def _define(
     snapshot = session.snapshot()
     view = snapshot.views[aggregate.query]
     columns = ", ".join(map(quoting.identifier, view.columns))
-    table = snapshot.tables[aggregate.materialization_oid]
+    table = snapshot.current(aggregate.materialization_oid)
     finished, query = quoting.relation(table.schema, table.name), quoting.relation(*aggregate.query)
     definition = f"SELECT {columns} FROM {finished}"
     if not materialized_only:
@@ -320,7 +320,7 @@ async def _alter(session: context.Session, wanted: continuous_ddl.Alter) -> None
         await _define(session, aggregate, materialized_only=only)
     given: Mapping[str, str] = wanted.options
     if given:
-        table = session.snapshot().tables[aggregate.materialization_oid]
+        table = session.snapshot().current(aggregate.materialization_oid)
         await options.set_options(session, table, given)
     await session.catalog_changed()
 

@@ -183,7 +183,7 @@ async def _declare(
     for _ in range(_ROUNDS):
         plan = await select.with_folding(session, parameters, attempt)
         if locks:
-            await _refuse_twice(session, places, session.snapshot().tables[plan.copy.table])
+            await _refuse_twice(session, places, session.snapshot().current(plan.copy.table))
         await copies.recall_rows(session, [plan.copy])
         copied = await copies.make(session, plan.copy)
         numbers = np.arange(len(copied.shards), dtype=np.int64)

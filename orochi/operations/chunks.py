@@ -230,7 +230,7 @@ async def _make_inside(session: context.Session, table: snapshots.Table, values:
     if session.transaction.isolation == "read committed":
         await session.catalog_changed()  # whoever had the lock may have made them
         _check_current(session, table)
-        table = session.snapshot().tables[table.oid]
+        table = session.snapshot().current(table.oid)
     missing = missing_ranges(dimension, _existing(table), values)
     if not missing:
         return

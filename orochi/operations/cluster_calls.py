@@ -110,7 +110,7 @@ async def _replicate(session: context.Session, oid: ids.TableId, node_id: ids.No
     before = await distribute.retire_layout(session, oid)
     await shells.bump_layouts(session, before.shards)
     snapshot = session.snapshot()
-    table = snapshot.tables[oid]
+    table = snapshot.current(oid)
     shard, old = table.shards[0], before.shards[0]
     await session.catalog_execute(
         "INSERT INTO orochi.orochi_shard_placements (shard_id, node_id, ordinal)"

@@ -105,7 +105,7 @@ async def _alter(session: context.Session, statement: parse.Statement, sink: _He
 async def _set_options(session: context.Session, oid: int, options: Mapping[str, str]) -> None:
     if options:
         await session.catalog_changed()
-        await storage_options.set_options(session, session.snapshot().tables[ids.TableId(oid)], options)
+        await storage_options.set_options(session, session.snapshot().current(ids.TableId(oid)), options)
     await session.catalog_changed()
 
 

@@ -125,7 +125,7 @@ async def recall_rows(session: context.Session, plans: Sequence[rehearsal.Copy],
     """
     work: dict[int, list[Callable[[], Awaitable[int]]]] = {}
     for plan in plans:
-        table = session.snapshot().tables[plan.table]
+        table = session.snapshot().current(plan.table)
         others = claims.Others.of(lock) if plan.is_locked else claims.Others.AWAIT
         for shard in (table.shards[index] for index in plan.shard_indexes):
             if shard.has_stripes:
@@ -144,7 +144,7 @@ async def make(
 
     Those to be skipped are left out.
     """
-    table = session.snapshot().tables[plan.table]
+    table = session.snapshot().current(plan.table)
     shards = [table.shards[index] for index in plan.shard_indexes]
     work: dict[int, list[Callable[[], Awaitable[tuple[int, pa.RecordBatch]]]]] = {}
     for shard in shards:

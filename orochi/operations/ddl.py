@@ -252,7 +252,7 @@ async def _locked(session: context.Session, table: snapshots.Table) -> snapshots
         f"SELECT shard_id FROM orochi.orochi_shards WHERE shard_id IN ({listed}) ORDER BY 1 FOR NO KEY UPDATE"
     )
     await session.catalog_changed()
-    return dataclasses.replace(table, shards=session.snapshot().tables[table.oid].shards)
+    return dataclasses.replace(table, shards=session.snapshot().current(table.oid).shards)
 
 
 async def _fills(

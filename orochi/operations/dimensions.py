@@ -47,7 +47,7 @@ async def add_dimension(session: context.Session, sink: context.Sink, call: Argu
         await add_hash(session, oid, column, count)
     elif created:
         await _add_range(session, sink, shell, column, interval)
-    number = str(_number(session.snapshot().tables[ids.TableId(oid)], column))
+    number = str(_number(session.snapshot().current(ids.TableId(oid)), column))
     if by_info:
         return [(number, _bool(created))]
     return [(number, shell.schema, shell.name, column, _bool(created))]
@@ -61,7 +61,7 @@ async def is_one(
     Raises:
         OrochiError: 42710, it is one, and `if_not_exists` is not given.
     """
-    if column not in _names(session.snapshot().tables[ids.TableId(oid)]):
+    if column not in _names(session.snapshot().current(ids.TableId(oid))):
         return False
     if not if_not_exists:
         raise errors.OrochiError(f'column "{column}" is already a dimension', sqlstate="42710")
@@ -71,7 +71,7 @@ async def is_one(
 
 async def add_hash(session: context.Session, oid: int, column: str, count: int) -> None:
     """Distribute a hypertable by the column, into so many shards."""
-    table = session.snapshot().tables[ids.TableId(oid)]
+    table = session.snapshot().current(ids.TableId(oid))
     if (hashed := _hashed(table)) is not None:
         raise errors.FeatureNotSupported(
             f'hypertable "{table.name}" is divided by the hash of column "{hashed}" already',
@@ -92,7 +92,7 @@ async def _add_range(
     hypertable.check_column(shell, name)
     shell = await shells.lock(session, shell)
     raw = await hypertable.resolve_interval(session, shell.column(name).base_oid, interval)
-    table = session.snapshot().tables[ids.TableId(shell.oid)]
+    table = session.snapshot().current(ids.TableId(shell.oid))
     assert table.dimension is not None
     column, time = definitions.quote(name), definitions.quote(table.dimension.column)
     if not shell.column(name).not_null:
@@ -126,7 +126,7 @@ async def set_chunk_time_interval(session: context.Session, sink: context.Sink, 
     if interval is None:
         raise errors.InvalidParameter("invalid interval: an explicit interval must be specified")
     shell = await hypertable.hypertable(session, oid)
-    table = session.snapshot().tables[ids.TableId(oid)]
+    table = session.snapshot().current(ids.TableId(oid))
     assert table.dimension is not None
     name = table.dimension.column if name is None else name
     dimension = next((item for item in (table.dimension, *table.further) if item.column == name), None)

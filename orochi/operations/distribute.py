@@ -350,7 +350,7 @@ async def create_shards(
     """Make the relations of `shards`, partitioned by time if the table is a hypertable."""
     await session.catalog_changed()
     snapshot = session.snapshot()
-    dimension = snapshot.tables[ids.TableId(shell.oid)].dimension
+    dimension = snapshot.current(ids.TableId(shell.oid)).dimension
     work = [
         (
             shard,
@@ -373,7 +373,7 @@ async def fill_shards(
     report: progress.Report | None = None,
 ) -> None:
     """Move rows, the shell's own or those of `source`, to the table's shards."""
-    table = session.snapshot().tables[ids.TableId(shell.oid)]
+    table = session.snapshot().current(ids.TableId(shell.oid))
     columns = [column.name for column in shell.columns if not column.generated]
     if source is None:
         await _make_chunks(session, shell, table)
@@ -383,7 +383,7 @@ async def fill_shards(
         )
     if report is not None:
         source = progress.watched(source, report)
-    await redistribute.load(session, session.snapshot().tables[table.oid], source, columns)
+    await redistribute.load(session, session.snapshot().current(table.oid), source, columns)
 
 
 async def _make_chunks(

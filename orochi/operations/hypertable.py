@@ -106,13 +106,13 @@ async def hypertable(session: context.Session, oid: int) -> definitions.Definiti
 async def drop_chunks(session: context.Session, oid: int, chunk_ids: Sequence[int]) -> list[str]:
     """Drop whole chunks with all their rows; their names."""
     shell = await hypertable(session, oid)
-    table = session.snapshot().tables[ids.TableId(oid)]
+    table = session.snapshot().current(ids.TableId(oid))
     wanted = set(chunk_ids)
     affected = [shard for shard in table.shards if any(chunk.chunk_id in wanted for chunk in shard.chunks)]
     if not affected:
         return []
     await shells.bump_layouts(session, affected)
-    table = session.snapshot().tables[ids.TableId(oid)]
+    table = session.snapshot().current(ids.TableId(oid))
     work: dict[int, list[str]] = {}
     locked: dict[int, list[str]] = {}
     for shard in table.shards:
@@ -229,9 +229,9 @@ async def _partition_shards(
             f'table "{shell.name}" cannot become a hypertable: foreign key "{name}" of {other} refers to it',
             hint="Drop the foreign key first.",
         )
-    if session.snapshot().tables[ids.TableId(shell.oid)].storage_type == "columnar":
+    if session.snapshot().current(ids.TableId(shell.oid)).storage_type == "columnar":
         await striped.drop_whole_chunks(session, ids.TableId(shell.oid))
-    old = session.snapshot().tables[ids.TableId(shell.oid)]
+    old = session.snapshot().current(ids.TableId(shell.oid))
     await _lock_shards(session, old)
     values = await _sampled(session, shell, old, options.column, interval)
     if values and not options.migrate_data:
@@ -242,7 +242,7 @@ async def _partition_shards(
     await _insert_dimension(session, shell, options, interval)
     await shells.bump_layouts(session, old.shards)
     snapshot = session.snapshot()
-    table = snapshot.tables[old.oid]
+    table = snapshot.current(old.oid)
     work: dict[int, list[str]] = {}
     for shard in table.shards:
         references = colocation.referenced_schemas(shell, snapshot, shard.index, shard.schema)

@@ -63,7 +63,7 @@ async def set_integer_now_func(session: context.Session, sink: context.Sink, cal
     """What now is for an integer time column: a function without arguments."""
     oid = call.oid("hypertable")
     shell = await hypertable.hypertable(session, oid)
-    dimension = session.snapshot().tables[ids.TableId(oid)].dimension
+    dimension = session.snapshot().current(ids.TableId(oid)).dimension
     assert dimension is not None
     if dimension.type_oid not in pgtypes.INTEGERS:
         raise errors.InvalidParameter(
@@ -178,7 +178,7 @@ async def _sizes(
     aggregate = aggregate_turns.find(session.snapshot(), oid)
     oid = oid if aggregate is None else aggregate.materialization_oid
     shell = await hypertable.hypertable(session, oid)
-    table = session.snapshot().tables[ids.TableId(oid)]
+    table = session.snapshot().current(ids.TableId(oid))
     stripes = {
         int(str(chunk_id)): int(str(size))
         for chunk_id, size in await session.catalog_execute(

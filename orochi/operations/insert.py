@@ -133,7 +133,7 @@ def _analyze(session: context.Session, statement: parse.Statement) -> plans.Valu
     found = _analyzed.get(key)
     if found is not None and found[0].shape is snapshot.shape:
         _analyzed.move_to_end(key)
-        return dataclasses.replace(found[1], table=snapshot.tables[found[1].table.oid])
+        return dataclasses.replace(found[1], table=snapshot.current(found[1].table.oid))
     known = session.runtime.builtins
     plan = plans.analyze(statement, snapshot, session.search_path, session.temp_tables, known)
     if isinstance(plan, plans.Values) and len(plan.rows) == 1 and statement.tree.selectStmt is not None:

@@ -76,7 +76,7 @@ async def execute(session: context.Session, statement: parse.Statement, sink: co
     lists = statement.lists
     if lists is None or plan is None or plan is not lists.plan:
         return False
-    table = session.snapshot().tables[plan.table]
+    table = session.snapshot().current(plan.table)
     direct = writes.is_alone(session) and heaps.are_open(session.snapshot(), table)
     work: dict[int, list[str]] = {}
     try:

@@ -89,7 +89,7 @@ async def run(
     formats: Sequence[int],
 ) -> tuple[int, list[writes.HeldRows]]:
     """Run a plan on its shards: how many rows it affected, and what they returned, shard by shard."""
-    target = session.snapshot().tables[plan.target]
+    target = session.snapshot().current(plan.target)
     frees_keys = plan.rekeys or not plan.sql.lstrip().upper().startswith("UPDATE")
     if not frees_keys or not referencing.concerns(session, target):
         return await _run(session, plan, parameters, formats)
@@ -105,7 +105,7 @@ async def _run(
     formats: Sequence[int],
 ) -> tuple[int, list[writes.HeldRows]]:
     snapshot = session.snapshot()
-    target = snapshot.tables[plan.target]
+    target = snapshot.current(plan.target)
     groups = _shard_groups(session, plan, snapshot, parameters)
     replicated = target.kind is snapshots.TableKind.REFERENCE
     nodes = {node_id for group in groups for node_id in _nodes(plan, group, replicated=replicated)}
@@ -162,7 +162,7 @@ def _shard_groups(
     """For each run of the statement, the shard of every table it names, all on one node."""
     if plan.key is not None:
         return [select.choose_shards(plan.key, plan.tables, snapshot, parameters, session.settings)]
-    tables = [snapshot.tables[oid] for oid in plan.tables]
+    tables = [snapshot.current(oid) for oid in plan.tables]
     return [tuple(_shard(table, index) for table in tables) for index in plan.shard_indexes]
 
 
@@ -188,7 +188,7 @@ async def _recall(
 ) -> bool:
     """Get stripe rows that matter into the heap; whether any stripes were looked at."""
     needed = [
-        (snapshot.tables[oid], shard)
+        (snapshot.current(oid), shard)
         for group in groups
         for oid, shard in zip(plan.tables, group, strict=True)
         if shard.has_stripes

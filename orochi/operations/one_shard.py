@@ -50,4 +50,4 @@ async def gather(
     await distribute.create_shards(session, after, shards)
     await distribute.rename_layout(session, old)
     await session.catalog_changed()
-    return session.snapshot().tables[ids.TableId(table.oid)]
+    return session.snapshot().current(ids.TableId(table.oid))

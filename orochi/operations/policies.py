@@ -169,7 +169,7 @@ async def _add_aged(
 ) -> Rows:
     oid = await target(session, call.oid(relation))
     shell = await hypertable.hypertable(session, oid)
-    table = session.snapshot().tables[ids.TableId(oid)]
+    table = session.snapshot().current(ids.TableId(oid))
     assert table.dimension is not None
     age = call.interval(age_name)
     if age is None:

@@ -47,7 +47,7 @@ async def ensure_chunks(
             return table
         _, first = np.unique(missing // dimension.interval, return_index=True)
         await chunks.ensure(session, table, [int(raw) for raw in missing[first]])
-        table = session.snapshot().tables[table.oid]
+        table = session.snapshot().current(table.oid)
     raise errors.OrochiError(f'chunks of "{table.name}" could not be made')
 
 

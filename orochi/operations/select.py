@@ -245,7 +245,7 @@ def choose_shards(
             hashed = found_hash
         case plans.AnyKey():
             hashed = 0
-    found = [snapshot.tables[oid].shard_for_hash(hashed) for oid in tables]  # type: ignore[index]
+    found = [snapshot.current(oid).shard_for_hash(hashed) for oid in tables]  # type: ignore[arg-type]
     # Distributed shards first say which node; a reference shard follows them there.
     home = min(found, key=lambda shard: len(shard.node_ids)).node_id
     return tuple(

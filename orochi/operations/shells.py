@@ -276,7 +276,7 @@ async def lock_layouts(session: context.Session, oid: ids.TableId) -> snapshots.
         f"SELECT shard_id FROM orochi.orochi_shards WHERE table_oid = {oid} ORDER BY 1 FOR NO KEY UPDATE"
     )
     await session.catalog_changed()
-    return session.snapshot().tables[oid]
+    return session.snapshot().current(oid)
 
 
 async def bump_layouts(session: context.Session, shards: Iterable[snapshots.Shard]) -> None:

@@ -53,7 +53,7 @@ async def execute(
     refused = await _column(session, _REFUSED, everything)
     if refused:
         raise errors.OrochiError(f"permission denied for table {refused[0]}", sqlstate="42501")
-    tables = [snapshot.tables[oid] for oid in everything if oid in snapshot.tables]  # type: ignore[index]
+    tables = [snapshot.current(oid) for oid in everything if oid in snapshot.tables]  # type: ignore[arg-type]
     local = [oid for oid in everything if oid not in snapshot.tables]
     async with shells.transactional(session):
         with_stripes = [table for table in tables if any(shard.has_stripes for shard in table.shards)]

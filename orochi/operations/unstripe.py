@@ -33,7 +33,7 @@ async def to_heap(
         shell: its definition as the shards have it.
     """
     await shells.bump_layouts(session, table.shards)
-    fresh = session.snapshot().tables[table.oid].shards  # read under the lock that bumping takes
+    fresh = session.snapshot().current(table.oid).shards  # read under the lock that bumping takes
     old = dataclasses.replace(
         table, shards=tuple(dataclasses.replace(shard, layout=shard.layout - 1) for shard in fresh)
     )

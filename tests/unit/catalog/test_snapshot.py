@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from orochi import ids, pgtypes
+import pytest
+
+from orochi import errors, ids, pgtypes
 from orochi.catalog import snapshot as snapshots
 
 _CHUNK = snapshots.Chunk(ids.ChunkId(7), ids.ShardId(5), 0, 100, 0)
@@ -44,3 +46,11 @@ def test_all_else_is_another_shape() -> None:
         dataclasses.replace(former, shadows=frozenset({("s", "t")}), shape=object()),
     ):
         assert other.following(former).shape is not former.shape
+
+
+def test_a_table_that_is_gone_is_planned_without() -> None:
+    """Whoever looked it up before an `await` plans again, instead of failing with its OID."""
+    former = _snapshot(_TABLE)
+    assert former.current(_TABLE.oid) is _TABLE
+    with pytest.raises(errors.StalePlan):
+        snapshots.EMPTY.current(_TABLE.oid)
