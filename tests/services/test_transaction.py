@@ -270,7 +270,8 @@ def test_pool_bounds_reuses_and_resets(cluster: Cluster) -> None:
         leased.append(await waiting)
         for connection in leased:
             pool.release(connection)
-        cluster.run("co", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'n1'")
+        gone = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = 'n1'"
+        cluster.run("co", gone)  # and waits for that
         await asyncio.sleep(0.1)
         async with pool.lease(1, {}) as connection:
             await connection.query("SELECT 1")
