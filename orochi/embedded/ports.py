@@ -1,17 +1,19 @@
 """Loopback ports: kept across restarts while free, else new ones.
 
 New ports come from below the range that the kernel uses for outgoing connections; otherwise a
-client's own socket could sit on a server's port just while that server restarts.
+client's own socket could sit on a server's port just while that server restarts. A server listens
+seconds after it was given its port; so that two clusters that start together are given none alike,
+each takes new ports from blocks that it marks as its own by a socket at their first port.
 """
 
 from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 LOOPBACK = "127.0.0.1"
-_LOWEST, _HIGHEST = 15_000, 32_000
+_LOWEST, _HIGHEST, _BLOCK = 15_000, 32_000, 40
 _random = random.SystemRandom()
 
 
@@ -54,8 +56,24 @@ def assign(names: Sequence[str], kept: Mapping[str, int], fixed: Mapping[str, in
 
 
 def _new_port(taken: set[int]) -> int:
-    for _ in range(1_000):
-        port = _random.randrange(_LOWEST, _HIGHEST)
+    for port in _own:
         if port not in taken and is_free(port):
             return port
     raise OSError("no free loopback port found")
+
+
+def _own_ports() -> Iterator[int]:
+    """Ports that no other process is given while this one lives."""
+    marks = []
+    for block in _random.sample(range(_LOWEST, _HIGHEST, _BLOCK), (_HIGHEST - _LOWEST) // _BLOCK):
+        mark = socket.socket()
+        try:
+            mark.bind((LOOPBACK, block))
+        except OSError:
+            mark.close()
+            continue
+        marks.append(mark)
+        yield from range(block + 1, block + _BLOCK)
+
+
+_own = _own_ports()

