@@ -31,7 +31,8 @@ _BATCH = 100
 _LOCK_TIMEOUT = "3s"
 _ATTEMPTS = 4
 #: The shell changed between reading its definition and attaching, or an orphan is in the way.
-_RETRIED = frozenset({"42804", "42703", "42P16", "3F000", "42P01"})
+_SHARDS_GONE = "23503"
+_RETRIED = frozenset({"42804", "42703", "42P16", "3F000", "42P01", _SHARDS_GONE})
 _OVERLAP, _LOCK_NOT_AVAILABLE = "42P17", "55P03"
 
 Range = tuple[int, int]
@@ -239,6 +240,8 @@ async def _make_inside(session: context.Session, table: snapshots.Table, values:
     try:
         inserted = await session.catalog_execute(_insert_sql(targets, missing))
     except errors.RemoteError as error:
+        if error.sqlstate == _SHARDS_GONE:
+            raise errors.StalePlan(f'the shards of "{table.name}" are others') from error
         if error.sqlstate != "23505":
             raise
         raise errors.SerializationFailure(

@@ -106,6 +106,7 @@ async def execute(
     )
     restart = start.can_go_back and await _restart_point(session, statement)
     while True:
+        planned = session.runtime.snapshot()
         try:
             async with (
                 awake.kept(session.coordinator),
@@ -118,9 +119,12 @@ async def execute(
                     await session.coordinator.query(f"RELEASE SAVEPOINT {_RESTART}")
                 return
         except errors.OrochiError as error:
-            if not writes.is_stale(error):
+            done = guard.sent or not start.can_go_back or kept or time.monotonic() > deadline
+            if not writes.is_stale(error) and (
+                done or not await writes.is_overtaken(session, error, planned)
+            ):
                 raise
-            if guard.sent or not start.can_go_back or kept or time.monotonic() > deadline:
+            if done:
                 raise errors.SerializationFailure(
                     "the layout of a shard changed while the statement ran",
                     hint="Run the transaction again.",

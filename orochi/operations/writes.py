@@ -25,6 +25,12 @@ NOTHING_BOUND: Bound = ((), (), ())
 _TURNS = 0x4F54
 _REFERENCE = re.compile(r"\$(\d+)")
 _STALE_STATES = frozenset({"3F000", "42P01", "42704"})
+#: No such column, table, schema, object; another type, too many or few columns, a cached plan's other result.
+_NAMES_STATES = frozenset({"42703", "42P01", "3F000", "42704", "42804", "42601", "0A000"})
+#: Relations that went while PostgreSQL looked at them; rows of the catalog that came or went meanwhile.
+_GONE = re.compile(
+    r"could not open relation with OID|cache lookup failed for (relation|attribute)|constraint \"orochi_"
+)
 _NODE_SCHEMA = re.compile(r"orochi_[sc]\d")
 
 
@@ -183,3 +189,15 @@ def is_stale(error: errors.OrochiError) -> bool:
     return isinstance(error, errors.StalePlan) or (
         error.sqlstate in _STALE_STATES and _NODE_SCHEMA.search(error.message) is not None
     )
+
+
+async def is_overtaken(
+    session: context.Session, error: errors.OrochiError, planned: snapshots.Snapshot
+) -> bool:
+    """Whether something is missing or of another type, and DDL of others has come since `planned` was read.
+
+    Then what a plan wrote out may be what is missing, not what the client named: a new plan will tell.
+    """
+    if error.sqlstate not in _NAMES_STATES and not _GONE.search(error.message):
+        return False
+    return (await session.runtime.refresh()).definitions != planned.definitions

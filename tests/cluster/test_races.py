@@ -119,6 +119,30 @@ def test_a_striped_row_is_not_waited_for(cluster: clusters.Cluster, filled: orac
     filled.check_tables("events")
 
 
+@pytest.mark.parametrize(
+    "second",
+    [
+        "INSERT INTO gone (id, at) VALUES (1, '2024-03-10')",
+        "INSERT INTO gone (id, at) SELECT id, at FROM gone",
+        "SELECT count(*), max(id) FROM gone WHERE id > 0",
+        "UPDATE gone SET id = 3 WHERE at IS NULL",
+        "SELECT * FROM gone",
+    ],
+)
+def test_a_column_that_goes(cluster: clusters.Cluster, filled: oracle.Pair, second: str) -> None:
+    """A statement that waits for ALTER TABLE, and was planned with the column that it drops, is planned again."""
+    filled.both("CREATE TABLE gone (id int, at timestamptz NOT NULL, z int DEFAULT 3)")
+    filled.orochi("SELECT create_hypertable('gone', 'at')")
+    filled.orochi("SELECT create_distributed_table('gone', 'id', 2)")
+    filled.both("INSERT INTO gone VALUES (7, '2024-03-10', 1), (8, '2024-04-10', 1)")
+    ours, theirs = races.race(
+        cluster, filled, ["ALTER TABLE gone DROP COLUMN z"], second, on=[cluster.coordinator_dsn]
+    )
+    oracle.assert_same(second, ours, theirs)
+    filled.check_tables("gone")
+    filled.both("DROP TABLE gone")
+
+
 def test_repeatable_read(cluster: clusters.Cluster, filled: oracle.Pair) -> None:
     """A row that another transaction changed since the snapshot is refused with 40001."""
     for connection in (filled.gateway, filled.plain):
