@@ -84,8 +84,9 @@ class Pending:
         if start is not None:
             low = await self._raw(start)
         if end is not None:
-            moment = buckets.literal(self._bucket.type_oid, await self._raw(end))
-            high = await self._start_of(moment) - 1
+            raw = await self._raw(end)
+            if raw < buckets.GREATEST:
+                high = await self._start_of(buckets.literal(self._bucket.type_oid, raw)) - 1
         return low, high
 
     async def _raw(self, given: str) -> int:

@@ -67,6 +67,21 @@ async def require(session: context.Session, oid: int) -> snapshots.Aggregate:
     return aggregate
 
 
+def unreadable_sql(aggregate: snapshots.Aggregate) -> str:
+    """What the aggregate's query reads and its owner may not, as SQL."""
+    return f"SELECT orochi._unreadable({aggregate.aggregate_id})"
+
+
+def check_readable(denied: bytes | None) -> None:
+    """Refuse what `unreadable_sql` told.
+
+    Raises:
+        OrochiError: 42501.
+    """
+    if denied is not None:
+        raise errors.OrochiError(f"permission denied for {denied.decode()}", sqlstate="42501")
+
+
 def key(aggregate: snapshots.Aggregate) -> str:
     """The two numbers of an aggregate's advisory locks, here and on nodes."""
     return f"{_LOCK}, {aggregate.aggregate_id & 0x7FFFFFFF}"
@@ -102,12 +117,14 @@ async def _begin(session: context.Session, aggregate: snapshots.Aggregate) -> Tu
     state = aggregate_state.catalog_sql(str(aggregate.aggregate_id))
     # each statement sees what is committed as it begins, whatever the session's default is
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
-    sql = f"{begin}; {lock}; {state}; {store.VERSION_SQL}; COMMIT"
-    _, locked, unread, version, _ = await session.coordinator.query(sql)
+    refused = unreadable_sql(aggregate)
+    sql = f"{begin}; {lock}; {refused}; {state}; {store.VERSION_SQL}; COMMIT"
+    _, locked, denied, unread, version, _ = await session.coordinator.query(sql)
     await _know(session, int(version.rows[0][0] or b"0"))
     found = find(session.snapshot(), oid)
     if not locked.rows or found is None:
         found = await require(session, oid)
+    check_readable(denied.rows[0][0])
     return Turn(found, aggregate_state.unread(found, unread))
 
 

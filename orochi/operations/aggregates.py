@@ -52,7 +52,7 @@ async def execute(session: context.Session, statement: parse.Statement, sink: co
         case continuous_ddl.Alter() as wanted:
             async with shells.transactional(session):
                 await _alter(session, wanted)
-            await sink.complete("ALTER MATERIALIZED VIEW")
+            await sink.complete(wanted.tag)
     privileges.forget()
 
 
@@ -89,7 +89,12 @@ async def create(
     async with shells.transactional(session):
         aggregate = await _create(session, sink, wanted)
     if wanted.with_data:
-        await aggregate_refresh.refresh(session, sink, aggregate.view_oid, None, None)
+        try:
+            await aggregate_refresh.refresh(session, sink, aggregate.view_oid, None, None)
+        except errors.OrochiError:  # CREATE makes all or nothing
+            async with shells.transactional(session):
+                await drop(session, (aggregate,), cascade=False)
+            raise
     return aggregate
 
 
@@ -310,6 +315,7 @@ async def _alter(session: context.Session, wanted: continuous_ddl.Alter) -> None
         await session.coordinator.query("BEGIN")
     if wanted.view_sql is not None:
         await session.coordinator.query(wanted.view_sql)
+        await session.catalog_execute(f"SELECT orochi._follow_owner({aggregate.aggregate_id})")
     if wanted.materialized_only not in (None, aggregate.materialized_only):
         await _refuse_above(session, aggregate)
         only = bool(wanted.materialized_only)

@@ -86,6 +86,18 @@ async def create_hypertable(session: context.Session, sink: context.Sink, oid: i
     return True
 
 
+async def rows_of(session: context.Session, oid: int) -> int:
+    """The table of rows behind a relation: of a continuous aggregate, the one that keeps its buckets."""
+    result = await session.coordinator.query(f"SELECT orochi._rows_of({oid}::oid::regclass)::oid::bigint")
+    return int((result[-1].rows[0][0] or b"0").decode())
+
+
+def shown(session: context.Session, shell: definitions.Definition) -> str:
+    """What a user calls a hypertable: a continuous aggregate's by the view's name."""
+    kept = (item for item in session.snapshot().aggregates if item.materialization_oid == shell.oid)
+    return next((item.view[1] for item in kept), shell.name)
+
+
 async def hypertable(session: context.Session, oid: int) -> definitions.Definition:
     """The definition of a hypertable that the user owns.
 
@@ -99,7 +111,9 @@ async def hypertable(session: context.Session, oid: int) -> definitions.Definiti
             f'table "{shell.name}" is not a hypertable', hint="Make it one with create_hypertable()."
         )
     if not shell.owned:
-        raise errors.OrochiError(f"must be owner of hypertable {shell.name}", sqlstate="42501")
+        name = shown(session, shell)
+        kind = "hypertable" if name == shell.name else "continuous aggregate"
+        raise errors.OrochiError(f"must be owner of {kind} {name}", sqlstate="42501")
     return shell
 
 

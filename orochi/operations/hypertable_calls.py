@@ -14,7 +14,7 @@ from orochi import errors, ids, pgtypes
 from orochi.catalog import definition as definitions
 from orochi.catalog import snapshot as snapshots
 from orochi.executor import context
-from orochi.operations import aggregate_turns, dimensions, hypertable, shells
+from orochi.operations import dimensions, hypertable, shells
 from orochi.operations.arguments import Arguments
 
 Rows = list[tuple[str | None, ...]]
@@ -107,7 +107,7 @@ async def drop_chunks(session: context.Session, sink: context.Sink, call: Argume
             "invalid time range for dropping chunks",
             hint="At least one of older_than and newer_than must be provided. TRUNCATE removes all rows.",
         )
-    oid = call.oid("relation")
+    oid = await hypertable.rows_of(session, call.oid("relation"))
     parameters = ", ".join(f"${at}::orochi.time_value" for at in range(1, len(bounds) + 1))
     result = await session.coordinator.fetch(
         f"SELECT orochi._chunks_of({oid}::regclass, {parameters})",
@@ -175,8 +175,7 @@ async def _sizes(
     Raises:
         InvalidTable: it is no hypertable.
     """
-    aggregate = aggregate_turns.find(session.snapshot(), oid)
-    oid = oid if aggregate is None else aggregate.materialization_oid
+    oid = await hypertable.rows_of(session, oid)
     shell = await hypertable.hypertable(session, oid)
     table = session.snapshot().current(ids.TableId(oid))
     stripes = {

@@ -124,12 +124,6 @@ async def my_oid(session: context.Session) -> str:
     return (result[-1].rows[0][0] or b"").decode()
 
 
-async def target(session: context.Session, oid: int) -> int:
-    """The table whose rows a policy on the relation `oid` is about: a continuous aggregate's is the one of its buckets."""
-    result = await session.coordinator.query(f"SELECT orochi._policy_relation({oid}::oid::regclass)::bigint")
-    return int((result[-1].rows[0][0] or b"0").decode())
-
-
 def article(what: str) -> str:
     """`what` with its article."""
     return f"{'an' if what[:1] in 'aeiou' else 'a'} {what}"
@@ -167,7 +161,7 @@ async def _add_aged(
     age_name: str,
     schedule: str,
 ) -> Rows:
-    oid = await target(session, call.oid(relation))
+    oid = await hypertable.rows_of(session, call.oid(relation))
     shell = await hypertable.hypertable(session, oid)
     table = session.snapshot().current(ids.TableId(oid))
     assert table.dimension is not None
@@ -189,7 +183,7 @@ async def _add_aged(
         table_oid=oid,
         config={age_name: age.text},
         schedule_interval=call.text("schedule_interval") or schedule,
-        relation_name=shell.name,
+        relation_name=hypertable.shown(session, shell),
         what=f"{kind} policy",
         initial_start=call.text("initial_start"),
         timezone=call.text("timezone"),
@@ -201,7 +195,7 @@ async def _add_aged(
 async def _remove_aged(
     session: context.Session, sink: context.Sink, call: Arguments, kind: str, relation: str
 ) -> bool:
-    oid = await target(session, call.oid(relation))
+    oid = await hypertable.rows_of(session, call.oid(relation))
     shell = await hypertable.hypertable(session, oid)
     return await remove(
         session,
@@ -210,5 +204,5 @@ async def _remove_aged(
         oid,
         if_exists=call.boolean("if_exists"),
         what=f"{kind} policy",
-        name=shell.name,
+        name=hypertable.shown(session, shell),
     )

@@ -49,7 +49,7 @@ async def move_chunk_to_tier(session: context.Session, sink: context.Sink, call:
 
 async def set_tiering_policy(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
     """Move a table's chunks from tier to tier as they age, from now on, in the place of what was said before; the job's id."""
-    oid = await policies.target(session, call.oid("relation"))
+    oid = await hypertable.rows_of(session, call.oid("relation"))
     shell = await hypertable.hypertable(session, oid)
     names_of = [f"{tier}_after" for tier in tiers.TIERS[:-1]]
     ages = {name: age.text for name in names_of if (age := call.interval(name)) is not None}
@@ -82,13 +82,15 @@ async def set_tiering_policy(session: context.Session, sink: context.Sink, call:
     )
     if changed:
         return [(changed[0][0],)]
-    new = policies.New(kinds.TIERING.name, oid, config, schedule, shell.name, "tiering policy")
+    new = policies.New(
+        kinds.TIERING.name, oid, config, schedule, hypertable.shown(session, shell), "tiering policy"
+    )
     return await policies.add(session, sink, new)
 
 
 async def remove_tiering_policy(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
     """Chunks stay in the tiers where they are."""
-    oid = await policies.target(session, call.oid("relation"))
+    oid = await hypertable.rows_of(session, call.oid("relation"))
     shell = await hypertable.hypertable(session, oid)
     await policies.remove(
         session,
@@ -97,6 +99,6 @@ async def remove_tiering_policy(session: context.Session, sink: context.Sink, ca
         oid,
         if_exists=call.boolean("if_exists"),
         what="tiering policy",
-        name=shell.name,
+        name=hypertable.shown(session, shell),
     )
     return [("",)]

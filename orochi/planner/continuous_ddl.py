@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 from orochi import errors
@@ -11,7 +12,9 @@ from orochi.planner import ddl, names, parse, quoting, tree
 from orochi.planner.tree import ast
 
 _TRUE, _FALSE = frozenset({"", "true", "on", "yes", "1"}), frozenset({"false", "off", "no", "0"})
+_MATERIALIZED = re.compile(r"\bmaterialized\b", re.IGNORECASE)
 _KINDS = frozenset({"OBJECT_MATVIEW", "OBJECT_VIEW"})
+_ALTERED = {"OBJECT_MATVIEW": "MATERIALIZED VIEW", "OBJECT_VIEW": "VIEW", "OBJECT_TABLE": "TABLE"}
 #: What TimescaleDB's users write, and what changes nothing here.
 _IGNORED = frozenset({"create_group_indexes", "finalized", "invalidate_using"})
 
@@ -46,7 +49,7 @@ class Drop:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Alter:
-    """ALTER MATERIALIZED VIEW of a continuous aggregate.
+    """ALTER of a continuous aggregate, as a materialised view, a view or a table.
 
     Attributes:
         materialized_only: what it is set to; None leaves it.
@@ -55,6 +58,7 @@ class Alter:
     """
 
     aggregate: snapshots.Aggregate
+    tag: str
     materialized_only: bool | None = None
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     view_sql: str | None = None
@@ -121,7 +125,7 @@ def drop(
 def alter(
     statement: parse.Statement, snapshot: snapshots.Snapshot, path: tuple[str, ...], temp: frozenset[str]
 ) -> Alter | None:
-    """The statement, if it alters a continuous aggregate as a materialised view."""
+    """The statement, if it alters a continuous aggregate."""
     node = statement.tree
     kind = (
         getattr(node, "objtype", None)
@@ -129,19 +133,24 @@ def alter(
         or getattr(node, "objectType", None)
     )
     relation = getattr(node, "relation", None)
-    if kind is None or kind.name not in _KINDS or relation is None or isinstance(node, ast.CreateTableAsStmt):
+    if (
+        relation is None
+        or kind is None
+        or kind.name not in _ALTERED
+        or isinstance(node, ast.CreateTableAsStmt)
+    ):
         return None
     aggregate = _find(snapshot, path, temp, relation.schemaname, relation.relname)
     if aggregate is None:
         return None
+    tag = f"ALTER {_ALTERED[kind.name]}"
+    words = _MATERIALIZED.sub("", statement.sql, count=1) if kind.name == "OBJECT_MATVIEW" else statement.sql
     if not isinstance(node, ast.AlterTableStmt):
-        words = statement.sql.replace("MATERIALIZED", "", 1).replace("materialized", "", 1)
-        return Alter(aggregate, view_sql=words)
+        return Alter(aggregate, tag, view_sql=words)
     options: dict[str, str] = {}
     for command in node.cmds:
         if command.subtype.name not in ("AT_SetRelOptions", "AT_ResetRelOptions"):
-            words = statement.sql.replace("MATERIALIZED", "", 1).replace("materialized", "", 1)
-            return Alter(aggregate, view_sql=words)
+            return Alter(aggregate, tag, view_sql=words)
         own, rest = ddl.split_options(command.def_, reset=command.subtype.name == "AT_ResetRelOptions")
         if rest:
             raise errors.FeatureNotSupported(
@@ -150,7 +159,7 @@ def alter(
             )
         options.update(own)
     only = options.pop("materialized_only", None)
-    return Alter(aggregate, None if only is None else truth(only), options)
+    return Alter(aggregate, tag, None if only is None else truth(only), options)
 
 
 def truth(text: str) -> bool:

@@ -314,6 +314,52 @@ def test_drop_chunks(metrics: oracle.Pair) -> None:
     assert left == [(True, _DAY)]
 
 
+def test_chunks_of_an_aggregate(module_pair: oracle.Pair) -> None:
+    """A continuous aggregate's name stands for the table of its buckets, which lists of hypertables leave out."""
+    pair = module_pair
+    pair.orochi("CREATE TABLE beats (at timestamptz NOT NULL, v int)")
+    pair.orochi("SELECT create_hypertable('beats', 'at')")
+    pair.orochi(
+        "INSERT INTO beats SELECT timestamptz '2024-03-01' + g * interval '12 hours', g FROM generate_series(0, 79) g"
+    )
+    pair.orochi(
+        "CREATE MATERIALIZED VIEW daily WITH (timescaledb.continuous, timescaledb.chunk_interval = '10 days') AS"
+        " SELECT time_bucket('1 day', at) AS day, count(*) FROM beats GROUP BY 1"
+    )
+    assert (
+        pair.orochi(
+            "SELECT hypertable_name FROM timescaledb_information.hypertables WHERE hypertable_schema ~ 'agg'"
+        )
+        == []
+    )
+    ((table,),) = pair.orochi(
+        "SELECT materialization_hypertable_name FROM timescaledb_information.continuous_aggregates WHERE view_name = 'daily'"
+    )
+    theirs = "SELECT chunk_name FROM orochi.chunks WHERE hypertable ~ %s AND range_end <= '2024-03-21' ORDER BY range_start"
+    old = pair.orochi(theirs, (f"{table}$",))
+    assert len(old) == 2
+    assert pair.orochi("SELECT show_chunks('daily', older_than => timestamptz '2024-03-21')") == old
+    assert len(pair.orochi("SELECT show_chunks('daily', newer_than => timestamptz '-infinity')")) == 5
+    _refused(
+        pair, "drop_chunks('daily', older_than => 5)", "22023", "daily, of type timestamp with time zone"
+    )
+    pair.orochi("SELECT compress_chunk(c) FROM show_chunks('daily') c")
+    stats = "SELECT total_chunks, number_compressed_chunks FROM hypertable_compression_stats('daily')"
+    assert pair.orochi(stats) == [(5, 5)]
+    assert pair.orochi("SELECT drop_chunks('daily', older_than => timestamptz '2024-03-21')") == old
+    assert pair.orochi("SELECT min(day), sum(count) FROM daily") == pair.orochi(
+        "SELECT min(at), count(*)::numeric FROM beats WHERE at >= '2024-03-18'"
+    )
+    pair.orochi(
+        "INSERT INTO beats VALUES ('2024-03-02 05:00', 0)"
+    )  # its bucket is counted anew, and no other
+    pair.orochi(
+        "SELECT refresh_continuous_aggregate('daily', '-infinity'::timestamptz, 'infinity'::timestamptz)"
+    )
+    assert pair.orochi("SELECT count FROM daily WHERE day < '2024-03-18'") == [(3,)]
+    pair.orochi("DROP TABLE beats CASCADE")
+
+
 def test_what_orders_stripes_is_shown(module_pair: oracle.Pair) -> None:
     module_pair.orochi('CREATE TABLE ordered (at timestamptz NOT NULL, "a k" int, "At" int, v int)')
     module_pair.orochi("SELECT create_hypertable('ordered', 'at')")

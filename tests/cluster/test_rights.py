@@ -143,3 +143,47 @@ def test_revoked_at_once(shared: oracle.Pair, cluster: clusters.Cluster, prepare
     owner.execute("SET ROLE rights_none")
     assert oracle.ask(owner, "SELECT v FROM kinds WHERE k = 7").sqlstate == "42501"
     owner.execute("RESET ROLE")
+
+
+def test_owners_of_aggregates(shared: oracle.Pair, cluster: clusters.Cluster) -> None:
+    """An aggregate is made whole or not at all, changes hands whole, and is refreshed with its owner's rights only."""
+    days = (
+        " WITH (orochi.continuous) AS SELECT time_bucket('1 day', at) AS day, count(*) FROM events GROUP BY 1"
+    )
+    pair, owner = _connect(shared, cluster, "rights_none"), shared.gateway
+    refresh, read = "SELECT refresh_continuous_aggregate('days')", "SELECT sum(count) > 0 FROM days"
+    with pair.gateway as mine, pair.plain:
+        mine.execute(f"SET search_path TO {shared.orochi('SELECT current_schema')[0][0]}, orochi".encode())
+        assert oracle.ask(mine, f"CREATE MATERIALIZED VIEW days{days}").sqlstate == "42501"
+        assert shared.orochi("SELECT to_regclass('days')") == [(None,)]
+        owner.execute(f"CREATE MATERIALIZED VIEW days{days}".encode())
+        for call in ("drop_chunks('days', interval '1 day')", "hypertable_size('days')"):
+            refused = oracle.ask(mine, f"SELECT {call}")
+            assert (refused.sqlstate, refused.message) == (
+                "42501",
+                "must be owner of continuous aggregate days",
+            )
+        owner.execute("ALTER MATERIALIZED VIEW days OWNER TO rights_none")
+        for connection in (mine, owner):  # as a view's, what is read is the owner's to read
+            for sql in (read, refresh):
+                refused = oracle.ask(connection, sql)
+                assert (refused.sqlstate, refused.message) == ("42501", "permission denied for table events")
+        owner.execute("GRANT SELECT (at) ON events TO rights_none")
+        owner.execute("UPDATE events SET what = what WHERE tenant = 3")
+        for sql in (read, refresh, read, "SELECT compress_chunk(c) FROM show_chunks('days') c"):
+            assert oracle.ask(mine, sql).sqlstate is None, sql
+        owner.execute("REVOKE SELECT (at) ON events FROM rights_none")
+        owner.execute("ALTER VIEW days OWNER TO CURRENT_USER")
+        assert shared.orochi(read) == [(True,)]
+        owner.execute("DROP MATERIALIZED VIEW days")
+
+
+def test_an_aggregate_that_cannot_be_filled(shared: oracle.Pair) -> None:
+    bad = "SELECT time_bucket('1 day', at) AS day, sum(1 / (tenant - 3)) FROM events GROUP BY 1"
+    for statement in (
+        f"CREATE MATERIALIZED VIEW bad WITH (timescaledb.continuous) AS {bad}",
+        f"SELECT create_continuous_aggregate('bad', $${bad}$$)",
+    ):
+        assert oracle.ask(shared.gateway, statement).sqlstate == "22012"
+        assert shared.orochi("SELECT to_regclass('bad')") == [(None,)]
+        assert shared.orochi("SELECT to_regnamespace('orochi_aggregates')") == [(None,)]

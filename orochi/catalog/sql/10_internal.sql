@@ -82,10 +82,12 @@ $$ SELECT type_oid IN ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::reg
 
 CREATE OR REPLACE FUNCTION orochi._timestamptz_to_raw(value timestamptz, type_oid oid) RETURNS bigint
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
-    SELECT CASE type_oid
+    SELECT CASE WHEN NOT isfinite(value) THEN
+            CASE WHEN value > '2000-01-01' THEN 9223372036854775807 ELSE -9223372036854775808 END
+        ELSE CASE type_oid
         WHEN 'timestamptz'::regtype THEN ((extract(epoch FROM value) - 946684800) * 1000000)::bigint
         WHEN 'timestamp'::regtype THEN ((extract(epoch FROM value::timestamp) - 946684800) * 1000000)::bigint
-        WHEN 'date'::regtype THEN value::date - date '2000-01-01' END
+        WHEN 'date'::regtype THEN value::date - date '2000-01-01' END END
 $$;
 
 -- Runs the gateway's catalog changes inside the client's transaction, with the rights of the

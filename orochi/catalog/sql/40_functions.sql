@@ -68,6 +68,20 @@ LANGUAGE sql STABLE AS $$ SELECT orochi._shard_of(table_name, value::text) $$;
 CREATE OR REPLACE FUNCTION orochi.get_shard_for_value(table_name regclass, value text) RETURNS bigint
 LANGUAGE sql STABLE AS $$ SELECT orochi._shard_of(table_name, value) $$;
 
+-- The table of rows behind a relation: of a continuous aggregate, the one that keeps its buckets.
+CREATE OR REPLACE FUNCTION orochi._rows_of(relation regclass) RETURNS regclass
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce((SELECT a.materialization_oid::regclass FROM orochi.orochi_continuous_aggregates a
+                     WHERE a.view_oid = relation), relation)
+$$;
+
+-- What a user calls it.
+CREATE OR REPLACE FUNCTION orochi._shown(relation regclass) RETURNS regclass
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce((SELECT a.view_oid::regclass FROM orochi.orochi_continuous_aggregates a
+                     WHERE a.materialization_oid = relation), relation)
+$$;
+
 CREATE OR REPLACE FUNCTION orochi._dimension_type(relation regclass) RETURNS oid
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -94,7 +108,7 @@ BEGIN
     IF value IS NULL THEN
         RETURN NULL;
     ELSIF (kind = 'integer') = orochi._is_time(type_oid) THEN
-        RAISE EXCEPTION '"%" cannot bound the time column of %, of type %', content, relation, type_oid::regtype
+        RAISE EXCEPTION '"%" cannot bound the time column of %, of type %', content, orochi._shown(relation), type_oid::regtype
             USING ERRCODE = '22023', HINT = CASE WHEN orochi._is_time(type_oid)
                 THEN 'Give an interval or a timestamp.' ELSE 'Give an integer.' END;
     ELSIF kind = 'integer' THEN
@@ -116,11 +130,11 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT 'orochi_chunks.chunk_' || chun
 
 CREATE OR REPLACE FUNCTION orochi.hypertable_approximate_size(hypertable regclass) RETURNS bigint
 LANGUAGE sql STABLE AS
-$$ SELECT sum(size_bytes)::bigint FROM orochi.orochi_shards WHERE table_oid = hypertable $$;
+$$ SELECT sum(size_bytes)::bigint FROM orochi.orochi_shards WHERE table_oid = orochi._rows_of(hypertable) $$;
 
 CREATE OR REPLACE FUNCTION orochi.approximate_row_count(relation regclass) RETURNS bigint
 LANGUAGE sql STABLE AS $$
-    SELECT coalesce((SELECT sum(row_count)::bigint FROM orochi.orochi_shards WHERE table_oid = relation),
+    SELECT coalesce((SELECT sum(row_count)::bigint FROM orochi.orochi_shards WHERE table_oid = orochi._rows_of(relation)),
                     (SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = relation))
 $$;
 
@@ -135,7 +149,7 @@ LANGUAGE sql STABLE AS $$
     JOIN orochi.orochi_shard_placements p ON p.shard_id = s.shard_id AND p.ordinal = 0
     JOIN orochi.orochi_chunks c ON c.shard_id = s.shard_id
     LEFT JOIN orochi.orochi_stripes f USING (chunk_id)
-    WHERE s.table_oid = hypertable
+    WHERE s.table_oid = orochi._rows_of(hypertable)
     GROUP BY c.chunk_id, c.range_start ORDER BY c.range_start, c.chunk_id
 $$;
 

@@ -1,12 +1,5 @@
 -- Jobs: when they run next, how a run begins and ends. A run is locked by the connection of the worker that runs it.
 
--- The relation whose rows a policy is about: of a continuous aggregate, the table that keeps its buckets.
-CREATE OR REPLACE FUNCTION orochi._policy_relation(relation regclass) RETURNS oid
-LANGUAGE sql STABLE AS $$
-    SELECT coalesce((SELECT a.materialization_oid FROM orochi.orochi_continuous_aggregates a
-                     WHERE a.view_oid = relation), relation::oid)
-$$;
-
 -- The point in time, in the dimension's raw units, that lies `age` before now.
 CREATE OR REPLACE FUNCTION orochi._policy_boundary(relation regclass, age text) RETURNS bigint
 LANGUAGE plpgsql STABLE AS $$

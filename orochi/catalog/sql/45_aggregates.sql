@@ -3,7 +3,7 @@
 
 -- Takes an aggregate out of the catalog with all that it is made of; its triggers on nodes go later.
 CREATE OR REPLACE FUNCTION orochi._forget_aggregate(id bigint) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET client_min_messages = 'warning' AS $$
 DECLARE
     gone record;
     part record;
@@ -28,6 +28,38 @@ BEGIN
     END IF;
 END $$;
 REVOKE EXECUTE ON FUNCTION orochi._forget_aggregate(bigint) FROM PUBLIC;
+
+-- What an aggregate is made of belongs to whom its view does.
+CREATE OR REPLACE FUNCTION orochi._follow_owner(id bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    part record;
+BEGIN
+    FOR part IN SELECT c.oid::regclass AS name, c.relkind, pg_get_userbyid(v.relowner) AS owner
+        FROM orochi.orochi_continuous_aggregates a JOIN pg_class v ON v.oid = a.view_oid
+        JOIN pg_class c ON c.oid IN (a.query_oid, a.materialization_oid)
+        WHERE a.aggregate_id = id AND c.relowner <> v.relowner
+    LOOP
+        EXECUTE format('ALTER %s %s OWNER TO %I', CASE part.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END,
+                       part.name, part.owner);
+    END LOOP;
+END $$;
+REVOKE EXECUTE ON FUNCTION orochi._follow_owner(bigint) FROM PUBLIC;
+
+-- A relation that an aggregate's query reads and its owner may not; whoever refreshes has no more rights than that.
+CREATE OR REPLACE FUNCTION orochi._unreadable(id bigint) RETURNS text
+LANGUAGE sql STABLE SET search_path = '' AS $$
+    SELECT format('%s %s', CASE WHEN c.relkind IN ('v', 'm') THEN 'view' ELSE 'table' END, c.relname)
+    FROM orochi.orochi_continuous_aggregates a
+    JOIN pg_class q ON q.oid = a.query_oid
+    JOIN pg_rewrite r ON r.ev_class = q.oid
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+    JOIN pg_class c ON c.oid = d.refobjid AND c.oid <> q.oid
+    WHERE a.aggregate_id = id AND NOT has_table_privilege(q.relowner, c.oid, 'SELECT')
+        AND NOT CASE WHEN d.refobjsubid > 0 THEN has_column_privilege(q.relowner, c.oid, d.refobjsubid::smallint, 'SELECT')
+                     ELSE has_any_column_privilege(q.relowner, c.oid, 'SELECT') END
+    ORDER BY 1 LIMIT 1
+$$;
 
 -- Whether a bucket is answered as it was materialised because drop_chunks() took its rows away.
 CREATE OR REPLACE FUNCTION orochi._is_history(aggregate bigint, bucket bigint) RETURNS boolean

@@ -67,7 +67,7 @@ CREATE OR REPLACE FUNCTION orochi.show_chunks(
     relation regclass, older_than orochi.time_value DEFAULT NULL, newer_than orochi.time_value DEFAULT NULL,
     created_before orochi.time_value DEFAULT NULL, created_after orochi.time_value DEFAULT NULL)
 RETURNS SETOF text LANGUAGE sql STABLE AS
-$$ SELECT orochi._chunks_of(relation, older_than, newer_than, created_before, created_after) $$;
+$$ SELECT orochi._chunks_of(orochi._rows_of(relation), older_than, newer_than, created_before, created_after) $$;
 
 -- What `set_integer_now_func` set, called with the search_path of who set it. Policies call it with Orochi's
 -- rights, so for a superuser it runs only if another one made it.

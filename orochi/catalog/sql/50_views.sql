@@ -104,7 +104,8 @@ JOIN orochi.orochi_tables t USING (table_oid)
 JOIN pg_class c ON c.oid = d.table_oid
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = d.table_oid AND a.attnum = d.attnum
-WHERE d.ordinal = 1;
+WHERE d.ordinal = 1  -- the tables of continuous aggregates' buckets are in timescaledb_information.continuous_aggregates
+    AND NOT EXISTS (SELECT FROM orochi.orochi_continuous_aggregates g WHERE g.materialization_oid = d.table_oid);
 
 CREATE OR REPLACE VIEW timescaledb_information.dimensions AS
 SELECT n.nspname AS hypertable_schema, c.relname AS hypertable_name, (d.ordinal + (d.ordinal > 1 AND t.kind = 'distributed')::integer)::bigint AS dimension_number,
