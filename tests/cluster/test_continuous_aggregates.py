@@ -208,7 +208,7 @@ def test_one_bucket_after_another(pair: oracle.Pair, cluster: clusters.Cluster, 
         with _buckets_locked(cluster):  # for longer than a node is given to compute them itself
             done = pool.submit(pair.orochi, "SELECT refresh_continuous_aggregate('beside')")
             assert not concurrent.futures.wait([done], 0.8).done
-        done.result(60)
+        done.result(120)
     stored(pair, "beside")
     pair.both("DROP TABLE points CASCADE")
 

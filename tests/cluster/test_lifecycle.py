@@ -69,7 +69,12 @@ def test_migrate_again_changes_nothing(cluster: clusters.Cluster) -> None:
 
     environment = {**os.environ, "OROCHI_COORDINATOR_DSN": cluster.coordinator_dsn}
     done = subprocess.run(
-        [clusters.OROCHI, "migrate"], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [clusters.OROCHI, "migrate"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     with cluster.connect() as connection:

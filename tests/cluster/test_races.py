@@ -211,7 +211,7 @@ def test_a_layout_changes_before_chunks_are_made(cluster: clusters.Cluster, fill
         )
         other.execute(f"SELECT compress_chunk(c, true) FROM show_chunks('{schema}.events') c".encode())
         holder.execute("SELECT pg_advisory_unlock(4711)")
-        answer.result(90)
+        answer.result(120)
     filled.orochi("RESET statement_timeout")
     filled.check_tables("events")
 
@@ -246,7 +246,7 @@ def test_chunks_that_another_block_has_made(cluster: clusters.Cluster, filled: o
             ).fetchone()
         )
         first.execute("COMMIT")
-        answer.result(60)
+        answer.result(120)
         filled.both("COMMIT")
         first.execute("DROP TABLE made_before")
     filled.check_tables("events")

@@ -129,7 +129,7 @@ def test_waits_for_a_commit_under_way(
         )
         assert answers == []
         watcher.execute("SELECT pg_terminate_backend(%s)", (committer.info.backend_pid,))
-        asking.join(60)
+        asking.join(120)
     assert answers == [WHOLE]
 
 
@@ -152,7 +152,7 @@ def test_commits_wait_for_a_taker_until_it_dies(bank: clusters.Cluster) -> None:
         )
         assert done == []
         watcher.execute("SELECT pg_terminate_backend(%s)", (taker.info.backend_pid,))
-        moving.join(60)
+        moving.join(120)
         assert done == ["committed"]
         held = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = %s"
         # a commit is answered before the server has let go of the lock

@@ -93,7 +93,7 @@ def test_commands_of_containers(victim: clusters.Cluster, tmp_path: pathlib.Path
         assert len(below) >= 3  # a slot, the background work and its child
     finally:
         worker.terminate()
-        assert worker.wait(60) == 0
+        assert worker.wait(120) == 0
     assert _left(below) == []
 
 
@@ -127,5 +127,5 @@ def test_killing_the_supervisor_ends_all(victim: clusters.Cluster) -> None:
 
 
 def _left(processes: list[psutil.Process]) -> list[str]:
-    _gone, alive = psutil.wait_procs(processes, timeout=60)
+    _gone, alive = psutil.wait_procs(processes, timeout=120)
     return [str(process) for process in alive if process.status() != psutil.STATUS_ZOMBIE]

@@ -72,7 +72,7 @@ def _all_pids(info: dict[str, Any]) -> list[psutil.Process]:
 
 
 def _left(processes: list[psutil.Process]) -> list[str]:
-    _gone, alive = psutil.wait_procs(processes, timeout=60)
+    _gone, alive = psutil.wait_procs(processes, timeout=120)
     return [str(process) for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -101,7 +101,7 @@ def test_ctrl_c_ends_a_cluster_in_the_foreground(tmp_path: pathlib.Path) -> None
         assert info["pids"]["nodes"] == info["pids"]["coordinator"]
         processes = _all_pids(info)
         os.killpg(running.pid, signal.SIGINT)
-        rest, _ = running.communicate(timeout=60)
+        rest, _ = running.communicate(timeout=120)
         assert (rest, running.returncode) == ("", 0)
         assert _left(processes) == []
 
@@ -121,7 +121,7 @@ def test_ctrl_c_while_it_starts_leaves_nothing(tmp_path: pathlib.Path) -> None:
         _eventually(lambda: (folder / "coordinator" / "pgdata").exists())
         below = psutil.Process(running.pid).children(recursive=True)
         os.killpg(running.pid, signal.SIGINT)
-        running.communicate(timeout=60)
+        running.communicate(timeout=120)
         assert _left(below) == []
         assert _status(folder)["status"] == "stopped"
 

@@ -225,7 +225,7 @@ def _orochi(*arguments: str, dsn: str = "") -> subprocess.CompletedProcess[str]:
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(_ROOT), "OROCHI_COORDINATOR_DSN": dsn},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 
@@ -259,7 +259,7 @@ def test_the_nursery_forks_commands_and_says_when_it_is_gone(tmp_path: pathlib.P
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(_ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr
