@@ -97,7 +97,9 @@ class _Refresh:
         new = buckets.within(state.new, low, high)
         newest, entries = await self._pending.look(new, low, high)
         if newest is not None:
-            newest += (self._bucket.width or 1) - 1
+            last = newest + (self._bucket.width or 1) - 1
+            # a bucket without an end stays live: the log's threshold could not lie behind it
+            newest = last if last < buckets.GREATEST else newest - 1
         fresh = buckets.within(new, low, newest) if newest is not None else ()
         if fresh:
             if not await self._pending.settled(fresh[-1][1] + 1):

@@ -198,7 +198,8 @@ def bucket_of(stmt: tree.Node) -> tuple[int, tree.Node, tree.Node]:
             return position, call, columns[0]
     raise _refused(
         f"a continuous aggregate needs an output column {_FUNCTION}(width, time column)",
-        f"Select and group by {_FUNCTION}() of the hypertable's time column, with constants beside it.",
+        f"Select and group by {_FUNCTION}() of the hypertable's time column, with constants beside it."
+        " An integer width has the column's type.",
     )
 
 

@@ -126,10 +126,10 @@ def _ceil(value: int, phase: int, width: int) -> int:
 
 def literal(type_oid: int, raw: int) -> str:
     """`raw` as an SQL constant of the type; the extremes are the infinities."""
+    least, most = _extremes(type_oid)
     if type_oid in pgtypes.INTEGERS:
         name = {pgtypes.INT2: "smallint", pgtypes.INT4: "integer"}.get(type_oid, "bigint")
-        return f"'{raw}'::{name}"
-    least, most = _extremes(type_oid)
+        return f"'{raw}'::{name if least <= raw <= most else 'bigint'}"
     if not least < raw < most:
         name = {pgtypes.DATE: "date", pgtypes.TIMESTAMPTZ: "timestamptz"}.get(type_oid, "timestamp")
         return f"'{'infinity' if raw >= most else '-infinity'}'::{name}"
@@ -156,7 +156,7 @@ def _bounded(expression: str, type_oid: int, low: int, high: int) -> str:
 
 
 def _extremes(type_oid: int) -> Range:
-    """What is as good as no bound for values of the type."""
+    """The least and the greatest value, as good as no bound for values of the type."""
     match type_oid:
         case pgtypes.INT2:
             return -(2**15), 2**15 - 1

@@ -54,7 +54,7 @@ def chunk_ranges(
 
 def bound_sql(type_oid: int, raw: int) -> str:
     """`raw` as a partition bound of a column of that type."""
-    if raw >= _MAX.get(type_oid, _MAX64) or raw == END_OF_TIME:
+    if raw >= _MAX64 or raw > _MAX.get(type_oid, _MAX64):
         return "MAXVALUE"
     if raw <= _MIN.get(type_oid, _MIN64):
         return "MINVALUE"
@@ -72,7 +72,10 @@ def bound_sql(type_oid: int, raw: int) -> str:
 
 def bounds_sql(type_oid: int, start: int, end: int) -> str:
     """What follows FOR VALUES in the partition of [start, end)."""
-    return f"FROM ({bound_sql(type_oid, start)}) TO ({bound_sql(type_oid, end)})"
+    low = bound_sql(type_oid, start)
+    if low == "MAXVALUE":  # nothing but the greatest value
+        low = f"('infinity'::{_NAMES[type_oid]})" if type_oid in _NAMES else f"('{_MAX64}')"
+    return f"FROM ({low}) TO ({bound_sql(type_oid, end)})"
 
 
 def stored_end(end: int) -> int:

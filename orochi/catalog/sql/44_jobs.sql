@@ -13,7 +13,7 @@ BEGIN
         EXECUTE 'SELECT orochi._integer_now($1)' INTO newest USING relation;
     END IF;
     IF newest IS NULL THEN
-        RAISE EXCEPTION '% has an integer time column, whose age is not known', relation
+        RAISE EXCEPTION '% has an integer time column, whose age is not known', orochi._shown(relation)
             USING ERRCODE = '0A000', HINT = 'Tell what now is with set_integer_now_func().';
     END IF;
     RETURN newest - age::bigint;

@@ -74,7 +74,10 @@ $$ SELECT orochi._chunks_of(orochi._rows_of(relation), older_than, newer_than, c
 CREATE OR REPLACE FUNCTION orochi._integer_now(relation regclass) RETURNS bigint
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    given jsonb := (SELECT t.options -> 'integer_now' FROM orochi.orochi_tables t WHERE t.table_oid = relation);
+    -- a continuous aggregate's is its source's
+    given jsonb := (SELECT t.options -> 'integer_now' FROM orochi.orochi_tables t
+        WHERE t.table_oid = coalesce((SELECT a.table_oid FROM orochi.orochi_continuous_aggregates a
+                                      WHERE a.materialization_oid = relation), relation));
     before text := pg_catalog.current_setting('search_path');
     trusted boolean;
     result bigint;

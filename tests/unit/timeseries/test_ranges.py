@@ -61,6 +61,21 @@ def test_bounds(type_oid: int, raw: int, expected: str) -> None:
     assert ranges.bound_sql(type_oid, raw) == expected
 
 
+@pytest.mark.parametrize(
+    ("type_oid", "interval", "raw", "expected"),
+    [
+        (pgtypes.DATE, 1, 2**31 - 1, "FROM (('infinity'::date)) TO (MAXVALUE)"),
+        (pgtypes.DATE, 9, 2**31 - 1, "FROM (('infinity'::date)) TO (MAXVALUE)"),
+        (pgtypes.INT2, 7, 2**15 - 1, "FROM (('32767')) TO (MAXVALUE)"),
+        (pgtypes.INT2, 7, 2**15 - 2, "FROM (('32760')) TO (('32767'))"),
+        (pgtypes.INT8, 1, 2**63 - 1, f"FROM (('{2**63 - 1}')) TO (MAXVALUE)"),
+        (pgtypes.TIMESTAMP, 1, 2**63 - 1, "FROM (('infinity'::timestamp)) TO (MAXVALUE)"),
+    ],
+)
+def test_the_last_chunk(type_oid: int, interval: int, raw: int, expected: str) -> None:
+    assert ranges.bounds_sql(type_oid, *ranges.chunk_range(type_oid, interval, raw)) == expected
+
+
 def test_intervals_must_fit_the_column() -> None:
     assert ranges.interval_from_microseconds(pgtypes.DATE, 7 * DAY) == 7
     assert ranges.interval_from_integer(pgtypes.INT4, 100) == 100
