@@ -19,6 +19,7 @@ from orochi.operations import (
     aggregate_log,
     aggregate_refresh,
     aggregate_turns,
+    ddl,
     distribute,
     hypertable,
     privileges,
@@ -26,6 +27,7 @@ from orochi.operations import (
 )
 from orochi.operations import storage_options as options
 from orochi.planner import continuous, continuous_ddl, parse, quoting
+from orochi.planner import ddl as ddl_plans
 from orochi.timeseries import buckets, ranges
 
 _SCHEMA = continuous.SCHEMA
@@ -53,19 +55,26 @@ async def execute(session: context.Session, statement: parse.Statement, sink: co
             async with shells.transactional(session):
                 await _alter(session, wanted)
             await sink.complete(wanted.tag)
+        case continuous_ddl.Index() as wanted:
+            await _index(session, wanted, sink)
+            await sink.complete("CREATE INDEX")
     privileges.forget()
 
 
 def _read(
     session: context.Session, statement: parse.Statement
-) -> continuous_ddl.Create | continuous_ddl.Drop | continuous_ddl.Alter | None:
+) -> continuous_ddl.Create | continuous_ddl.Drop | continuous_ddl.Alter | continuous_ddl.Index | None:
     if statement.kind is parse.Kind.CREATE_TABLE_AS:
         return continuous_ddl.create(statement)
     snapshot = session.snapshot()
     if statement.kind is not parse.Kind.DDL or not snapshot.aggregates:
         return None
     where = (snapshot, session.search_path, session.temp_tables)
-    return continuous_ddl.drop(statement, *where) or continuous_ddl.alter(statement, *where)
+    return (
+        continuous_ddl.drop(statement, *where)
+        or continuous_ddl.alter(statement, *where)
+        or continuous_ddl.index(statement, *where)
+    )
 
 
 async def create(
@@ -329,6 +338,24 @@ async def _alter(session: context.Session, wanted: continuous_ddl.Alter) -> None
         table = session.snapshot().current(aggregate.materialization_oid)
         await options.set_options(session, table, given)
     await session.catalog_changed()
+
+
+async def _index(session: context.Session, wanted: continuous_ddl.Index, sink: context.Sink) -> None:
+    """Make an index on the table of buckets, in whose schema the owner may otherwise create nothing."""
+    await aggregate_turns.require(session, wanted.aggregate.view_oid)
+    planned = ddl_plans.read(wanted.statement)
+    if planned.concurrently:
+        await sink.notice("CONCURRENTLY is ignored for continuous aggregates")
+    owner = quoting.identifier(session.user)
+    async with shells.transactional(session):
+        if session.coordinator.status == "I":
+            await session.coordinator.query("BEGIN")
+        may = await _number(session, f"SELECT has_schema_privilege('{_SCHEMA}', 'CREATE')::integer")
+        if not may:
+            await session.catalog_execute(f"GRANT CREATE ON SCHEMA {_SCHEMA} TO {owner}")
+        await ddl.run(session, wanted.statement, planned, sink)
+        if not may:
+            await session.catalog_execute(f"REVOKE CREATE ON SCHEMA {_SCHEMA} FROM {owner}")
 
 
 async def _refuse_above(session: context.Session, aggregate: snapshots.Aggregate) -> None:

@@ -122,7 +122,7 @@ async def _change(session: context.Session, sink: context.Sink, sql: str) -> Non
 async def set_chunk_time_interval(session: context.Session, sink: context.Sink, call: Arguments) -> Rows:
     """The length of ranges made from now on: of chunks, or of a further dimension's in new stripes."""
     interval, name = call.interval("chunk_time_interval"), call.text("dimension_name")
-    oid = call.oid("hypertable")
+    oid = await hypertable.rows_of(session, call.oid("hypertable"))
     if interval is None:
         raise errors.InvalidParameter("invalid interval: an explicit interval must be specified")
     shell = await hypertable.hypertable(session, oid)
@@ -132,7 +132,8 @@ async def set_chunk_time_interval(session: context.Session, sink: context.Sink, 
     dimension = next((item for item in (table.dimension, *table.further) if item.column == name), None)
     if dimension is None:
         raise errors.UndefinedObject(
-            f'hypertable "{shell.name}" does not have a matching dimension', sqlstate="42704"
+            f'hypertable "{hypertable.shown(session, shell)}" does not have a matching dimension',
+            sqlstate="42704",
         )
     raw = await hypertable.resolve_interval(session, dimension.type_oid, interval)
     await session.catalog_execute(

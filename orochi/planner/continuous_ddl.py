@@ -64,6 +64,18 @@ class Alter:
     view_sql: str | None = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Index:
+    """CREATE INDEX on a continuous aggregate.
+
+    Attributes:
+        statement: the same on the table of its buckets.
+    """
+
+    aggregate: snapshots.Aggregate
+    statement: parse.Statement
+
+
 def create(statement: parse.Statement) -> Create | None:
     """The statement, if it makes a continuous aggregate.
 
@@ -160,6 +172,30 @@ def alter(
         options.update(own)
     only = options.pop("materialized_only", None)
     return Alter(aggregate, tag, None if only is None else truth(only), options)
+
+
+def index(
+    statement: parse.Statement, snapshot: snapshots.Snapshot, path: tuple[str, ...], temp: frozenset[str]
+) -> Index | None:
+    """The statement, if it makes an index on a continuous aggregate.
+
+    Raises:
+        FeatureNotSupported: the index is unique.
+    """
+    node = statement.tree
+    if not isinstance(node, ast.IndexStmt):
+        return None
+    aggregate = _find(snapshot, path, temp, node.relation.schemaname, node.relation.relname)
+    if aggregate is None:
+        return None
+    if node.unique:
+        raise errors.FeatureNotSupported(
+            "continuous aggregates do not support UNIQUE indexes",
+            hint="Its groups are distinct already: make an index that is not unique.",
+        )
+    table = snapshot.tables[aggregate.materialization_oid]
+    relation = tree.changed(node.relation, schemaname=table.schema, relname=table.name)
+    return Index(aggregate, parse.parse_one(parse.deparse(tree.changed(node, relation=relation))))
 
 
 def truth(text: str) -> bool:

@@ -163,6 +163,8 @@ def test_owners_of_aggregates(shared: oracle.Pair, cluster: clusters.Cluster) ->
                 "42501",
                 "must be owner of continuous aggregate days",
             )
+        refused = oracle.ask(mine, "CREATE INDEX ON days (count)")
+        assert (refused.sqlstate, refused.message) == ("42501", "must be owner of continuous aggregate days")
         owner.execute("ALTER MATERIALIZED VIEW days OWNER TO rights_none")
         for connection in (mine, owner):  # as a view's, what is read is the owner's to read
             for sql in (read, refresh):
@@ -170,8 +172,25 @@ def test_owners_of_aggregates(shared: oracle.Pair, cluster: clusters.Cluster) ->
                 assert (refused.sqlstate, refused.message) == ("42501", "permission denied for table events")
         owner.execute("GRANT SELECT (at) ON events TO rights_none")
         owner.execute("UPDATE events SET what = what WHERE tenant = 3")
-        for sql in (read, refresh, read, "SELECT compress_chunk(c) FROM show_chunks('days') c"):
+        for sql in (
+            read,
+            refresh,
+            read,
+            "CREATE INDEX ON days (count, day DESC) WHERE count > 2",
+            "SELECT compress_chunk(c) FROM show_chunks('days') c",
+            "SELECT set_chunk_time_interval('days', interval '90 days')",
+            "CREATE INDEX counted ON days (count)",
+            "DROP INDEX orochi_aggregates.counted",
+        ):
             assert oracle.ask(mine, sql).sqlstate is None, sql
+        for sql, state in (
+            ("CREATE UNIQUE INDEX ON days (count)", "0A000"),
+            ("CREATE TABLE orochi_aggregates.more (n int)", "42501"),
+        ):
+            assert oracle.ask(mine, sql).sqlstate == state
+        assert shared.orochi(
+            "SELECT indexdef FROM pg_indexes WHERE schemaname = 'orochi_aggregates' AND indexdef ~ 'count' AND indexdef ~ '> 2'"
+        )
         owner.execute("REVOKE SELECT (at) ON events FROM rights_none")
         owner.execute("ALTER VIEW days OWNER TO CURRENT_USER")
         assert shared.orochi(read) == [(True,)]
