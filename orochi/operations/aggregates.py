@@ -299,8 +299,9 @@ async def _define(
 ) -> None:
     """Let the user's view read the query, or the finished buckets alone."""
     snapshot = session.snapshot()
-    view = snapshot.views[aggregate.query]
-    columns = ", ".join(map(quoting.identifier, view.columns))
+    # the user may have renamed columns of the view
+    called = zip(snapshot.views[aggregate.query].columns, snapshot.views[aggregate.view].columns, strict=True)
+    columns = ", ".join(f"{quoting.identifier(own)} AS {quoting.identifier(name)}" for own, name in called)
     table = snapshot.current(aggregate.materialization_oid)
     finished, query = quoting.relation(table.schema, table.name), quoting.relation(*aggregate.query)
     definition = f"SELECT {columns} FROM {finished}"

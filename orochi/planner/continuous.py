@@ -295,10 +295,10 @@ def _in_view(
     names = [*given, *view.columns[len(given) :]]
     if name not in names:
         return None
-    real = view.columns[names.index(name)]
     for aggregate in snapshot.aggregates:
         if (view.schema, view.name) in _live_names(aggregate):
-            if real != aggregate.bucket.column:
+            # columns of the user's view may have been renamed
+            if snapshot.views[aggregate.query].columns[names.index(name)] != aggregate.bucket.column:
                 return None
             table = snapshot.tables[aggregate.table_oid]
             return _Origin(table, aggregate.bucket.time, (aggregate.bucket,))

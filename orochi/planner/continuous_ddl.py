@@ -194,8 +194,23 @@ def index(
             hint="Its groups are distinct already: make an index that is not unique.",
         )
     table = snapshot.tables[aggregate.materialization_oid]
-    relation = tree.changed(node.relation, schemaname=table.schema, relname=table.name)
-    return Index(aggregate, parse.parse_one(parse.deparse(tree.changed(node, relation=relation))))
+    # the user may have renamed columns of the view
+    own = dict(
+        zip(snapshot.views[aggregate.view].columns, snapshot.views[aggregate.query].columns, strict=True)
+    )
+
+    def replace(part: tree.Node) -> tree.Node | None:
+        match part:
+            case ast.RangeVar():
+                return tree.changed(part, schemaname=table.schema, relname=table.name)
+            case ast.IndexElem() if part.name:
+                return tree.changed(part, name=own.get(part.name, part.name))
+            case ast.ColumnRef() if tree.is_column(part):
+                name = tree.strings(part.fields)[-1]
+                return tree.column(own.get(name, name))
+        return None
+
+    return Index(aggregate, parse.parse_one(parse.deparse(tree.transform(node, replace))))
 
 
 def truth(text: str) -> bool:

@@ -381,6 +381,45 @@ def test_exactly_what_was_touched(pair: oracle.Pair, cluster: clusters.Cluster) 
     assert pair.orochi("SELECT count(*) FROM orochi.continuous_aggregates") == [(0,)]
 
 
+def test_renamed_columns(pair: oracle.Pair) -> None:
+    """Columns of an aggregate that exchange their names: what is over it, its options and indexes follow."""
+    pair.both("DROP TABLE IF EXISTS points, devices CASCADE", _TABLES[0], _FILL)
+    layouts.place(pair, "points", "hypertable", key="device", time="at", interval="4 days")
+    query = "SELECT time_bucket('3 hours', at) AS b, max(at) AS m, device AS d, count(*) AS c FROM points GROUP BY 1, 3"
+    above = "SELECT time_bucket('1 day', {}) AS day, sum(c) AS n FROM hours GROUP BY 1"
+    for name, text in (("hours", query), ("days", above.format("b"))):
+        pair.orochi(f"CREATE MATERIALIZED VIEW {name} WITH (timescaledb.continuous) AS {text}")
+        pair.plain.execute(f"CREATE VIEW {name} AS {text}".encode())
+    for old, new in (("b", "x"), ("m", "b"), ("x", "m")):
+        pair.orochi(f"ALTER MATERIALIZED VIEW hours RENAME COLUMN {old} TO {new}")
+        pair.plain.execute(f"ALTER VIEW hours RENAME COLUMN {old} TO {new}".encode())
+    pair.both("INSERT INTO points SELECT at, device, 1, 1 FROM points WHERE at < '2024-03-10'")
+    for _ in range(2):
+        for sql in ("SELECT * FROM hours", "SELECT * FROM hours WHERE b > '2024-03-11' AND m < '2024-03-12'"):
+            pair.same(sql)
+        pair.same("SELECT * FROM days")
+        pair.orochi(
+            "SELECT refresh_continuous_aggregate(v) FROM (VALUES ('hours'::regclass), ('days')) x (v)"
+        )
+    pair.orochi("CREATE INDEX ON hours ((hours.c + 1), m) WHERE b > '2024-03-10 00:00+00'")
+    ((made,),) = pair.orochi(
+        "SELECT indexdef FROM pg_indexes WHERE schemaname = 'orochi_aggregates' AND indexdef ~ 'c [+] 1'"
+    )
+    assert "(((c + 1)), b) WHERE (m >" in made
+    assert (
+        oracle.ask(
+            pair.gateway, f"CREATE MATERIALIZED VIEW bad WITH (orochi.continuous) AS {above.format('b')}"
+        ).sqlstate
+        == "0A000"
+    )
+    pair.orochi("DROP MATERIALIZED VIEW days")
+    for only in ("true", "false"):
+        pair.orochi(f"ALTER MATERIALIZED VIEW hours SET (timescaledb.materialized_only = {only})")
+        pair.same("SELECT b, m, d, c FROM hours")
+    pair.orochi("DROP TABLE points CASCADE")
+    pair.plain.execute("DROP TABLE points CASCADE")
+
+
 def test_never_stale(pair: oracle.Pair, cluster: clusters.Cluster) -> None:
     """While rows come and are rolled back, and refreshes run: an answer has what was committed before it began."""
     pair.both("DROP TABLE IF EXISTS points, devices CASCADE", _TABLES[0])
