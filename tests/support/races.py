@@ -15,7 +15,11 @@ from tests.support import cluster as clusters
 from tests.support import oracle
 
 _WAIT_SECONDS = 90.0
-_WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+#: For one that does nothing itself: background work, which waits too, waits for who is at work.
+_WAITING = """
+SELECT count(*) FROM pg_stat_activity AS w WHERE w.wait_event_type = 'Lock' AND EXISTS (
+    SELECT FROM pg_stat_activity AS held WHERE held.pid = ANY (pg_blocking_pids(w.pid)) AND held.state ~ '^idle')
+"""
 
 
 def race(
