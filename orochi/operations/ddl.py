@@ -17,6 +17,7 @@ from orochi.executor import context
 from orochi.operations import (
     aggregate_log,
     ddl_checks,
+    distribute,
     one_shard,
     privileges,
     relay,
@@ -223,6 +224,8 @@ async def _follow(
         session, before, after, ddl.using
     ):
         table = await unstripe.to_heap(session, table, before)
+    if _are_others(before, after):
+        table = await distribute.renew_layout(session, table)
     fills, by_row = await _fills(session, table, before, after)
     snapshot = session.snapshot()
     work: dict[int, list[str]] = {}
@@ -243,6 +246,12 @@ async def _follow(
     await storage_options.follow_names(session, table, before, after)
     needed = definitions.prerequisites(after)
     return {node_id: [*needed, *statements] for node_id, statements in work.items()}
+
+
+def _are_others(before: definitions.Definition, after: definitions.Definition) -> bool:
+    """Whether a column's name stands for another type, or for none and may come to within the transaction."""
+    types = {column.name: column.type for column in after.columns}
+    return any(types.get(column.name) != column.type for column in before.columns)
 
 
 async def _locked(session: context.Session, table: snapshots.Table) -> snapshots.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
 
 from orochi import errors, ids, pgtypes
@@ -149,6 +150,42 @@ async def rename_layout(session: context.Session, table: snapshots.Table, *, ret
                 )
             )
     await shells.run_on_nodes(session, work)
+
+
+async def renew_layout(session: context.Session, table: snapshots.Table) -> snapshots.Table:
+    """Give the table's shards and chunks other names on nodes; the table with them.
+
+    Plans by its former definition then fail, rather than take values of a type for those of another.
+
+    Args:
+        session: inside a transaction.
+        table: named as on the nodes, whatever has become of the shell.
+    """
+    listed = ", ".join(str(shard.shard_id) for shard in table.shards)
+    renewed: set[str] = set()
+    if table.dimension is not None:
+        await shells.lock_layouts(session, table.oid)
+        rows = await session.catalog_execute(
+            "UPDATE orochi.orochi_chunks SET generation = generation + 1"
+            f" WHERE shard_id IN ({listed}) RETURNING chunk_id"
+        )
+        renewed = {str(chunk_id) for (chunk_id,) in rows}
+    await shells.bump_layouts(session, table.shards)
+    fresh = session.snapshot().current(table.oid).shards
+    former = tuple(
+        dataclasses.replace(
+            shard,
+            layout=shard.layout - 1,
+            chunks=tuple(
+                dataclasses.replace(chunk, generation=chunk.generation - 1)
+                for chunk in shard.chunks
+                if str(chunk.chunk_id) in renewed
+            ),
+        )
+        for shard in fresh
+    )
+    await rename_layout(session, dataclasses.replace(table, shards=former))
+    return dataclasses.replace(table, shards=fresh)
 
 
 async def rows_of(

@@ -105,6 +105,7 @@ async def execute(
         session, _RESTART_NAME, may_move=not kept and _may_move(session, statement)
     )
     restart = start.can_go_back and await _restart_point(session, statement)
+    begun = session.coordinator.status != "I"
     while True:
         planned = session.runtime.snapshot()
         try:
@@ -119,7 +120,8 @@ async def execute(
                     await session.coordinator.query(f"RELEASE SAVEPOINT {_RESTART}")
                 return
         except errors.OrochiError as error:
-            done = guard.sent or not start.can_go_back or kept or time.monotonic() > deadline
+            lost = session.transaction.in_block and session.coordinator.status == "E" and not restart
+            done = guard.sent or not start.can_go_back or kept or lost or time.monotonic() > deadline
             if not writes.is_stale(error) and (
                 done or not await writes.is_overtaken(session, error, planned)
             ):
@@ -133,6 +135,8 @@ async def execute(
             await session.transaction.end_statement()
         if restart:
             await session.coordinator.query(f"ROLLBACK TO SAVEPOINT {_RESTART}")
+        elif not session.transaction.in_block and session.coordinator.status != "I":
+            await session.coordinator.query("ROLLBACK; BEGIN" if begun else "ROLLBACK")
         await start.back()
         metrics.REPLANS.inc()
         await asyncio.sleep(pause)

@@ -143,6 +143,30 @@ def test_a_column_that_goes(cluster: clusters.Cluster, filled: oracle.Pair, seco
     filled.both("DROP TABLE gone")
 
 
+@pytest.mark.parametrize(
+    "second",
+    [
+        "SELECT max(z), min(z) FROM retyped",
+        "SELECT a.z FROM retyped a JOIN retyped b USING (z) ORDER BY 1",
+        "INSERT INTO retyped (id, at, z) SELECT id + 10, at, z FROM retyped",
+        "ALTER TABLE retyped ALTER COLUMN seen TYPE text",
+    ],
+)
+def test_type_of_a_column(cluster: clusters.Cluster, filled: oracle.Pair, second: str) -> None:
+    """What waits for ALTER TABLE takes no value for one of the former type; what fails then fails for its reason."""
+    filled.both(
+        "CREATE TABLE retyped (id int, at timestamptz NOT NULL, z bigint, seen int)",
+        "CREATE VIEW retyped_seen AS SELECT seen FROM retyped",
+    )
+    filled.orochi("SELECT create_distributed_table('retyped', 'id', 2)")
+    filled.both("INSERT INTO retyped VALUES (7, '2024-03-10', 1, 1), (8, '2024-04-10', 2, 2)")
+    alter = "ALTER TABLE retyped ALTER COLUMN z TYPE float8"
+    ours, theirs = races.race(cluster, filled, [alter], second, on=[cluster.coordinator_dsn])
+    oracle.assert_same(second, ours, theirs)
+    filled.check_tables("retyped")
+    filled.both("DROP TABLE retyped CASCADE")
+
+
 def test_repeatable_read(cluster: clusters.Cluster, filled: oracle.Pair) -> None:
     """A row that another transaction changed since the snapshot is refused with 40001."""
     for connection in (filled.gateway, filled.plain):
