@@ -24,7 +24,7 @@ from orochi.planner import plan as plans
 _TYPMOD_HEADER = 4
 #: Of fewer different rows each has a number in 64 bits.
 _SPAN = 1 << 62
-#: More rows are sorted, as a table of their numbers would take much memory.
+#: More rows are sorted together, which takes less memory.
 _HASHED = 1_000_000
 
 Columns: TypeAlias = tuple[plan_fragment.OutputColumn, ...]
@@ -90,20 +90,29 @@ def _by_numbers(keys: Sequence[pa.ChunkedArray]) -> tuple[Any, Any] | None:
     """The same by one number for all keys of a row; None if there is none that is short."""
     if not len(keys[0]) or not all(pa.types.is_integer(key.type) and not key.null_count for key in keys):
         return None
-    rows, span = np.zeros(len(keys[0]), np.int64), 1
-    for key in keys:
-        values = key.to_numpy().astype(np.int64)
-        least, size = int(values.min()), int(values.max()) - int(values.min()) + 1
-        span *= size
-        if span >= _SPAN:
+    groups, span = np.zeros(len(keys[0]), np.int64), 1
+    for key in keys[:-1]:
+        numbers, size = _from_zero(key)
+        if span * size >= _SPAN:
             return None
-        rows = rows * size + (values - least)
-    if len(rows) <= _HASHED:
-        places, counts = distinct.counted(rows, size)
+        groups, span = groups * size + numbers, span * size
+    values, size = _from_zero(keys[-1])
+    if len(groups) <= _HASHED:
+        places, counts = distinct.counted(groups, values, span)
         return pa.array(places), pa.array(counts)
+    if span * size >= _SPAN:
+        return None
+    rows = groups * size + values
     order = np.argsort(rows)
     ordered = rows[order]
     is_new = np.concatenate(([True], ordered[1:] != ordered[:-1]))
     groups = ordered // size
     starts = np.flatnonzero(np.concatenate(([True], groups[1:] != groups[:-1])))
     return pa.array(order[starts]), pa.array(np.add.reduceat(is_new.astype(np.int64), starts))
+
+
+def _from_zero(key: pa.ChunkedArray) -> tuple[Any, int]:
+    """Its values as their distances from the least, and more than the largest of these."""
+    values = key.to_numpy().astype(np.int64)
+    least, greatest = int(values.min()), int(values.max())
+    return values - least, greatest - least + 1
