@@ -40,6 +40,8 @@ Runner = Callable[..., contract.FragmentStats | None]
 _CONNECT_SECONDS = 5
 #: A task begins no further fragment after so long, so that other queries get their turn.
 _TASK_SECONDS = 0.5
+#: So many requests' fragments are kept as they were read, of texts that are not longer: of some 50 MB together.
+_KNOWN_TEXTS, _KNOWN_LETTERS = 128, 64 << 10
 #: Answers wait for others at most so long, and until there is so much of them.
 _OUTBOX_SECONDS, _OUTBOX_BYTES = 0.005, 64 << 10
 #: A node's maintenance queue that is this long gets no more periodic work.
@@ -194,7 +196,7 @@ class Seat:
         began = time.monotonic()
         self._node.give_way(request.get("yields", False))
         try:
-            waiting = together.groups(plan_fragment.from_json(request["fragments"]))
+            waiting = groups(request["fragments"])
             for position, group in enumerate(waiting):
                 outbox.last = position == len(waiting) - 1
                 if work.cancelled():
@@ -346,6 +348,16 @@ class _Outbox:
         """How many items the list holds now."""
         self._length = int(self._client.llen(self._key))
         return self._length
+
+
+def groups(text: str) -> tuple[tuple[contract.Fragment, ...], ...]:
+    """The fragments of a request by what runs together; a statement that runs again sends the same text."""
+    return (_known_groups if len(text) <= _KNOWN_LETTERS else _known_groups.__wrapped__)(text)
+
+
+@functools.lru_cache(_KNOWN_TEXTS)
+def _known_groups(text: str) -> tuple[tuple[contract.Fragment, ...], ...]:
+    return tuple(map(tuple, together.groups(plan_fragment.from_json(text))))
 
 
 def _writer(
