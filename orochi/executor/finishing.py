@@ -323,7 +323,7 @@ def _values(term: finishes.Term, added: pa.Table) -> Any:
         case finishes.Total(column=name, is_bigint=False):
             return _narrowed(added.column(f"total {name}"))
         case decimal.Decimal():
-            return _narrowed(pa.chunked_array([pa.array([term] * added.num_rows)]))
+            return _narrowed(pa.chunked_array([pa.repeat(term, added.num_rows)]))
         case finishes.Arithmetic(operator="+" | "-" | "*"):
             left, right = _values(term.left, added), _values(term.right, added)
             return _AT_ONCE[term.operator](left, right)
