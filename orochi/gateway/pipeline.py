@@ -20,6 +20,7 @@ from orochi.pgwire import reply as replies
 
 if TYPE_CHECKING:
     from orochi.gateway import session as sessions
+    from orochi.planner import plan
 
 _MOST = 1000
 _MOST_BYTES = 4 << 20
@@ -119,12 +120,20 @@ class Batch:
             sent = True
             await sink.rows(data, count)
 
+        transaction, marked = session.transaction, False
+        # what one snapshot has shown, or what is written, is not given up
+        kept = transaction.wrote or (transaction.steady and bool(transaction.participants))
         try:
             if self._in_transaction:
                 template = item.held.prepared.template
-                locks = isinstance(template, portal.ROUTER) and template.locks
-                connection = await session.transaction.node(item.target.node_id, write=locks)
+                assert isinstance(template, portal.ROUTER)
+                if transaction.wrote and not transaction.steady and self._may_move(template):
+                    await transaction.savepoint(_SAVEPOINT)
+                    marked = True
+                connection = await transaction.node(item.target.node_id, write=template.locks)
                 tag = await _execute(connection, item, on_rows)
+                if marked:
+                    await transaction.release(_SAVEPOINT)
             else:
                 async with session.runtime.nodes.lease(item.target.node_id, session.settings) as connection:
                     session.reading = connection
@@ -134,10 +143,27 @@ class Batch:
                         session.reading = None
             item.answer = messages.command_complete(tag)
         except errors.OrochiError as error:
-            if sent or self._in_transaction or not hotpath.needs_long_way(error):
+            if sent or not hotpath.needs_long_way(error):
                 item.error = _without_position(error)
-            else:
-                await self._long_way(item)
+                return
+            if marked:
+                await transaction.rollback_to(_SAVEPOINT)
+                await transaction.release(_SAVEPOINT)
+            elif self._in_transaction and not kept:
+                await transaction.rollback()
+            elif self._in_transaction:
+                item.error = errors.SerializationFailure(
+                    "the layout of a shard changed while the statement ran",
+                    hint="Run the transaction again.",
+                )
+                return
+            await self._long_way(item)
+
+    def _may_move(self, template: plan.Router) -> bool:
+        """Whether shards that it reads may get another layout in everyday work, as those with chunks do."""
+        tables = self._session.snapshot().tables
+        found = [tables[oid] for oid in template.tables if oid in tables]
+        return any(table.dimension is not None or table.storage_type == "columnar" for table in found)
 
     # --- writes ----------------------------------------------------------------------------------
 

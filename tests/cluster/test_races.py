@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent import futures
 
+import psycopg
 import pytest
 
 from tests.support import cluster as clusters
@@ -165,6 +167,46 @@ def test_type_of_a_column(cluster: clusters.Cluster, filled: oracle.Pair, second
     oracle.assert_same(second, ours, theirs)
     filled.check_tables("retyped")
     filled.both("DROP TABLE retyped CASCADE")
+
+
+@pytest.mark.parametrize(
+    "begin", ["BEGIN", "BEGIN; INSERT INTO beside VALUES (1)", "BEGIN ISOLATION LEVEL REPEATABLE READ"]
+)
+def test_prepared_in_a_block(cluster: clusters.Cluster, filled: oracle.Pair, begin: str) -> None:
+    """A prepared read of one shard, in a block, whose shard gets another name while it waits is planned again."""
+    filled.orochi("CREATE TABLE kept (id int, at timestamptz NOT NULL)")
+    filled.orochi("CREATE TABLE beside (id int)")
+    ((schema,),) = filled.orochi("SELECT current_schema()")
+    for call in ("create_hypertable('kept', 'at')", "create_reference_table('beside')"):
+        filled.orochi(f"SELECT {call}")
+    filled.orochi("INSERT INTO kept VALUES (7, '2024-03-10'), (8, '2024-03-10')")
+    sql = f"SELECT id FROM {schema}.kept WHERE id = %s".encode()
+    find = "SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = 'kept' AND relkind = 'p'"
+    with (
+        cluster.connect(prepare_threshold=0) as other,
+        contextlib.ExitStack() as stack,
+        futures.ThreadPoolExecutor(1) as pool,
+    ):
+        other.execute(f"SET search_path TO {schema}")
+        for number in (7, 8):
+            assert other.execute(sql, (number,)).fetchall() == [(number,)]
+        for dsn in cluster.node_dsns:
+            node = stack.enter_context(psycopg.connect(dsn, autocommit=True))
+            if (row := node.execute(find).fetchone()) is not None:
+                break
+        assert row is not None
+        away = f"ALTER SCHEMA {row[0]} RENAME TO orochi_away"
+        node.execute(f"BEGIN; LOCK TABLE {row[0]}.kept IN ACCESS EXCLUSIVE MODE; {away}".encode())
+        for part in begin.split(";"):
+            other.execute(part.encode())
+        answer = pool.submit(lambda: other.execute(sql, (8,)).fetchall())
+        waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
+        clusters.eventually(lambda: node.execute(waits).fetchone())
+        node.execute("COMMIT")
+        node.execute(f"ALTER SCHEMA orochi_away RENAME TO {row[0]}".encode())
+        assert answer.result(120) == [(8,)]
+        other.execute("ROLLBACK")
+    filled.orochi("DROP TABLE kept, beside")
 
 
 def test_repeatable_read(cluster: clusters.Cluster, filled: oracle.Pair) -> None:
