@@ -30,8 +30,9 @@ _LOCK = 0x4F43
 _BATCH = 100
 _LOCK_TIMEOUT = "3s"
 _ATTEMPTS = 4
-#: The shell changed between reading its definition and attaching, or an orphan is in the way.
+#: The catalog's foreign key: the shards were replaced before the chunks were entered.
 _SHARDS_GONE = "23503"
+#: The shell or its shards changed between reading its definition and attaching.
 _RETRIED = frozenset({"42804", "42703", "42P16", "3F000", "42P01", _SHARDS_GONE})
 _OVERLAP, _LOCK_NOT_AVAILABLE = "42P17", "55P03"
 
